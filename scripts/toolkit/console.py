@@ -1,0 +1,116 @@
+"""What every script says and how it ends: exit codes, one-sentence errors, progress, and the `--json` last line.
+
+People's text and progress bars go to stderr; stdout carries results, and with `--json` ends in one compact JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+
+class ExitCode(IntEnum):
+    """0 done; 1 problems found in the data, each named; 2 usage or unreadable input; 3 a missing dependency; 130 interrupted."""
+
+    OK = 0
+    PROBLEMS = 1
+    USAGE = 2
+    DEPENDENCY = 3
+    INTERRUPTED = 130
+
+
+class StageError(Exception):
+    """A failure that a user can cause or cure: the message is one sentence (where, what, what to do)."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with a one-sentence error, a description taken from the script's docstring, and `--json` on every script."""
+
+    def __init__(self, docstring: str | None, **options: Any) -> None:
+        super().__init__(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.add_argument("--json", action="store_true", help="end stdout with one compact JSON object")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(ExitCode.USAGE, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """Decorator of a script's `main(argv=None) -> int`: every failure a user can cause becomes one sentence and a code."""
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            # Windows consoles in cp1252 or cp437 would raise on the first accented file name.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        try:
+            return int(main(argv))
+        except StageError as error:
+            say(f"error: {error}")
+            return int(error.code)
+        except KeyboardInterrupt:
+            say("interrupted: finished files are complete, unfinished ones were not written; run the same command to go on")
+            return int(ExitCode.INTERRUPTED)
+        except ModuleNotFoundError as error:
+            say(f"error: the Python package '{error.name}' is missing; install it with: python -m pip install -r requirements.txt")
+            return int(ExitCode.DEPENDENCY)
+        except BrokenPipeError:
+            sys.stderr.close()
+            return int(ExitCode.OK)
+        except OSError as error:
+            say(f"error: {sentence_of(error)}")
+            return int(ExitCode.USAGE)
+
+    return wrapped
+
+
+def sentence_of(error: OSError) -> str:
+    """An operating-system error as one sentence that names the file and says what to do."""
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk{where}; free some and run the same command again (earlier output is intact)"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"no permission{where}; close programs that have the file open, or choose another --out"
+    if error.errno == errno.ENOENT:
+        return f"not found: {error.filename}"
+    if error.errno == errno.EISDIR:
+        return f"{error.filename} is a folder, a file is needed here"
+    return f"{error.strerror or error}{where}"
+
+
+def say(text: str = "") -> None:
+    """One line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def finish(args: argparse.Namespace, result: dict[str, Any], code: ExitCode = ExitCode.OK) -> int:
+    """End a script: with `--json` print `result` as the last line of stdout; return the exit code."""
+    if args.json:
+        print(json.dumps(result, ensure_ascii=True, separators=(",", ":")), flush=True)
+    return int(code)
+
+
+def progress(items: Iterable[T], *, total: int | None = None, what: str = "files") -> Iterator[T]:
+    """`items` behind a progress bar on stderr; silent where stderr is no terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, total=total, unit=f" {what}", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+
+
+def first_few(values: Iterable[str], shown: int = 3) -> str:
+    """`a, b, c and 5 more`: many of one kind in one line."""
+    values = list(values)
+    tail = f" and {len(values) - shown} more" if len(values) > shown else ""
+    return ", ".join(values[:shown]) + tail
