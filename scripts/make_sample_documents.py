@@ -1,0 +1,179 @@
+"""Make sample documents with exact labels: PDFs, two zips of page images, and a results.json with the mess of real exports.
+
+Writes into --out-dir: pdfs/ (documents delivered as PDF), combined.zip and bls_another.zip (documents delivered as page
+images, names lightly changed), results.json (one row per container), gold.jsonl (the exact answers). Some labels have no
+document and some documents no label, as in real exports. The same seed gives the same bytes.
+
+    python scripts/make_sample_documents.py --out-dir data/samples --documents 60 --seed 1
+    python scripts/make_sample_documents.py --out-dir data/scans --documents 20 --layout scan
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from toolkit import console, sample_layouts
+from toolkit import sample_values as values
+from toolkit.console import say
+from toolkit.files import atomic, shown, write_json, write_jsonl
+
+FILE_NAMES = [
+    lambda rng: f"BL {values.digits(rng, 9)}.pdf",
+    lambda rng: f"HBL {values.letters(rng, 2)}{values.digits(rng, 7)} ({values.digits(rng, 3)}{values.letters(rng, 2)}{values.digits(rng, 5)}).pdf",
+    lambda rng: f"{rng.randint(1, 40):02d}_{values.letters(rng, 5)}{values.digits(rng, 6)}_{rng.choice('ABC')}.PDF",
+    lambda rng: f"MV {values.coined(rng)} V.{rng.randint(1000, 9999)}N- {values.letters(rng, 4)}{values.digits(rng, 8)}.pdf",
+    lambda rng: f"{rng.randint(1, 9)}. SO{rng.randint(1000, 9999)}-{values.digits(rng, 3)}-P{rng.randint(1, 9)}-CC-PS_BL_FINAL_.pdf",
+]
+ZIP_DATE = (2026, 1, 1, 0, 0, 0)
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--out-dir", type=Path, default=Path("data/samples"), help="folder to write (default: data/samples)")
+    parser.add_argument("--documents", type=int, default=60, help="how many documents (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other documents (default: 0)")
+    parser.add_argument("--layout", choices=["easy", "realistic", "scan"], default="realistic", help="easy: what the tiny model can read (default: realistic)")
+    parser.add_argument("--type", choices=["bill_of_lading", "invoice", "receipt"], default="bill_of_lading", help="document type (default: bill_of_lading)")
+    parser.add_argument("--image-max-tokens", type=int, default=None, help="vision tokens of the page images in the zips (default: 384 easy, else 1280)")
+    parser.add_argument("--no-mess", action="store_true", help="no missing documents, no missing labels, no second images")
+    parser.add_argument("--zips-to", type=Path, default=None, help="folder for the two zips and results.json, where the later stages look for them (default: --out-dir)")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.documents < 1:
+        raise console.StageError("--documents must be at least 1")
+    if args.layout == "easy" and args.type != "bill_of_lading":
+        raise console.StageError("--layout easy exists for bills of lading only")
+    zips_to = args.zips_to or args.out_dir
+    budget = args.image_max_tokens or (384 if args.layout == "easy" else 1280)
+    rows: list[dict[str, Any]] = []
+    gold_lines: list[dict[str, Any]] = []
+    archives: dict[str, list[tuple[str, bytes]]] = {"combined": [], "bls_another": []}
+    counts = {"pdfs": 0, "labels_without_document": 0, "documents_without_label": 0}
+    names: set[str] = set()
+    for number in range(args.documents):
+        # Each document has its own generator, so that the first N documents are the same whatever --documents says.
+        document_rng = random.Random(f"{args.seed}/{args.layout}/{args.type}/{number}")
+        gold, pdf = make_document(args.type, args.layout, document_rng)
+        name = unique_name(document_rng, names, args.type)
+        mess = 1.0 if args.no_mess else document_rng.random()
+        if mess >= 0.02:
+            rows += label_rows(args.type, name, gold, document_rng)
+        else:
+            counts["documents_without_label"] += 1
+        gold_lines.append({"file": name, "gold": gold})
+        if 0.02 <= mess < 0.05:
+            counts["labels_without_document"] += 1
+            continue
+        # A third arrives as PDF, the rest as page images in the two zips.
+        if number % 3 == 0:
+            with atomic(args.out_dir / "pdfs" / name, "wb") as file:
+                file.write(pdf)
+            counts["pdfs"] += 1
+        else:
+            archive = "combined" if number % 3 == 1 or number % 2 else "bls_another"
+            archives[archive] += zipped_pages(name, pdf, budget, args.layout, document_rng, grid=not args.no_mess)
+    zips_to.mkdir(parents=True, exist_ok=True)
+    for stem, members in archives.items():
+        with atomic(zips_to / f"{stem}.zip", "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive_file:
+            for member, data in members:
+                archive_file.writestr(zipfile.ZipInfo(member, ZIP_DATE), data)
+    write_json(zips_to / "results.json", rows)
+    write_jsonl(args.out_dir / "gold.jsonl", sorted(gold_lines, key=lambda line: line["file"]))
+    images = sum(len(members) for members in archives.values())
+    say(f"{args.documents} documents: {counts['pdfs']} PDFs, {images} page images in two zips, {len(rows)} label rows -> {shown(args.out_dir)}")
+    return console.finish(args, {"documents": args.documents, "rows": len(rows), "images_in_zips": images, **counts})
+
+
+def make_document(kind: str, layout: str, rng: random.Random) -> tuple[dict[str, Any], bytes]:
+    """The gold answer and its PDF."""
+    if kind == "bill_of_lading":
+        gold: dict[str, Any] = values.bill_of_lading(rng, max_rows=60, easy=layout == "easy")
+        pdf = sample_layouts.easy_pdf(gold, rng) if layout == "easy" else sample_layouts.realistic_pdf(gold, rng)
+    elif kind == "invoice":
+        gold = values.invoice(rng)
+        pdf = sample_layouts.invoice_pdf(gold, rng)
+    else:
+        gold = values.receipt(rng)
+        pdf = sample_layouts.receipt_pdf(gold, rng)
+    return gold, sample_layouts.scanned_pdf(pdf, rng) if layout == "scan" else pdf
+
+
+def unique_name(rng: random.Random, taken: set[str], kind: str) -> str:
+    while True:
+        name = rng.choice(FILE_NAMES)(rng) if kind == "bill_of_lading" else f"{kind} {values.digits(rng, 6)}.pdf"
+        if name.casefold() not in taken:
+            taken.add(name.casefold())
+            return name
+
+
+def label_rows(kind: str, name: str, gold: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
+    """The rows of results.json: the header repeated on each row of the list, one row where the list is empty."""
+    list_name = {"bill_of_lading": "containers", "invoice": "lines"}.get(kind)
+    header = {"Filename": name, **{key: value for key, value in gold.items() if key != list_name}}
+    if kind == "bill_of_lading":
+        # Whoever typed the labels wrote the port now and then as it is printed; the schema knows the synonyms.
+        spellings = values.DISCHARGE_SPELLINGS[gold["port_of_discharge"]]
+        if rng.random() < 0.2:
+            header["port_of_discharge"] = rng.choice(spellings)
+        columns = {"Container_Number": "container_number", "Container_Size": "container_size", "Container_Type": "container_type"}
+    elif kind == "invoice":
+        columns = {"line_description": "description", "line_quantity": "quantity", "line_unit_price": "unit_price", "line_amount": "amount"}
+    else:
+        return [header]
+    items: list[dict[str, Any]] = gold[list_name] or [{}]
+    return [{**header, **{column: item.get(field) for column, field in columns.items()}} for item in items]
+
+
+def zipped_pages(name: str, pdf: bytes, budget: int, layout: str, rng: random.Random, *, grid: bool) -> list[tuple[str, bytes]]:
+    """Zip members of one document: its pages under a lightly changed name, and sometimes a grid of all pages as well."""
+    import pymupdf
+    from PIL import Image
+    from toolkit.page_images import fitted_size
+
+    stem = re.sub(r"\.pdf$", "", name, flags=re.IGNORECASE)
+    stem = rng.choice([stem, stem.replace(" ", "_"), re.sub(r"[()]", "", stem).replace(" ", "_")])
+    folder = rng.choice(["images", "images/part 2", "scans"])
+    pages = []
+    with pymupdf.open(stream=pdf, filetype="pdf") as document:
+        for page in document:
+            width, height = fitted_size(page.rect.width, page.rect.height, budget)
+            pixmap = page.get_pixmap(matrix=pymupdf.Matrix(width / page.rect.width, height / page.rect.height), colorspace=pymupdf.csRGB)
+            pages.append(Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples))
+    lossless = layout == "easy"
+    suffix = "png" if lossless else "jpg"
+    if len(pages) == 1:
+        numbered = [rng.choice(["_single_page", "_page_0001", "_1", ""])]
+    else:
+        form = rng.choice(["_page_{:04d}", "_{}", "-p{}"])
+        numbered = [form.format(number) for number in range(1, len(pages) + 1)]
+    members = [(f"{folder}/{stem}{mark}.{suffix}", encoded(page, lossless)) for mark, page in zip(numbered, pages, strict=True)]
+    if grid and rng.random() < 0.1:
+        side = max(page.width for page in pages) // 2, max(page.height for page in pages) // 2
+        sheet = Image.new("RGB", (side[0] * 2, side[1] * -(-len(pages) // 2)), "white")
+        for i, page in enumerate(pages):
+            sheet.paste(page.resize(side), ((i % 2) * side[0], (i // 2) * side[1]))
+        members.append((f"{folder}/{stem}_combined_grid.{suffix}", encoded(sheet, lossless)))
+    return members
+
+
+def encoded(image: Any, lossless: bool) -> bytes:
+    buffer = io.BytesIO()
+    if lossless:
+        image.save(buffer, "PNG", compress_level=1)
+    else:
+        image.save(buffer, "JPEG", quality=85, subsampling=0)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Render PDFs (and scans as TIFF, PNG, JPEG) to page images at an exact size in vision tokens.
+
+Reads PDFs, images, folders or patterns. Writes <document>_page_0001.png ... and manifest.jsonl into --out-dir; with
+--text-layer also the PDF's own words and their boxes into data/ocr. Files that did not change are not rendered again;
+a file that cannot be read is named, and stops nothing else (exit code 1).
+
+    python scripts/pdf_to_images.py --in data/pdfs --out-dir data/images
+    python scripts/pdf_to_images.py --in data/pdfs/*.pdf --image-max-tokens 2048 --format jpg --workers 4
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+from toolkit import console
+from toolkit.console import ExitCode, say
+from toolkit.files import expand_inputs, read_jsonl, safe_name, sha256_of, shown, write_jsonl, write_problems
+from toolkit.page_images import DEFAULT_MAX_TOKENS, IMAGE_SUFFIXES
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="PDFs, images, folders or patterns")
+    parser.add_argument("--out-dir", type=Path, default=Path("data/images"), help="folder of the page images (default: data/images)")
+    parser.add_argument("--image-max-tokens", type=int, default=DEFAULT_MAX_TOKENS, help="vision tokens of a page at most, 32x32 px each (default: 1280)")
+    parser.add_argument("--format", choices=["png", "jpg"], default="png", help="image format (default: png)")
+    parser.add_argument("--text-layer", action="store_true", help="also write the words of the PDF with their boxes")
+    parser.add_argument("--text-layer-dir", type=Path, default=Path("data/ocr"), help="where (default: data/ocr)")
+    parser.add_argument("--time-limit", type=float, default=120, help="seconds a document may take before it is given up (default: 120)")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one below 100 documents, else one a core (default: 0)")
+    parser.add_argument("--limit", type=int, default=None, help="only the first N documents")
+    parser.add_argument("--overwrite", action="store_true", help="render again what is already there")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.image_max_tokens < 4:
+        raise console.StageError("--image-max-tokens must be at least 4")
+    sources = expand_inputs(args.inputs, [".pdf", *IMAGE_SUFFIXES])[: args.limit]
+    manifest = args.out_dir / "manifest.jsonl"
+    known = known_documents(manifest)
+    sources, problems = without_collisions(sources)
+
+    done: dict[str, list[dict[str, Any]]] = {}
+    todo = []
+    for source in sources:
+        old = known.get(shown(source), [])
+        if old and not args.overwrite and is_current(old, source, args):
+            done[shown(source)] = old
+        else:
+            todo.append(source)
+    reused = len(done)
+    try:
+        for source, lines, sentence in rendered(todo, args):
+            if sentence:
+                problems.append({"source": shown(source), "problem": sentence})
+            else:
+                done[shown(source)] = lines
+    finally:
+        # What other runs rendered into this folder stays in the manifest; also after Ctrl-C the finished documents count.
+        merged = {**{name: lines for name, lines in known.items() if not stale(name, problems)}, **done}
+        if merged:
+            write_jsonl(manifest, (line for name in sorted(merged) for line in merged[name]))
+
+    pages = [line for lines in done.values() for line in lines]
+    blank = [line["image"] for line in pages if line["blank"]]
+    say(f"{len(done)} documents, {len(pages)} page images in {shown(args.out_dir)}" + (f" ({reused} documents unchanged)" if reused else ""))
+    if blank:
+        say(f"{len(blank)} blank pages: {console.first_few(blank)} (marked in {shown(manifest)})")
+    if problems:
+        named = console.first_few(f"{p['source']}: {p['problem']}" for p in problems)
+        say(f"{len(problems)} files could not be rendered: {named}")
+    write_problems(args.out_dir / "problems.jsonl", problems, say)
+    code = ExitCode.PROBLEMS if problems else ExitCode.OK
+    result = {"documents": len(done), "pages": len(pages), "unchanged": reused, "blank": len(blank), "problems": len(problems), "manifest": shown(manifest)}
+    return console.finish(args, result, code)
+
+
+def known_documents(manifest: Path) -> dict[str, list[dict[str, Any]]]:
+    known: dict[str, list[dict[str, Any]]] = {}
+    if manifest.is_file():
+        for _, line in read_jsonl(manifest):
+            known.setdefault(line["source"], []).append(line)
+    return known
+
+
+def stale(source: str, problems: list[dict[str, Any]]) -> bool:
+    return any(problem["source"] == source for problem in problems)
+
+
+def without_collisions(sources: list[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Two files whose page images would have one name (also on a file system that ignores case): the second is a problem."""
+    owners: dict[str, Path] = {}
+    problems = []
+    for source in sources:
+        name = safe_name(source.stem).casefold()
+        if name in owners:
+            problems.append({"source": shown(source), "problem": f"its page images would overwrite those of {shown(owners[name])}; rename one"})
+        else:
+            owners[name] = source
+    taken = {problem["source"] for problem in problems}
+    return [source for source in sources if shown(source) not in taken], problems
+
+
+def is_current(lines: list[dict[str, Any]], source: Path, args: Any) -> bool:
+    same = all(line["image_max_tokens"] == args.image_max_tokens and line["image"].endswith("." + args.format) for line in lines)
+    in_place = all(Path(line["image"]).is_file() and Path(line["image"]).parent.resolve() == args.out_dir.resolve() for line in lines)
+    text = not args.text_layer or (args.text_layer_dir / f"{lines[0]['document']}.json").is_file()
+    return same and in_place and text and len(lines) == lines[0]["pages"] and lines[0]["source_sha256"] == sha256_of(source)
+
+
+def rendered(todo: list[Path], args: Any) -> Any:
+    """`(source, manifest lines, "")` or `(source, [], sentence)` of every document, in input order."""
+    from multiprocessing import get_context
+
+    from pebble import ProcessPool
+    from toolkit.pdf_pages import UnreadableDocument, render_document
+
+    if not todo:
+        return
+    workers = args.workers or (1 if len(todo) < 100 else os.cpu_count() or 1)
+    text_dir = str(args.text_layer_dir) if args.text_layer else None
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    pool = ProcessPool(max_workers=min(workers, len(todo)), context=get_context("spawn"))
+    try:
+        futures = [
+            pool.schedule(render_document, args=[str(source), str(args.out_dir), args.image_max_tokens, args.format, text_dir], timeout=args.time_limit)
+            for source in todo
+        ]
+        for source, future in console.progress(zip(todo, futures, strict=True), total=len(todo), what="documents"):
+            try:
+                yield source, future.result(), ""
+            except UnreadableDocument as error:
+                yield source, [], str(error)
+            except (FutureTimeout, TimeoutError):
+                yield source, [], f"not finished after {args.time_limit:g} s (--time-limit); given up"
+            except OSError as error:
+                if error.errno in (28, 13):
+                    raise
+                yield source, [], console.sentence_of(error)
+            except Exception as error:
+                yield source, [], f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        pool.close()
+    except BaseException:
+        pool.stop()
+        raise
+    finally:
+        pool.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The contract a model carries: `extraction_config.json` beside the weights (schema, prompt, wire format, vision tokens).
+
+Training writes it, merge and quantize carry it along, extraction and serving read it and take no second opinion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.console import StageError
+from toolkit.files import read_json, shown, write_json
+from toolkit.prompt import Prompt
+from toolkit.target_schema import TargetSchema
+
+FILE_NAME = "extraction_config.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Contract:
+    """`image_max_tokens`: vision tokens of one page at most; `max_answer_tokens`: where an answer is cut as truncated."""
+
+    schema: dict[str, Any]
+    schema_source: str
+    system: str
+    question: str
+    image_max_tokens: int
+    max_answer_tokens: int
+    wire: str = "json"
+    pages: str = "all"
+    base_model: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.system, self.question)
+
+    @property
+    def target(self) -> TargetSchema:
+        return TargetSchema.parse(self.schema, self.schema_source)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / FILE_NAME, asdict(self))
+
+
+def load_contract(folder: Path) -> Contract:
+    """The contract of a model or adapter folder. Raises StageError where it is missing or of another version."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise StageError(f"{shown(folder)}: no {FILE_NAME} here; give a folder that train_lora.py or merge_adapter.py wrote")
+    value = read_json(path)
+    known = set(Contract.__dataclass_fields__)
+    if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION or set(value) - known:
+        raise StageError(f"{shown(path)}: not a contract of version {FORMAT_VERSION}; it was written by another version of this project")
+    return Contract(**value)
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Installed versions of these packages; one that is not installed is left out."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

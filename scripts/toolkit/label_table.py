@@ -1,0 +1,238 @@
+"""A results table (flat rows, one per list item) becomes one gold answer per document, as the target schema says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.console import StageError
+from toolkit.files import read_json, read_jsonl, read_text, shown
+from toolkit.page_images import document_key
+from toolkit.target_schema import Leaf, RowList, TargetSchema, put_at
+
+ABSENT_TEXTS = {"", "null", "none", "nan", "n/a"}
+
+
+@dataclass
+class LabelledDocument:
+    """`file_name` as the table has it, its `key` for matching images, the gold `answer`, and the `problems` found."""
+
+    file_name: str
+    key: str
+    answer: dict[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+
+def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """`(where, row)` of every row of a JSON list, a JSONL or a CSV file. Raises StageError where it is none."""
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        rows = [(f"{shown(path)}:{number}", value) for number, value in read_jsonl(path)]
+    elif suffix in (".csv", ".tsv"):
+        text = read_text(path)
+        first = text.splitlines()[0] if text.strip() else ""
+        delimiter = max(",;\t", key=first.count)
+        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restkey="", strict=True)
+        try:
+            rows = [(f"{shown(path)}:{reader.line_num}", dict(row)) for row in reader]
+        except csv.Error as error:
+            raise StageError(f"{shown(path)}:{reader.line_num}: not CSV: {error}") from None
+    else:
+        value = read_json(path)
+        if isinstance(value, dict):
+            lists = [key for key, item in value.items() if isinstance(item, list)]
+            if len(lists) != 1:
+                raise StageError(f"{shown(path)}: a list of rows is needed (or an object with one list), this object has {len(lists)} lists")
+            value = value[lists[0]]
+        if not isinstance(value, list):
+            raise StageError(f"{shown(path)}: a list of rows is needed, this is a JSON {type(value).__name__}")
+        rows = [(f"{shown(path)}[{index}]", row) for index, row in enumerate(value)]
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise StageError(f"{where}: a row must be an object with column names, this is {type(row).__name__}")
+    if not rows:
+        raise StageError(f"{shown(path)}: the table has no rows")
+    return rows
+
+
+def absent_columns(schema: TargetSchema, columns: set[str]) -> set[str]:
+    """Dotted names of the leaves whose column the table does not have at all (a list is absent when all its leaves are)."""
+    folded = {fold(column) for column in columns}
+    missing: set[str] = set()
+    for leaf in schema.header:
+        if not any(fold(column) in folded for column in leaf.columns) and leaf.path[0] not in columns:
+            missing.add(leaf.name)
+    for rows in schema.lists:
+        if rows.path[0] in columns:
+            continue
+        gone = {leaf.name for leaf in rows.leaves if not any(fold(column) in folded for column in leaf.columns)}
+        missing |= {rows.name} if len(gone) == len(rows.leaves) else gone
+    return missing
+
+
+def fold(column: str) -> str:
+    """A column name without case, spaces, underscores and hyphens."""
+    return re.sub(r"[\s_\-]+", "", column.casefold())
+
+
+def is_absent(value: Any) -> bool:
+    """"", null, NaN and a missing key are one value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return isinstance(value, str) and value.strip().casefold() in ABSENT_TEXTS
+
+
+def coerce(value: Any, leaf: Leaf) -> Any:
+    """A cell as the leaf's JSON type. Raises ValueError with a sentence where it cannot be that."""
+    if is_absent(value):
+        return None
+    if "enum" in leaf.schema:
+        return enum_value(value, leaf)
+    types = leaf.types
+    if types & {"integer", "number"} and not isinstance(value, bool):
+        number = value
+        if isinstance(value, str):
+            text = value.strip().replace(" ", "")
+            if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text):
+                text = text.replace(",", "")
+            try:
+                number = float(text) if not re.fullmatch(r"[-+]?\d+", text) else int(text)
+            except ValueError:
+                if "string" not in types:
+                    raise ValueError(f"{value!r} is no number") from None
+                return value.strip()
+        if isinstance(number, float) and number.is_integer() and abs(number) < 2**53:
+            number = int(number) if "integer" in types or isinstance(value, str) else number
+        if isinstance(number, float) and "number" not in types:
+            raise ValueError(f"{value!r} is no whole number")
+        if isinstance(number, int | float):
+            return number
+    if "boolean" in types:
+        if isinstance(value, bool):
+            return value
+        text = str(value).strip().casefold()
+        if text in ("true", "yes", "1", "x"):
+            return True
+        if text in ("false", "no", "0"):
+            return False
+        raise ValueError(f"{value!r} is neither true nor false")
+    if isinstance(value, dict | list):
+        raise ValueError(f"a single value is needed, this is {type(value).__name__}")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return unicodedata.normalize("NFC", str(value)).strip()
+
+
+def enum_value(value: Any, leaf: Leaf) -> Any:
+    """The enum's own spelling of `value`: exact, then without case, then by the declared synonyms."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    choices = [choice for choice in leaf.schema["enum"] if choice is not None]
+    if value in choices:
+        return value
+    wanted = enum_fold(str(value))
+    for choice in choices:
+        spellings = [str(choice), *leaf.extract.get("synonyms", {}).get(str(choice), [])]
+        if wanted in {enum_fold(spelling) for spelling in spellings}:
+            return choice
+    raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}; add it to the enum or to its synonyms in the schema")
+
+
+def enum_fold(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+class Row:
+    """One table row, its columns found without case, spaces, underscores and hyphens."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = {fold(str(column)): value for column, value in values.items() if column is not None}
+
+    def get(self, names: list[str]) -> Any:
+        for name in names:
+            value = self.values.get(fold(name))
+            if not is_absent(value):
+                return value
+        return None
+
+
+def labelled_documents(schema: TargetSchema, rows: list[tuple[str, dict[str, Any]]]) -> Iterator[LabelledDocument]:
+    """One document per file name, in order of first appearance; problems are attached, never resolved silently."""
+    groups: dict[str, list[tuple[str, Row]]] = {}
+    for where, values in rows:
+        row = Row(values)
+        name = row.get(schema.document_columns)
+        if name is None:
+            raise StageError(f"{where}: no file name; the schema looks for it in the column {' or '.join(schema.document_columns)}")
+        groups.setdefault(str(name).strip(), []).append((where, row))
+    for name, group in groups.items():
+        yield document_of(schema, name, group)
+
+
+def document_of(schema: TargetSchema, name: str, group: list[tuple[str, Row]]) -> LabelledDocument:
+    document = LabelledDocument(name, document_key(name), {})
+    for leaf in schema.header:
+        value = header_value(leaf, group, document)
+        put_at(document.answer, leaf.path, value)
+    for rows in schema.lists:
+        nested = next((row.values[fold(rows.path[-1])] for _, row in group if isinstance(row.values.get(fold(rows.path[-1])), list)), None)
+        items = [(group[0][0], Row(item)) for item in nested if isinstance(item, dict)] if nested is not None else group
+        put_at(document.answer, rows.path, list_rows(rows, items, document))
+    document.answer = schema.ordered(document.answer)
+    return document
+
+
+def header_value(leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDocument) -> Any:
+    """The one value that the document's rows agree on; a disagreement is a problem that shows both."""
+    first: Any = None
+    first_where = ""
+    for where, row in group:
+        cell = row.get(leaf.columns)
+        if cell is None and leaf.path[-1] != leaf.columns[0]:
+            cell = row.get([leaf.path[-1]])
+        try:
+            value = coerce(cell, leaf)
+        except ValueError as error:
+            document.problems.append(f"{where}: {leaf.name}: {error}")
+            continue
+        if value is None:
+            continue
+        if first is None:
+            first, first_where = value, where
+        elif value != first and str(value).casefold().split() != str(first).casefold().split():
+            document.problems.append(f"{leaf.name}: the rows disagree: {first!r} ({first_where}) and {value!r} ({where})")
+            break
+    return first
+
+
+def list_rows(rows: RowList, group: list[tuple[str, Row]], document: LabelledDocument) -> list[dict[str, Any]]:
+    """The list's rows in table order; a key that stands twice is a problem, whether its cells agree or not."""
+    result: list[dict[str, Any]] = []
+    seen: dict[str, list[str]] = defaultdict(list)
+    for where, row in group:
+        item: dict[str, Any] = {}
+        for leaf in rows.leaves:
+            try:
+                put_at(item, leaf.path, coerce(row.get([*leaf.columns, leaf.path[-1]]), leaf))
+            except ValueError as error:
+                document.problems.append(f"{where}: {leaf.name}: {error}")
+                put_at(item, leaf.path, None)
+        if all(value is None for value in item.values()):
+            continue
+        if rows.key is not None:
+            key = str(item.get(rows.key.path[-1]) or "")
+            if key:
+                seen[key].append(where)
+        result.append(item)
+    for key, places in seen.items():
+        if len(places) > 1 and rows.key is not None and rows.key.compare == "id":
+            document.problems.append(f"{rows.key.name}: {key!r} stands {len(places)} times ({places[0]} and {places[1]})")
+    return result

@@ -1,0 +1,178 @@
+"""PDF and image files become page images at an exact size in vision tokens.
+
+PyMuPDF renders straight to the final pixel size (no resize afterwards) and Pillow encodes; pypdfium2 is the second engine
+for what PyMuPDF cannot open. Neither engine may be used from several threads: processes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.files import atomic, safe_name, sha256_of, shown
+from toolkit.page_images import fitted_size, image_tokens
+
+PDF_SUFFIXES = (".pdf",)
+MAX_DPI = 300  # a small page is not enlarged beyond this
+
+
+@dataclass
+class PageImage:
+    """One line of `manifest.jsonl`. `page` counts from 1; sizes in pixels; `engine` is pymupdf, pypdfium2 or pillow."""
+
+    document: str
+    source: str
+    source_sha256: str
+    page: int
+    pages: int
+    image: str
+    width: int
+    height: int
+    tokens: int
+    blank: bool
+    engine: str
+    image_max_tokens: int
+    warnings: list[str] = field(default_factory=list)
+
+
+class UnreadableDocument(Exception):
+    """The document cannot be rendered; the message is one sentence without the file's name."""
+
+
+def render_document(source: str, out_dir: str, image_max_tokens: int, image_format: str, text_layer_dir: str | None) -> list[dict[str, Any]]:
+    """Render every page of one file into `out_dir`; returns manifest lines. Raises UnreadableDocument with a sentence.
+
+    Runs in worker processes, so arguments and result are plain values.
+    """
+    path = Path(source)
+    digest = sha256_of(path)
+    document = safe_name(path.stem)
+    lines: list[PageImage] = []
+    words: list[list[list[Any]]] = []
+    pages = pdf_page_images(path, image_max_tokens) if path.suffix.lower() == ".pdf" else picture_pages(path, image_max_tokens)
+    for number, (image, engine, warnings, page_words) in enumerate(pages, 1):
+        target = Path(out_dir) / f"{document}_page_{number:04d}.{image_format}"
+        save_image(image, target)
+        lines.append(
+            PageImage(document, shown(path), digest, number, 0, shown(target), image.width, image.height,
+                      image_tokens(image.width, image.height), is_blank(image), engine, image_max_tokens, warnings)
+        )  # fmt: skip
+        words.append(page_words)
+    if not lines:
+        raise UnreadableDocument("it has no pages (a truncated or damaged file)")
+    for line in lines:
+        line.pages = len(lines)
+    if text_layer_dir is not None:
+        write_text_layer(Path(text_layer_dir) / f"{document}.json", shown(path), lines, words)
+    return [asdict(line) for line in lines]
+
+
+def pdf_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
+    """`(RGB image, engine, warnings, words)` of every page; words are [x0, y0, x1, y1, text] in pixels of the image."""
+    import pymupdf
+    from PIL import Image
+
+    pymupdf.TOOLS.mupdf_display_errors(False)
+    pymupdf.TOOLS.reset_mupdf_warnings()
+    try:
+        document = pymupdf.open(path)
+    except Exception:
+        yield from pdfium_page_images(path, image_max_tokens)
+        return
+    with document:
+        if not document.is_pdf:
+            raise UnreadableDocument("it is not a PDF, whatever its name says")
+        if document.needs_pass:
+            raise UnreadableDocument("it is protected by a password; remove the protection first")
+        if document.page_count == 0:
+            yield from pdfium_page_images(path, image_max_tokens)
+            return
+        for page in document:
+            rect = page.rect
+            try:
+                width, height = fitted_size(rect.width, rect.height, image_max_tokens, max_scale=MAX_DPI / 72)
+            except ValueError as error:
+                raise UnreadableDocument(f"page {page.number + 1}: {error}") from None
+            scale_x, scale_y = width / rect.width, height / rect.height
+            try:
+                pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale_x, scale_y), colorspace=pymupdf.csRGB, alpha=False)
+            except Exception as error:
+                raise UnreadableDocument(f"page {page.number + 1} cannot be rendered: {' '.join(str(error).split())}") from None
+            image = Image.frombuffer("RGB", (pixmap.width, pixmap.height), pixmap.samples_mv, "raw", "RGB", 0, 1)
+            if image.size != (width, height):
+                # MuPDF rounds a page box outwards; at most one row or column is off.
+                canvas = Image.new("RGB", (width, height), "white")
+                canvas.paste(image, (0, 0))
+                image = canvas
+            found = [
+                [round(x0 * scale_x, 1), round(y0 * scale_y, 1), round(x1 * scale_x, 1), round(y1 * scale_y, 1), text]
+                for x0, y0, x1, y1, text, *_ in page.get_text("words")
+            ]
+            complaints = sorted(set(pymupdf.TOOLS.mupdf_warnings().splitlines()))[:5]
+            yield image, "pymupdf", complaints, found
+
+
+def pdfium_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
+    """The second engine, for files that PyMuPDF does not open. No words."""
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        raise UnreadableDocument(f"neither engine can open it ({str(error).rstrip('.')})") from None
+    try:
+        for page in document:
+            page_width, page_height = page.get_size()
+            try:
+                width, height = fitted_size(page_width, page_height, image_max_tokens, max_scale=MAX_DPI / 72)
+            except ValueError as error:
+                raise UnreadableDocument(str(error)) from None
+            image = page.render(scale=max(width / page_width, height / page_height)).to_pil().convert("RGB")
+            if image.size != (width, height):
+                image = image.resize((width, height))
+            yield image, "pypdfium2", ["opened by the second engine only"], []
+    finally:
+        document.close()
+
+
+def picture_pages(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
+    """The frames of an image file (a TIFF may hold several), turned as EXIF says and fitted to the token budget."""
+    from PIL import Image, ImageOps, ImageSequence
+
+    Image.MAX_IMAGE_PIXELS = 300_000_000
+    try:
+        with Image.open(path) as opened:
+            for frame in ImageSequence.Iterator(opened):
+                image = ImageOps.exif_transpose(frame).convert("RGB")
+                width, height = fitted_size(image.width, image.height, image_max_tokens, max_scale=1.0)
+                if image.size != (width, height):
+                    image = image.resize((width, height), Image.Resampling.LANCZOS)
+                yield image, "pillow", [], []
+    except UnreadableDocument:
+        raise
+    except Exception as error:
+        raise UnreadableDocument(f"it cannot be read as an image ({' '.join(str(error).split())})") from None
+
+
+def is_blank(image: Any) -> bool:
+    """True where the darkest and the lightest pixel hardly differ: 1-2 ms a page, not MuPDF's `is_unicolor`."""
+    low, high = image.convert("L").getextrema()
+    return bool(high - low < 24)
+
+
+def save_image(image: Any, target: Path) -> None:
+    """PNG (level 1) or JPEG (4:4:4, quality 90: small coloured text keeps its edges)."""
+    with atomic(target, "wb") as file:
+        if target.suffix == ".png":
+            image.save(file, "PNG", compress_level=1)
+        else:
+            image.save(file, "JPEG", quality=90, subsampling=0)
+
+
+def write_text_layer(path: Path, source: str, lines: list[PageImage], words: list[list[list[Any]]]) -> None:
+    from toolkit.files import write_json
+
+    pages = [{"page": line.page, "width": line.width, "height": line.height, "words": found} for line, found in zip(lines, words, strict=True)]
+    write_json(path, {"source": source, "pages": pages})
