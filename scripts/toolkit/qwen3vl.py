@@ -1,0 +1,105 @@
+"""Loading Qwen3-VL (dense and MoE, any size) and what is particular to it: LoRA targets, processor budget, 4-bit layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.console import StageError
+from toolkit.torchvision_operators import declare_missing_operators
+
+# The language model's attention and MLP, by name. Never "all-linear": that takes in the vision tower and the merger, whose
+# LoRA vLLM ignores, and on MoE the router.
+LORA_TARGETS = r".*model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+LORA_TARGETS_ATTENTION = r".*model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
+# bitsandbytes compares these with full module names: "visual" alone skips nothing.
+NF4_SKIPPED = ["model.visual", "lm_head"]
+MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
+MIN_PIXELS = 4 * 32 * 32
+
+
+def load_config(model: str) -> Any:
+    """The model's configuration. Raises StageError where the folder or name holds no Qwen3-VL."""
+    from transformers import AutoConfig
+
+    folder = Path(model)
+    if folder.exists() and not (folder / "config.json").is_file():
+        hint = "it is an adapter; give the base model with --model and this folder with --adapter" if (folder / "adapter_config.json").is_file() else "give a model folder"
+        raise StageError(f"{model}: no config.json here; {hint}")
+    if not folder.exists() and (model.startswith((".", "/")) or "\\" in model or model.count("/") != 1):
+        raise StageError(f"model folder not found: {model}")
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{model}: the model cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    if config.model_type not in MODEL_TYPES:
+        raise StageError(f"{model}: this is a {config.model_type} model; the project is made for {' and '.join(MODEL_TYPES)}")
+    return config
+
+
+def is_moe(config: Any) -> bool:
+    return bool(config.model_type == "qwen3_vl_moe")
+
+
+def load_processor(model: str, image_max_tokens: int) -> Any:
+    """The model's processor with the one resolution limit: `image_max_tokens` vision tokens of 32 x 32 px a page."""
+    declare_missing_operators()
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{model}: the processor cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    processor.image_processor.size = {"shortest_edge": MIN_PIXELS, "longest_edge": image_max_tokens * 32 * 32}
+    processor.image_processor.min_pixels = MIN_PIXELS
+    processor.image_processor.max_pixels = image_max_tokens * 32 * 32
+    return processor
+
+
+def load_model(model: str, *, nf4: bool = False, device: str | None = None) -> Any:
+    """The model in bfloat16 on a GPU, in float32 on a CPU; with `nf4` in 4 bit, vision tower and head excepted."""
+    declare_missing_operators()
+    import torch
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    device = device or default_device()
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    options: dict[str, Any] = {"dtype": dtype}
+    if nf4:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=NF4_SKIPPED,
+        )
+    try:
+        loaded = AutoModelForImageTextToText.from_pretrained(model, **options)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{model}: the weights cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    return loaded if nf4 and device != "cpu" else loaded.to(device)
+
+
+def default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_adapter(model: Any, adapter: Path) -> Any:
+    """`model` with a LoRA adapter. Raises StageError where a weight of either finds no place in the other."""
+    import warnings
+
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise StageError(f"{adapter.as_posix()}: no adapter_config.json here; give the folder that train_lora.py wrote")
+    with warnings.catch_warnings():
+        # peft only warns about adapter weights that are missing, and then answers as the base model would.
+        warnings.filterwarnings("error", message=".*missing adapter keys.*")
+        try:
+            return PeftModel.from_pretrained(model, str(adapter))
+        except (ValueError, RuntimeError, UserWarning) as error:
+            raise StageError(f"{adapter.as_posix()}: the adapter does not fit this base model: {' '.join(str(error).split())[:200]}") from None
+
+

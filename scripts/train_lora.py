@@ -1,0 +1,142 @@
+"""Fine-tune Qwen3-VL with LoRA or QLoRA on a training JSONL; writes an adapter that carries its contract.
+
+Reads train and validation JSONL (one schema and one prompt for all records) and a base model. Writes to --out: the adapter,
+extraction_config.json (schema, prompt, vision-token budget), training_log.csv, loss_curve.png, training_settings.json, and
+checkpoints that a second run with --resume continues from. Only the answer's tokens are supervised; nothing is truncated:
+records longer than --max-length are listed, and the run stops unless --on-too-long skip.
+
+    python scripts/train_lora.py --model Qwen/Qwen3-VL-8B-Instruct --train data/splits/train.jsonl --val data/splits/val.jsonl --out outputs/bl-8b
+    python scripts/train_lora.py --method qlora --model Qwen/Qwen3-VL-8B-Instruct --train data/splits/train.jsonl --out outputs/bl-8b
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from toolkit import console
+from toolkit.console import ExitCode, StageError, first_few, say
+from toolkit.contract import Contract, package_versions
+from toolkit.files import argument_path, shown, write_json, write_jsonl
+from toolkit.page_images import DEFAULT_MAX_TOKENS
+from toolkit.records import prompt_of, read_records
+from toolkit.target_schema import TargetSchema
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--train", type=argument_path, required=True, help="training JSONL")
+    data.add_argument("--val", type=argument_path, default=None, help="validation JSONL; its loss is logged each epoch")
+    data.add_argument("--root", type=argument_path, default=Path("."), help="folder that image paths are relative to")
+    data.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)")
+    data.add_argument("--image-max-tokens", type=int, default=DEFAULT_MAX_TOKENS, help="vision tokens of a page at most, 32x32 px each; serving uses the same (default: 1280)")
+    data.add_argument("--max-length", type=int, default=8192, help="tokens of a record at most (default: 8192)")
+    data.add_argument("--on-too-long", choices=["fail", "skip"], default="fail", help="records over --max-length: stop, or leave them out and list them (default: fail)")
+    data.add_argument("--limit", type=int, default=None, help="only the first N training records")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct")
+    model.add_argument("--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora)")
+    model.add_argument("--rank", type=int, default=16, help="LoRA rank (default: 16)")
+    model.add_argument("--alpha", type=int, default=32, help="LoRA alpha (default: 32)")
+    model.add_argument("--dropout", type=float, default=0.0, help="LoRA dropout (default: 0)")
+    model.add_argument("--out", type=argument_path, required=True, help="folder to write")
+    run = parser.add_argument_group("run")
+    run.add_argument("--epochs", type=float, default=3, help="passes over the data (default: 3)")
+    run.add_argument("--learning-rate", type=float, default=1e-4, help="peak rate (default: 1e-4)")
+    run.add_argument("--batch-size", type=int, default=1, help="records a forward pass (default: 1)")
+    run.add_argument("--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8)")
+    run.add_argument("--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)")
+    run.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third slower")
+    run.add_argument("--loader-workers", type=int, default=0, help="processes that decode images (default: 0)")
+    run.add_argument("--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)")
+    run.add_argument("--log-each", type=int, default=10, metavar="STEPS", help="log each N steps (default: 10)")
+    run.add_argument("--seed", type=int, default=0, help="order of the records and initial adapter (default: 0)")
+    run.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0: its own choice (default: 0)")
+    run.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    run.add_argument("--overwrite", action="store_true", help="train although --out already holds an adapter")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if (args.out / "adapter_config.json").is_file() and not (args.overwrite or args.resume):
+        raise StageError(f"{shown(args.out)} already holds an adapter; choose another --out, or --overwrite")
+    records = list(read_records(args.train, args.limit))
+    validation = list(read_records(args.val)) if args.val else []
+    schema, prompt = common_contract(records + validation, args.schema)
+
+    started = time.monotonic()
+    import torch
+    from toolkit import qwen3vl
+    from toolkit.training import answer_lengths, curve_picture, measured_training
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = qwen3vl.load_config(args.model)
+    if args.method == "qlora" and qwen3vl.is_moe(config):
+        raise StageError("QLoRA saves almost nothing on a MoE model: its experts are fused and stay in 16 bit; use --method lora")
+    processor = qwen3vl.load_processor(args.model, args.image_max_tokens)
+    records, too_long = keep_short(records, processor, args)
+    contract = Contract(
+        schema=schema.raw, schema_source=schema.source, system=prompt.system, question=prompt.question, image_max_tokens=args.image_max_tokens,
+        max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64, base_model=args.model,
+        versions=package_versions("torch", "transformers", "peft", "accelerate"),
+    )  # fmt: skip
+    say_settings(args, records, validation, contract, too_long)
+    result = measured_training(args, config, processor, records, validation)
+    contract.save(args.out)
+    write_json(args.out / "training_settings.json", {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()})
+    curve_picture(args.out / "training_log.csv", args.out / "loss_curve.png")
+    result |= {"records": len(records), "too_long": len(too_long), "seconds": round(time.monotonic() - started, 1), "out": shown(args.out), "loss_curve": shown(args.out / "loss_curve.png")}
+    say(f"adapter -> {shown(args.out)} ({result['seconds']:.0f} s, loss {result['train_loss']:.4f})")
+    return console.finish(args, result, ExitCode.PROBLEMS if too_long else ExitCode.OK)
+
+
+def common_contract(records: list[dict[str, Any]], schema: Path | None) -> tuple[TargetSchema, Any]:
+    """The one target schema and the one prompt of all records. Raises StageError where they differ."""
+    prompts = {prompt_of(record): record["id"] for record in records}
+    if len(prompts) > 1:
+        raise StageError(f"the records have {len(prompts)} different prompts (for example {first_few(map(repr, prompts.values()), 2)}); build train and val with one schema and one --prompt")
+    names = {record.get("meta", {}).get("schema") for record in records}
+    if schema is None:
+        if names == {None}:
+            raise StageError("the records name no schema in meta.schema; give --schema FILE")
+        loaded = [TargetSchema.load(Path(str(name))) for name in sorted(str(n) for n in names)]
+        if any(other.raw != loaded[0].raw for other in loaded):
+            raise StageError(f"the records follow different schemas ({first_few(sorted(map(str, names)))}); train one document type at a time")
+        return loaded[0], next(iter(prompts))
+    return TargetSchema.load(schema), next(iter(prompts))
+
+
+def keep_short(records: list[dict[str, Any]], processor: Any, args: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Records within --max-length, and the others as listed in too_long.jsonl; nothing is ever truncated."""
+    from toolkit.training import record_length
+
+    kept, too_long = [], []
+    for record in console.progress(records, total=len(records), what="records counted"):
+        length = record_length(processor, record, args.root, args.image_max_tokens)
+        if length > args.max_length:
+            too_long.append({"id": record["id"], "tokens": length})
+        else:
+            kept.append(record)
+    if too_long:
+        write_jsonl(args.out / "too_long.jsonl", too_long)
+        named = first_few(f"{item['id']} ({item['tokens']} tokens)" for item in too_long)
+        if args.on_too_long == "fail" or not kept:
+            raise StageError(f"{len(too_long)} records are longer than --max-length {args.max_length}: {named}; raise it, lower --image-max-tokens, or --on-too-long skip", ExitCode.PROBLEMS)
+        say(f"{len(too_long)} records left out as longer than {args.max_length} tokens: {named}; all in {shown(args.out / 'too_long.jsonl')}")
+    return kept, too_long
+
+
+def say_settings(args: Any, records: list[Any], validation: list[Any], contract: Contract, too_long: list[Any]) -> None:
+    """The resolved settings, before anything is spent."""
+    say(f"{args.method} on {args.model}: rank {args.rank}, alpha {args.alpha}, rate {args.learning_rate:g}, {args.epochs:g} epochs, batch {args.batch_size} x {args.accumulate}")
+    say(f"{len(records)} training records, {len(validation)} validation records, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
