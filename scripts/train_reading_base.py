@@ -563,9 +563,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import torch
     from toolkit.tiny_qwen3vl import build_config, build_model, build_processor, build_tokenizer
-    from toolkit.torchvision_operators import declare_missing_operators
+    from toolkit.model_libraries import prepare_model_libraries
 
-    declare_missing_operators()
+    prepare_model_libraries()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.torchvision_operators import declare_missing_operators
+from toolkit.model_libraries import prepare_model_libraries
 
 # The language model's attention and MLP, by name. Never "all-linear": that takes in the vision tower and the merger, whose
 # LoRA vLLM ignores, and on MoE the router.
@@ -43,7 +43,7 @@ def is_moe(config: Any) -> bool:
 
 def load_processor(model: str, image_max_tokens: int) -> Any:
     """The model's processor with the one resolution limit: `image_max_tokens` vision tokens of 32 x 32 px a page."""
-    declare_missing_operators()
+    prepare_model_libraries()
     from transformers import AutoProcessor
 
     try:
@@ -58,7 +58,7 @@ def load_processor(model: str, image_max_tokens: int) -> Any:
 
 def load_model(model: str, *, nf4: bool = False, device: str | None = None) -> Any:
     """The model in bfloat16 on a GPU, in float32 on a CPU; with `nf4` in 4 bit, vision tower and head excepted."""
-    declare_missing_operators()
+    prepare_model_libraries()
     import torch
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 

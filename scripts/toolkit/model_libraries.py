@@ -1,4 +1,4 @@
-"""Make the torchvision wheel importable beside a torch build that it was not compiled for.
+"""Prepare torch, torchvision and transformers for use by scripts: importable everywhere, and quiet.
 
 transformers' Qwen3-VL processor imports torchvision. The package index's Linux wheel of torchvision is built for CUDA;
 beside a CPU-only torch its import stops with "operator torchvision::nms does not exist". Declaring the two operator
@@ -8,6 +8,20 @@ schemas first cures it. Neither operator is ever called here. Where the wheels m
 from __future__ import annotations
 
 _declared: list[object] = []  # torch.library handles; dropping one would withdraw its operators
+
+
+def prepare_model_libraries() -> None:
+    """Call before the first import of a Qwen3-VL class; repeated calls do nothing."""
+    import logging
+    import sys
+
+    # bitsandbytes reports at import that an optional CPU kernel is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    declare_missing_operators()
+    from transformers.utils import logging as transformers_logging
+
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
 
 
 def declare_missing_operators() -> None:
