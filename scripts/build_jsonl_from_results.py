@@ -30,13 +30,42 @@ RESULTS_PLACES = ("data/results.json", "results.json", "docs/results.json")
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--results", type=argument_path, default=None, help=f"the table (default: the first of {', '.join(RESULTS_PLACES)})")
-    parser.add_argument("--images-dir", type=argument_path, action="append", default=[], help="folder of page images, searched below; repeat for more (default: data/images)")
-    parser.add_argument("--schema", type=argument_path, default=Path(DEFAULT_SCHEMA), help=f"target schema (default: {DEFAULT_SCHEMA})")
-    parser.add_argument("--out", type=argument_path, default=Path("data/train.jsonl"), help="records to write (default: data/train.jsonl)")
-    parser.add_argument("--pages", default="all", help="all, first, or the number of pages at most; a cut document is reported (default: all)")
-    parser.add_argument("--prefer", choices=KINDS, default=None, help="which images to use where a document has several kinds (default: pages, then single_page)")
-    parser.add_argument("--prompt", type=argument_path, default=None, help="file whose text replaces the generated instruction")
+    parser.add_argument(
+        "--results",
+        type=argument_path,
+        default=None,
+        help=f"the table (default: the first of {', '.join(RESULTS_PLACES)})",
+    )
+    parser.add_argument(
+        "--images-dir",
+        type=argument_path,
+        action="append",
+        default=[],
+        help="folder of page images, searched below; repeat for more (default: data/images)",
+    )
+    parser.add_argument(
+        "--schema", type=argument_path, default=Path(DEFAULT_SCHEMA), help=f"target schema (default: {DEFAULT_SCHEMA})"
+    )
+    parser.add_argument(
+        "--out",
+        type=argument_path,
+        default=Path("data/train.jsonl"),
+        help="records to write (default: data/train.jsonl)",
+    )
+    parser.add_argument(
+        "--pages",
+        default="all",
+        help="all, first, or the number of pages at most; a cut document is reported (default: all)",
+    )
+    parser.add_argument(
+        "--prefer",
+        choices=KINDS,
+        default=None,
+        help="which images to use where a document has several kinds (default: pages, then single_page)",
+    )
+    parser.add_argument(
+        "--prompt", type=argument_path, default=None, help="file whose text replaces the generated instruction"
+    )
     parser.add_argument("--limit", type=int, default=None, help="only the first N documents that have images")
     parser.add_argument("--allow-problems", action="store_true", help="exit 0 although documents were left out")
     return parser
@@ -66,7 +95,9 @@ def main(argv: list[str] | None = None) -> int:
             without_images.append(document.file_name)
             continue
         kind, pages, trouble = choose_pages(found[document.key], args.prefer)
-        used.update(path for numbers in found[document.key].kinds.values() for paths in numbers.values() for path in paths)
+        used.update(
+            path for numbers in found[document.key].kinds.values() for paths in numbers.values() for path in paths
+        )
         trouble = document.problems + trouble
         if trouble:
             problems.append({"document": document.file_name, "problems": trouble})
@@ -80,7 +111,10 @@ def main(argv: list[str] | None = None) -> int:
         records.append(make_record(document.file_name, pages, prompt, compact_json(document.answer), meta))
     report(args, records, left_out, without_images, images_left, problems, cut, results)
     if not records:
-        raise StageError("no document has both a label and an image; nothing was written. Compare the file names in the two lists named above", ExitCode.PROBLEMS)
+        raise StageError(
+            "no document has both a label and an image; nothing was written. Compare the file names in the two lists named above",
+            ExitCode.PROBLEMS,
+        )
     write_json(schema_path, schema.raw)
     write_jsonl(args.out, records)
     pages = sum(record["meta"]["pages"] for record in records)
@@ -106,7 +140,9 @@ def dataset_schema(schema: TargetSchema, table: list[tuple[str, dict[str, Any]]]
     columns = {str(column) for _, row in table for column in row}
     left_out = absent_columns(schema, columns)
     if len(left_out) >= len(schema.header) + len(schema.lists) and left_out >= {leaf.name for leaf in schema.header}:
-        raise StageError(f"the table has none of the schema's columns ({first_few(sorted(columns), 6)}); is {schema.source} the right --schema?")
+        raise StageError(
+            f"the table has none of the schema's columns ({first_few(sorted(columns), 6)}); is {schema.source} the right --schema?"
+        )
     return (schema.without(left_out) if left_out else schema), left_out
 
 
@@ -116,8 +152,15 @@ def list_images(folders: list[Path]) -> list[str]:
     for folder in folders:
         if not folder.is_dir():
             raise StageError(f"image folder not found: {shown(folder)}")
-        below = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-        images += [Path(os.path.relpath(path)).as_posix() if not Path(path).is_absolute() else shown(path) for path in below]
+        below = [
+            os.path.join(root, name)
+            for root, _, names in os.walk(folder)
+            for name in names
+            if name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+        images += [
+            Path(os.path.relpath(path)).as_posix() if not Path(path).is_absolute() else shown(path) for path in below
+        ]
     return sorted(set(images))
 
 
@@ -127,7 +170,10 @@ def unambiguous(documents: list[LabelledDocument]) -> tuple[list[LabelledDocumen
     for document in documents:
         owners.setdefault(document.key, []).append(document)
     problems = [
-        {"document": same[0].file_name, "problems": [f"its images cannot be told from those of {other.file_name!r}" for other in same[1:]]}
+        {
+            "document": same[0].file_name,
+            "problems": [f"its images cannot be told from those of {other.file_name!r}" for other in same[1:]],
+        }
         for same in owners.values()
         if len(same) > 1
     ]
@@ -150,12 +196,25 @@ def choose_pages(images: DocumentImages, prefer: str | None) -> tuple[str, list[
     return kind, pages, problems
 
 
-def report(args: Any, records: list[Any], left_out: set[str], without_images: list[str], images_left: list[str], problems: list[dict[str, Any]], cut: list[str], results: Path) -> None:
+def report(
+    args: Any,
+    records: list[Any],
+    left_out: set[str],
+    without_images: list[str],
+    images_left: list[str],
+    problems: list[dict[str, Any]],
+    cut: list[str],
+    results: Path,
+) -> None:
     """Say and file what was left out; an empty list removes the file of an earlier run."""
     stem = args.out.with_suffix("")
     if left_out:
         say(f"{shown(results)} has no column for {first_few(sorted(left_out), 6)}: left out of this dataset's schema")
-    for what, names in (("labels_without_images", without_images), ("images_without_labels", images_left), ("documents_cut", cut)):
+    for what, names in (
+        ("labels_without_images", without_images),
+        ("images_without_labels", images_left),
+        ("documents_cut", cut),
+    ):
         path = Path(f"{stem}.{what}.txt")
         if names:
             write_text(path, "\n".join(names) + "\n")
@@ -165,7 +224,11 @@ def report(args: Any, records: list[Any], left_out: set[str], without_images: li
     path = Path(f"{stem}.problems.jsonl")
     if problems:
         write_jsonl(path, problems)
-        say(f"{len(problems)} documents with problems left out: " + first_few(f"{p['document']}: {p['problems'][0]}" for p in problems) + f"; all in {shown(path)}")
+        say(
+            f"{len(problems)} documents with problems left out: "
+            + first_few(f"{p['document']}: {p['problems'][0]}" for p in problems)
+            + f"; all in {shown(path)}"
+        )
     else:
         path.unlink(missing_ok=True)
 

@@ -24,10 +24,19 @@ from toolkit.target_schema import TargetSchema, value_at
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the JSONL")
-    parser.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)")
-    parser.add_argument("--root", type=argument_path, default=Path("."), help="folder that image paths are relative to")
-    parser.add_argument("--image-max-tokens", type=int, default=DEFAULT_MAX_TOKENS, help="vision tokens of a page at most (default: 1280)")
-    parser.add_argument("--model", type=argument_path, default=None, help="model folder whose tokenizer counts the text")
+    parser.add_argument(
+        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
+    )
+    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    parser.add_argument(
+        "--image-max-tokens",
+        type=int,
+        default=DEFAULT_MAX_TOKENS,
+        help="vision tokens of a page at most (default: 1280)",
+    )
+    parser.add_argument(
+        "--model", type=argument_path, default=None, help="model folder whose tokenizer counts the text"
+    )
     parser.add_argument("--limit", type=int, default=None, help="only the first N records")
     return parser
 
@@ -94,7 +103,12 @@ def spread(values: list[int]) -> dict[str, int]:
     if not values:
         return {}
     ordered = sorted(values)
-    return {"min": ordered[0], "median": ordered[len(ordered) // 2], "p95": ordered[int(0.95 * (len(ordered) - 1))], "max": ordered[-1]}
+    return {
+        "min": ordered[0],
+        "median": ordered[len(ordered) // 2],
+        "p95": ordered[int(0.95 * (len(ordered) - 1))],
+        "max": ordered[-1],
+    }
 
 
 if __name__ == "__main__":

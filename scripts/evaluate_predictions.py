@@ -28,14 +28,28 @@ HEADLINE = ("micro_f1", "macro_f1", "header_macro_f1", "row_f1", "cell_f1", "doc
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--pred", type=argument_path, required=True, help="prediction JSONL")
-    parser.add_argument("--gold", type=argument_path, required=True, help="gold: a training JSONL, or lines with id and gold")
-    parser.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the gold records' meta.schema)")
-    parser.add_argument("--against", action="append", default=[], metavar="NAME=FILE", help="other predictions to stand beside these; repeat for more")
-    parser.add_argument("--name", default="predictions", help="what --pred is called in the report (default: predictions)")
+    parser.add_argument(
+        "--gold", type=argument_path, required=True, help="gold: a training JSONL, or lines with id and gold"
+    )
+    parser.add_argument(
+        "--schema", type=argument_path, default=None, help="target schema (default: the gold records' meta.schema)"
+    )
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="other predictions to stand beside these; repeat for more",
+    )
+    parser.add_argument(
+        "--name", default="predictions", help="what --pred is called in the report (default: predictions)"
+    )
     parser.add_argument("--report", type=argument_path, default=None, help="HTML report to write")
-    parser.add_argument("--metrics", type=argument_path, default=None, help="metrics JSON to write (default: beside the report)")
+    parser.add_argument(
+        "--metrics", type=argument_path, default=None, help="metrics JSON to write (default: beside the report)"
+    )
     parser.add_argument("--note", default="", help="a sentence to stand at the head of the report")
-    parser.add_argument("--root", type=argument_path, default=Path("."), help="folder that image paths are relative to")
+    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     return parser
 
@@ -77,11 +91,22 @@ def main(argv: list[str] | None = None) -> int:
         write_report(args.report, schema, gold, runs, scores, results, args.root, args.note)
         say(f"report -> {shown(args.report)}")
     final = {key: value for key, value in results[args.name].items() if key not in ("fields", "buckets")}
-    final |= {"against": {label: {k: v for k, v in r.items() if k not in ("fields", "buckets")} for label, r in results.items() if label != args.name}}
+    final |= {
+        "against": {
+            label: {k: v for k, v in r.items() if k not in ("fields", "buckets")}
+            for label, r in results.items()
+            if label != args.name
+        }
+    }
     return console.finish(args, final)
 
 
-def scored(schema: TargetSchema, gold: list[tuple[str, dict[str, Any], dict[str, Any]]], predictions: dict[str, dict[str, Any]], label: str) -> list[DocumentScore]:
+def scored(
+    schema: TargetSchema,
+    gold: list[tuple[str, dict[str, Any], dict[str, Any]]],
+    predictions: dict[str, dict[str, Any]],
+    label: str,
+) -> list[DocumentScore]:
     """One score per gold document; a document without a prediction counts as all missed, and is named."""
     from toolkit.records import images_of
 
@@ -104,7 +129,11 @@ def print_table(results: dict[str, dict[str, Any]]) -> None:
     width = max(len(label) for label in results) + 2
     print(" " * width + "".join(f"{key:>17s}" for key in HEADLINE) + f"{'valid':>12s}")
     for label, result in results.items():
-        print(f"{label:{width}s}" + "".join(f"{result[key]:17.4f}" for key in HEADLINE) + f"{result['valid']:>6d}/{result['documents']}")
+        print(
+            f"{label:{width}s}"
+            + "".join(f"{result[key]:17.4f}" for key in HEADLINE)
+            + f"{result['valid']:>6d}/{result['documents']}"
+        )
 
 
 if __name__ == "__main__":

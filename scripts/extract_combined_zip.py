@@ -29,11 +29,20 @@ CHUNK = 1 << 20
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--zip", action="append", default=[], metavar="FILE", help="a zip; repeat for more (default: every data/*.zip)")
-    parser.add_argument("--out-dir", type=Path, default=Path("data/raw"), help="parent of the folders (default: data/raw)")
+    parser.add_argument(
+        "--zip", action="append", default=[], metavar="FILE", help="a zip; repeat for more (default: every data/*.zip)"
+    )
+    parser.add_argument(
+        "--out-dir", type=Path, default=Path("data/raw"), help="parent of the folders (default: data/raw)"
+    )
     parser.add_argument("--all", action="store_true", help="extract every kind of file, not only images and PDFs")
     parser.add_argument("--max-total-gb", type=float, default=50, help="stop a zip that unpacks to more (default: 50)")
-    parser.add_argument("--max-ratio", type=float, default=200, help="refuse a member that unpacks to more times its packed size (default: 200)")
+    parser.add_argument(
+        "--max-ratio",
+        type=float,
+        default=200,
+        help="refuse a member that unpacks to more times its packed size (default: 200)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="write members again that are already there")
     return parser
 
@@ -53,7 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         for key, value in counts.items():
             total[key] += value
         other = f", {counts['other_files']} files of other kinds left inside" if counts["other_files"] else ""
-        say(f"{shown(path)}: {counts['extracted']} extracted, {counts['unchanged']} already there{other} -> {shown(folder)}")
+        say(
+            f"{shown(path)}: {counts['extracted']} extracted, {counts['unchanged']} already there{other} -> {shown(folder)}"
+        )
     if problems:
         named = console.first_few(f"{p['zip']}: {p['member']!r} {p['problem']}" for p in problems)
         say(f"{len(problems)} members were not extracted: {named}")

@@ -31,13 +31,31 @@ def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--model", required=True, help="model folder, or hub name of the base model")
     parser.add_argument("--adapter", type=argument_path, default=None, help="adapter folder that train_lora.py wrote")
-    parser.add_argument("--contract", type=argument_path, default=None, help=f"folder whose {FILE_NAME} to use (default: the adapter, else the model)")
-    parser.add_argument("--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="one JSONL; or PDFs, images, folders, patterns")
+    parser.add_argument(
+        "--contract",
+        type=argument_path,
+        default=None,
+        help=f"folder whose {FILE_NAME} to use (default: the adapter, else the model)",
+    )
+    parser.add_argument(
+        "--in",
+        dest="inputs",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="one JSONL; or PDFs, images, folders, patterns",
+    )
     parser.add_argument("--out", type=argument_path, required=True, help="prediction JSONL, appended to")
-    parser.add_argument("--root", type=argument_path, default=Path("."), help="folder that a JSONL's image paths are relative to")
+    parser.add_argument(
+        "--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to"
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="documents decoded together (default: 8)")
     parser.add_argument("--no-grammar", action="store_true", help="decode freely; answers may then break the schema")
-    parser.add_argument("--shuffle-pages", action="store_true", help="control: give each document of a JSONL the pages of another one; a model that reads must fail")
+    parser.add_argument(
+        "--shuffle-pages",
+        action="store_true",
+        help="control: give each document of a JSONL the pages of another one; a model that reads must fail",
+    )
     parser.add_argument("--limit", type=int, default=None, help="only the first N documents")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0: its own choice")
     parser.add_argument("--overwrite", action="store_true", help="answer every document again")
@@ -57,7 +75,11 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="pages-") as scratch:
         documents, unreadable = documents_of(args, contract, Path(scratch))
         todo = [(identity, pages) for identity, pages in documents if identity not in done]
-        lines = [prediction_line(identity, "unreadable", None, None, error=sentence) for identity, sentence in unreadable if identity not in done]
+        lines = [
+            prediction_line(identity, "unreadable", None, None, error=sentence)
+            for identity, sentence in unreadable
+            if identity not in done
+        ]
         if done:
             say(f"{len(documents) + len(unreadable) - len(todo) - len(lines)} documents already in {shown(args.out)}")
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,14 +95,26 @@ def main(argv: list[str] | None = None) -> int:
                     failed.append(f"{line['id']} ({line['status']})")
     seconds = time.monotonic() - started
     total = sum(counts.values())
-    say(f"{total} documents in {seconds:.1f} s: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) + f" -> {shown(args.out)}")
+    say(
+        f"{total} documents in {seconds:.1f} s: "
+        + ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+        + f" -> {shown(args.out)}"
+    )
     if failed:
         say(f"without a valid answer: {first_few(failed)}")
-    result = {"documents": total, "already_there": len(done), "seconds": round(seconds, 2), "status": dict(sorted(counts.items())), "out": shown(args.out)}
+    result = {
+        "documents": total,
+        "already_there": len(done),
+        "seconds": round(seconds, 2),
+        "status": dict(sorted(counts.items())),
+        "out": shown(args.out),
+    }
     return console.finish(args, result, ExitCode.PROBLEMS if failed else ExitCode.OK)
 
 
-def documents_of(args: Any, contract: Contract, scratch: Path) -> tuple[list[tuple[str, list[Path]]], list[tuple[str, str]]]:
+def documents_of(
+    args: Any, contract: Contract, scratch: Path
+) -> tuple[list[tuple[str, list[Path]]], list[tuple[str, str]]]:
     """`(id, page images)` of every document, and `(id, sentence)` of those that cannot be read."""
     inputs = [argument_path(name) for name in args.inputs]
     if len(inputs) == 1 and inputs[0].suffix.lower() == ".jsonl":
@@ -105,7 +139,9 @@ def documents_of(args: Any, contract: Contract, scratch: Path) -> tuple[list[tup
             unreadable.append((source.name, str(error)))
     names = Counter(identity for identity, _ in documents)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise StageError(f"several inputs are called {first_few(twice)}; a document's id is its file name, extract them into different --out files")
+        raise StageError(
+            f"several inputs are called {first_few(twice)}; a document's id is its file name, extract them into different --out files"
+        )
     return documents, unreadable
 
 
@@ -128,7 +164,15 @@ def predicted(args: Any, contract: Contract, todo: list[tuple[str, list[Path]]],
         answers = model.answers([[open_page(path) for path in pages] for _, pages in batch])
         for (identity, _), answer in zip(batch, answers, strict=True):
             status, prediction = judged(schema, validator, answer.raw, answer.finish_reason)
-            yield prediction_line(identity, status, prediction, answer.raw, finish_reason=answer.finish_reason, usage=answer.usage, seconds=answer.seconds)
+            yield prediction_line(
+                identity,
+                status,
+                prediction,
+                answer.raw,
+                finish_reason=answer.finish_reason,
+                usage=answer.usage,
+                seconds=answer.seconds,
+            )
 
 
 if __name__ == "__main__":

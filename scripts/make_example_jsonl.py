@@ -1,7 +1,7 @@
 """Write examples/example.jsonl: two training records, with their page images, that show the format.
 
-    python scripts/make_example_jsonl.py
-    python scripts/validate_jsonl.py examples/example.jsonl
+python scripts/make_example_jsonl.py
+python scripts/validate_jsonl.py examples/example.jsonl
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ PAGE_TOKENS = 640
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--out", type=argument_path, default=Path("examples/example.jsonl"), help="where (default: examples/example.jsonl)")
+    parser.add_argument(
+        "--out",
+        type=argument_path,
+        default=Path("examples/example.jsonl"),
+        help="where (default: examples/example.jsonl)",
+    )
     return parser
 
 
@@ -31,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import pymupdf
     from PIL import Image
+
     from toolkit import sample_layouts, sample_values
     from toolkit.page_images import fitted_size
 
@@ -45,10 +51,14 @@ def main(argv: list[str] | None = None) -> int:
         with pymupdf.open(stream=sample_layouts.realistic_pdf(gold, rng), filetype="pdf") as document:
             for page in document:
                 width, height = fitted_size(page.rect.width, page.rect.height, PAGE_TOKENS)
-                pixmap = page.get_pixmap(matrix=pymupdf.Matrix(width / page.rect.width, height / page.rect.height), colorspace=pymupdf.csRGB)
+                pixmap = page.get_pixmap(
+                    matrix=pymupdf.Matrix(width / page.rect.width, height / page.rect.height), colorspace=pymupdf.csRGB
+                )
                 path = args.out.parent / "images" / f"example {number}_page_{page.number + 1:04d}.png"
                 with atomic(path, "wb") as file:
-                    Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples).quantize(32).save(file, "PNG", optimize=True)
+                    Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples).quantize(32).save(
+                        file, "PNG", optimize=True
+                    )
                 images.append(shown(path))
         meta = {"schema": DEFAULT_SCHEMA, "source": f"example {number}.pdf", "pages": len(images)}
         records.append(make_record(f"example {number}.pdf", images, prompt, compact_json(schema.ordered(gold)), meta))

@@ -25,24 +25,54 @@ from toolkit.files import atomic, shown, write_json, write_jsonl
 
 FILE_NAMES = [
     lambda rng: f"BL {values.digits(rng, 9)}.pdf",
-    lambda rng: f"HBL {values.letters(rng, 2)}{values.digits(rng, 7)} ({values.digits(rng, 3)}{values.letters(rng, 2)}{values.digits(rng, 5)}).pdf",
+    lambda rng: (
+        f"HBL {values.letters(rng, 2)}{values.digits(rng, 7)} ({values.digits(rng, 3)}{values.letters(rng, 2)}{values.digits(rng, 5)}).pdf"
+    ),
     lambda rng: f"{rng.randint(1, 40):02d}_{values.letters(rng, 5)}{values.digits(rng, 6)}_{rng.choice('ABC')}.PDF",
-    lambda rng: f"MV {values.coined(rng)} V.{rng.randint(1000, 9999)}N- {values.letters(rng, 4)}{values.digits(rng, 8)}.pdf",
-    lambda rng: f"{rng.randint(1, 9)}. SO{rng.randint(1000, 9999)}-{values.digits(rng, 3)}-P{rng.randint(1, 9)}-CC-PS_BL_FINAL_.pdf",
+    lambda rng: (
+        f"MV {values.coined(rng)} V.{rng.randint(1000, 9999)}N- {values.letters(rng, 4)}{values.digits(rng, 8)}.pdf"
+    ),
+    lambda rng: (
+        f"{rng.randint(1, 9)}. SO{rng.randint(1000, 9999)}-{values.digits(rng, 3)}-P{rng.randint(1, 9)}-CC-PS_BL_FINAL_.pdf"
+    ),
 ]
 ZIP_DATE = (2026, 1, 1, 0, 0, 0)
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--out-dir", type=Path, default=Path("data/samples"), help="folder to write (default: data/samples)")
+    parser.add_argument(
+        "--out-dir", type=Path, default=Path("data/samples"), help="folder to write (default: data/samples)"
+    )
     parser.add_argument("--documents", type=int, default=60, help="how many documents (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other documents (default: 0)")
-    parser.add_argument("--layout", choices=["easy", "realistic", "scan"], default="realistic", help="easy: what the tiny model can read (default: realistic)")
-    parser.add_argument("--type", choices=["bill_of_lading", "invoice", "receipt"], default="bill_of_lading", help="document type (default: bill_of_lading)")
-    parser.add_argument("--image-max-tokens", type=int, default=None, help="vision tokens of the page images in the zips (default: 384 easy, else 1280)")
-    parser.add_argument("--no-mess", action="store_true", help="no missing documents, no missing labels, no second images")
-    parser.add_argument("--zips-to", type=Path, default=None, help="folder for the two zips and results.json, where the later stages look for them (default: --out-dir)")
+    parser.add_argument(
+        "--layout",
+        choices=["easy", "realistic", "scan"],
+        default="realistic",
+        help="easy: what the tiny model can read (default: realistic)",
+    )
+    parser.add_argument(
+        "--type",
+        choices=["bill_of_lading", "invoice", "receipt"],
+        default="bill_of_lading",
+        help="document type (default: bill_of_lading)",
+    )
+    parser.add_argument(
+        "--image-max-tokens",
+        type=int,
+        default=None,
+        help="vision tokens of the page images in the zips (default: 384 easy, else 1280)",
+    )
+    parser.add_argument(
+        "--no-mess", action="store_true", help="no missing documents, no missing labels, no second images"
+    )
+    parser.add_argument(
+        "--zips-to",
+        type=Path,
+        default=None,
+        help="folder for the two zips and results.json, where the later stages look for them (default: --out-dir)",
+    )
     return parser
 
 
@@ -84,13 +114,18 @@ def main(argv: list[str] | None = None) -> int:
             archives[archive] += zipped_pages(name, pdf, budget, args.layout, document_rng, grid=not args.no_mess)
     zips_to.mkdir(parents=True, exist_ok=True)
     for stem, members in archives.items():
-        with atomic(zips_to / f"{stem}.zip", "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive_file:
+        with (
+            atomic(zips_to / f"{stem}.zip", "wb") as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive_file,
+        ):
             for member, data in members:
                 archive_file.writestr(zipfile.ZipInfo(member, ZIP_DATE), data)
     write_json(zips_to / "results.json", rows)
     write_jsonl(args.out_dir / "gold.jsonl", sorted(gold_lines, key=lambda line: line["file"]))
     images = sum(len(members) for members in archives.values())
-    say(f"{args.documents} documents: {counts['pdfs']} PDFs, {images} page images in two zips, {len(rows)} label rows -> {shown(args.out_dir)}")
+    say(
+        f"{args.documents} documents: {counts['pdfs']} PDFs, {images} page images in two zips, {len(rows)} label rows -> {shown(args.out_dir)}"
+    )
     return console.finish(args, {"documents": args.documents, "rows": len(rows), "images_in_zips": images, **counts})
 
 
@@ -125,19 +160,31 @@ def label_rows(kind: str, name: str, gold: dict[str, Any], rng: random.Random) -
         spellings = values.DISCHARGE_SPELLINGS[gold["port_of_discharge"]]
         if rng.random() < 0.2:
             header["port_of_discharge"] = rng.choice(spellings)
-        columns = {"Container_Number": "container_number", "Container_Size": "container_size", "Container_Type": "container_type"}
+        columns = {
+            "Container_Number": "container_number",
+            "Container_Size": "container_size",
+            "Container_Type": "container_type",
+        }
     elif kind == "invoice":
-        columns = {"line_description": "description", "line_quantity": "quantity", "line_unit_price": "unit_price", "line_amount": "amount"}
+        columns = {
+            "line_description": "description",
+            "line_quantity": "quantity",
+            "line_unit_price": "unit_price",
+            "line_amount": "amount",
+        }
     else:
         return [header]
-    items: list[dict[str, Any]] = gold[list_name] or [{}]
+    items: list[dict[str, Any]] = gold[str(list_name)] or [{}]
     return [{**header, **{column: item.get(field) for column, field in columns.items()}} for item in items]
 
 
-def zipped_pages(name: str, pdf: bytes, budget: int, layout: str, rng: random.Random, *, grid: bool) -> list[tuple[str, bytes]]:
+def zipped_pages(
+    name: str, pdf: bytes, budget: int, layout: str, rng: random.Random, *, grid: bool
+) -> list[tuple[str, bytes]]:
     """Zip members of one document: its pages under a lightly changed name, and sometimes a grid of all pages as well."""
     import pymupdf
     from PIL import Image
+
     from toolkit.page_images import fitted_size
 
     stem = re.sub(r"\.pdf$", "", name, flags=re.IGNORECASE)
@@ -147,7 +194,9 @@ def zipped_pages(name: str, pdf: bytes, budget: int, layout: str, rng: random.Ra
     with pymupdf.open(stream=pdf, filetype="pdf") as document:
         for page in document:
             width, height = fitted_size(page.rect.width, page.rect.height, budget)
-            pixmap = page.get_pixmap(matrix=pymupdf.Matrix(width / page.rect.width, height / page.rect.height), colorspace=pymupdf.csRGB)
+            pixmap = page.get_pixmap(
+                matrix=pymupdf.Matrix(width / page.rect.width, height / page.rect.height), colorspace=pymupdf.csRGB
+            )
             pages.append(Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples))
     lossless = layout == "easy"
     suffix = "png" if lossless else "jpg"
@@ -156,7 +205,9 @@ def zipped_pages(name: str, pdf: bytes, budget: int, layout: str, rng: random.Ra
     else:
         form = rng.choice(["_page_{:04d}", "_{}", "-p{}"])
         numbered = [form.format(number) for number in range(1, len(pages) + 1)]
-    members = [(f"{folder}/{stem}{mark}.{suffix}", encoded(page, lossless)) for mark, page in zip(numbered, pages, strict=True)]
+    members = [
+        (f"{folder}/{stem}{mark}.{suffix}", encoded(page, lossless)) for mark, page in zip(numbered, pages, strict=True)
+    ]
     if grid and rng.random() < 0.1:
         side = max(page.width for page in pages) // 2, max(page.height for page in pages) // 2
         sheet = Image.new("RGB", (side[0] * 2, side[1] * -(-len(pages) // 2)), "white")

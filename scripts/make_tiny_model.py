@@ -1,7 +1,7 @@
 """Make a tiny Qwen3-VL with random weights, dense or MoE: the real architecture, processor and chat template, for tests.
 
-    python scripts/make_tiny_model.py --out outputs/tiny
-    python scripts/make_tiny_model.py --out outputs/tiny-moe --moe --seed 1
+python scripts/make_tiny_model.py --out outputs/tiny
+python scripts/make_tiny_model.py --out outputs/tiny-moe --moe --seed 1
 """
 
 from __future__ import annotations

@@ -24,14 +24,27 @@ from toolkit.page_images import DEFAULT_MAX_TOKENS, IMAGE_SUFFIXES
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="PDFs, images, folders or patterns")
-    parser.add_argument("--out-dir", type=Path, default=Path("data/images"), help="folder of the page images (default: data/images)")
-    parser.add_argument("--image-max-tokens", type=int, default=DEFAULT_MAX_TOKENS, help="vision tokens of a page at most, 32x32 px each (default: 1280)")
+    parser.add_argument(
+        "--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="PDFs, images, folders or patterns"
+    )
+    parser.add_argument(
+        "--out-dir", type=Path, default=Path("data/images"), help="folder of the page images (default: data/images)"
+    )
+    parser.add_argument(
+        "--image-max-tokens",
+        type=int,
+        default=DEFAULT_MAX_TOKENS,
+        help="vision tokens of a page at most, 32x32 px each (default: 1280)",
+    )
     parser.add_argument("--format", choices=["png", "jpg"], default="png", help="image format (default: png)")
     parser.add_argument("--text-layer", action="store_true", help="also write the words of the PDF with their boxes")
     parser.add_argument("--text-layer-dir", type=Path, default=Path("data/ocr"), help="where (default: data/ocr)")
-    parser.add_argument("--time-limit", type=float, default=120, help="seconds a document may take before it is given up (default: 120)")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one below 100 documents, else one a core (default: 0)")
+    parser.add_argument(
+        "--time-limit", type=float, default=120, help="seconds a document may take before it is given up (default: 120)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes; 0: one below 100 documents, else one a core (default: 0)"
+    )
     parser.add_argument("--limit", type=int, default=None, help="only the first N documents")
     parser.add_argument("--overwrite", action="store_true", help="render again what is already there")
     return parser
@@ -70,7 +83,10 @@ def main(argv: list[str] | None = None) -> int:
 
     pages = [line for lines in done.values() for line in lines]
     blank = [line["image"] for line in pages if line["blank"]]
-    say(f"{len(done)} documents, {len(pages)} page images in {shown(args.out_dir)}" + (f" ({reused} documents unchanged)" if reused else ""))
+    say(
+        f"{len(done)} documents, {len(pages)} page images in {shown(args.out_dir)}"
+        + (f" ({reused} documents unchanged)" if reused else "")
+    )
     if blank:
         say(f"{len(blank)} blank pages: {console.first_few(blank)} (marked in {shown(manifest)})")
     if problems:
@@ -78,7 +94,14 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{len(problems)} files could not be rendered: {named}")
     write_problems(args.out_dir / "problems.jsonl", problems, say)
     code = ExitCode.PROBLEMS if problems else ExitCode.OK
-    result = {"documents": len(done), "pages": len(pages), "unchanged": reused, "blank": len(blank), "problems": len(problems), "manifest": shown(manifest)}
+    result = {
+        "documents": len(done),
+        "pages": len(pages),
+        "unchanged": reused,
+        "blank": len(blank),
+        "problems": len(problems),
+        "manifest": shown(manifest),
+    }
     return console.finish(args, result, code)
 
 
@@ -101,7 +124,12 @@ def without_collisions(sources: list[Path]) -> tuple[list[Path], list[dict[str, 
     for source in sources:
         name = safe_name(source.stem).casefold()
         if name in owners:
-            problems.append({"source": shown(source), "problem": f"its page images would overwrite those of {shown(owners[name])}; rename one"})
+            problems.append(
+                {
+                    "source": shown(source),
+                    "problem": f"its page images would overwrite those of {shown(owners[name])}; rename one",
+                }
+            )
         else:
             owners[name] = source
     taken = {problem["source"] for problem in problems}
@@ -109,10 +137,22 @@ def without_collisions(sources: list[Path]) -> tuple[list[Path], list[dict[str, 
 
 
 def is_current(lines: list[dict[str, Any]], source: Path, args: Any) -> bool:
-    same = all(line["image_max_tokens"] == args.image_max_tokens and line["image"].endswith("." + args.format) for line in lines)
-    in_place = all(Path(line["image"]).is_file() and Path(line["image"]).parent.resolve() == args.out_dir.resolve() for line in lines)
+    same = all(
+        line["image_max_tokens"] == args.image_max_tokens and line["image"].endswith("." + args.format)
+        for line in lines
+    )
+    in_place = all(
+        Path(line["image"]).is_file() and Path(line["image"]).parent.resolve() == args.out_dir.resolve()
+        for line in lines
+    )
     text = not args.text_layer or (args.text_layer_dir / f"{lines[0]['document']}.json").is_file()
-    return same and in_place and text and len(lines) == lines[0]["pages"] and lines[0]["source_sha256"] == sha256_of(source)
+    return (
+        same
+        and in_place
+        and text
+        and len(lines) == lines[0]["pages"]
+        and lines[0]["source_sha256"] == sha256_of(source)
+    )
 
 
 def rendered(todo: list[Path], args: Any) -> Any:
@@ -120,6 +160,7 @@ def rendered(todo: list[Path], args: Any) -> Any:
     from multiprocessing import get_context
 
     from pebble import ProcessPool
+
     from toolkit.pdf_pages import UnreadableDocument, render_document
 
     if not todo:
@@ -130,7 +171,11 @@ def rendered(todo: list[Path], args: Any) -> Any:
     pool = ProcessPool(max_workers=min(workers, len(todo)), context=get_context("spawn"))
     try:
         futures = [
-            pool.schedule(render_document, args=[str(source), str(args.out_dir), args.image_max_tokens, args.format, text_dir], timeout=args.time_limit)
+            pool.schedule(
+                render_document,
+                args=[str(source), str(args.out_dir), args.image_max_tokens, args.format, text_dir],
+                timeout=args.time_limit,
+            )
             for source in todo
         ]
         for source, future in console.progress(zip(todo, futures, strict=True), total=len(todo), what="documents"):

@@ -26,11 +26,15 @@ NAMES = ("train", "val", "test")
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the JSONL")
-    parser.add_argument("--out-dir", type=argument_path, default=Path("data/splits"), help="where to write (default: data/splits)")
+    parser.add_argument(
+        "--out-dir", type=argument_path, default=Path("data/splits"), help="where to write (default: data/splits)"
+    )
     parser.add_argument("--ratios", default="80/10/10", help="train/val/test in percent (default: 80/10/10)")
-    parser.add_argument("--group-by", default=None, metavar="FIELD", help="documents with the same value of this field stay together")
+    parser.add_argument(
+        "--group-by", default=None, metavar="FIELD", help="documents with the same value of this field stay together"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another split (default: 0)")
-    parser.add_argument("--root", type=argument_path, default=Path("."), help="folder that image paths are relative to")
+    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
     return parser
 
 
@@ -49,13 +53,26 @@ def main(argv: list[str] | None = None) -> int:
         splits[name] += [records[m] for m in members]
     sizes = {name: len(members) for name, members in splits.items()}
     empty = [name for name, ratio in zip(NAMES, ratios, strict=True) if ratio > 0 and not splits[name]]
-    for name, members in splits.items():
-        write_jsonl(args.out_dir / f"{name}.jsonl", members)
-    result = {**sizes, "groups": len(groups), "records_in_larger_groups": sum(len(g) for g in groups if len(g) > 1), "out_dir": shown(args.out_dir)}
-    write_json(args.out_dir / "report.json", {**result, "ratios": args.ratios, "seed": args.seed, "group_by": args.group_by, "input": shown(args.input)})
-    say(", ".join(f"{name} {size}" for name, size in sizes.items()) + f" documents, {len(groups)} groups -> {shown(args.out_dir)}")
+    for name, chosen in splits.items():
+        write_jsonl(args.out_dir / f"{name}.jsonl", chosen)
+    result = {
+        **sizes,
+        "groups": len(groups),
+        "records_in_larger_groups": sum(len(g) for g in groups if len(g) > 1),
+        "out_dir": shown(args.out_dir),
+    }
+    write_json(
+        args.out_dir / "report.json",
+        {**result, "ratios": args.ratios, "seed": args.seed, "group_by": args.group_by, "input": shown(args.input)},
+    )
+    say(
+        ", ".join(f"{name} {size}" for name, size in sizes.items())
+        + f" documents, {len(groups)} groups -> {shown(args.out_dir)}"
+    )
     if empty:
-        say(f"note: {' and '.join(empty)} got no document; with {len(groups)} groups the ratios {args.ratios} leave it empty, add documents or change --ratios")
+        say(
+            f"note: {' and '.join(empty)} got no document; with {len(groups)} groups the ratios {args.ratios} leave it empty, add documents or change --ratios"
+        )
     return console.finish(args, result)
 
 
@@ -76,9 +93,13 @@ def grouped(records: list[dict[str, Any]], root: Path, group_by: str | None) -> 
         try:
             found = identities(record, root, gold_of(record) or {}, group_by)
         except FileNotFoundError as error:
-            raise StageError(f"record {record['id']!r}: image not found: {error.filename}; run verify_image_paths.py") from None
+            raise StageError(
+                f"record {record['id']!r}: image not found: {error.filename}; run verify_image_paths.py"
+            ) from None
         except ValueError as error:
-            raise StageError(f"record {record['id']!r}: the answer is not JSON: {error}; run validate_jsonl.py") from None
+            raise StageError(
+                f"record {record['id']!r}: the answer is not JSON: {error}; run validate_jsonl.py"
+            ) from None
         for identity in found:
             groups.join(owners.setdefault(identity, number), number)
     members: dict[int, list[int]] = {}

@@ -30,15 +30,31 @@ def build_parser() -> console.Parser:
     data = parser.add_argument_group("data")
     data.add_argument("--train", type=argument_path, required=True, help="training JSONL")
     data.add_argument("--val", type=argument_path, default=None, help="validation JSONL; its loss is logged each epoch")
-    data.add_argument("--root", type=argument_path, default=Path("."), help="folder that image paths are relative to")
-    data.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)")
-    data.add_argument("--image-max-tokens", type=int, default=DEFAULT_MAX_TOKENS, help="vision tokens of a page at most, 32x32 px each; serving uses the same (default: 1280)")
+    data.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    data.add_argument(
+        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
+    )
+    data.add_argument(
+        "--image-max-tokens",
+        type=int,
+        default=DEFAULT_MAX_TOKENS,
+        help="vision tokens of a page at most, 32x32 px each; serving uses the same (default: 1280)",
+    )
     data.add_argument("--max-length", type=int, default=8192, help="tokens of a record at most (default: 8192)")
-    data.add_argument("--on-too-long", choices=["fail", "skip"], default="fail", help="records over --max-length: stop, or leave them out and list them (default: fail)")
+    data.add_argument(
+        "--on-too-long",
+        choices=["fail", "skip"],
+        default="fail",
+        help="records over --max-length: stop, or leave them out and list them (default: fail)",
+    )
     data.add_argument("--limit", type=int, default=None, help="only the first N training records")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct")
-    model.add_argument("--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora)")
+    model.add_argument(
+        "--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct"
+    )
+    model.add_argument(
+        "--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora)"
+    )
     model.add_argument("--rank", type=int, default=16, help="LoRA rank (default: 16)")
     model.add_argument("--alpha", type=int, default=32, help="LoRA alpha (default: 32)")
     model.add_argument("--dropout", type=float, default=0.0, help="LoRA dropout (default: 0)")
@@ -48,10 +64,14 @@ def build_parser() -> console.Parser:
     run.add_argument("--learning-rate", type=float, default=1e-4, help="peak rate (default: 1e-4)")
     run.add_argument("--batch-size", type=int, default=1, help="records a forward pass (default: 1)")
     run.add_argument("--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8)")
-    run.add_argument("--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)")
+    run.add_argument(
+        "--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)"
+    )
     run.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third slower")
     run.add_argument("--loader-workers", type=int, default=0, help="processes that decode images (default: 0)")
-    run.add_argument("--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)")
+    run.add_argument(
+        "--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)"
+    )
     run.add_argument("--log-each", type=int, default=10, metavar="STEPS", help="log each N steps (default: 10)")
     run.add_argument("--seed", type=int, default=0, help="order of the records and initial adapter (default: 0)")
     run.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0: its own choice (default: 0)")
@@ -71,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
     started = time.monotonic()
     import torch
+
     from toolkit import qwen3vl
     from toolkit.training import answer_lengths, curve_picture, measured_training
 
@@ -78,7 +99,9 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     config = qwen3vl.load_config(args.model)
     if args.method == "qlora" and qwen3vl.is_moe(config):
-        raise StageError("QLoRA saves almost nothing on a MoE model: its experts are fused and stay in 16 bit; use --method lora")
+        raise StageError(
+            "QLoRA saves almost nothing on a MoE model: its experts are fused and stay in 16 bit; use --method lora"
+        )
     processor = qwen3vl.load_processor(args.model, args.image_max_tokens)
     records, too_long = keep_short(records, processor, args)
     contract = Contract(
@@ -89,9 +112,18 @@ def main(argv: list[str] | None = None) -> int:
     say_settings(args, records, validation, contract, too_long)
     result = measured_training(args, config, processor, records, validation)
     contract.save(args.out)
-    write_json(args.out / "training_settings.json", {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()})
+    write_json(
+        args.out / "training_settings.json",
+        {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+    )
     curve_picture(args.out / "training_log.csv", args.out / "loss_curve.png")
-    result |= {"records": len(records), "too_long": len(too_long), "seconds": round(time.monotonic() - started, 1), "out": shown(args.out), "loss_curve": shown(args.out / "loss_curve.png")}
+    result |= {
+        "records": len(records),
+        "too_long": len(too_long),
+        "seconds": round(time.monotonic() - started, 1),
+        "out": shown(args.out),
+        "loss_curve": shown(args.out / "loss_curve.png"),
+    }
     say(f"adapter -> {shown(args.out)} ({result['seconds']:.0f} s, loss {result['train_loss']:.4f})")
     return console.finish(args, result, ExitCode.PROBLEMS if too_long else ExitCode.OK)
 
@@ -100,19 +132,25 @@ def common_contract(records: list[dict[str, Any]], schema: Path | None) -> tuple
     """The one target schema and the one prompt of all records. Raises StageError where they differ."""
     prompts = {prompt_of(record): record["id"] for record in records}
     if len(prompts) > 1:
-        raise StageError(f"the records have {len(prompts)} different prompts (for example {first_few(map(repr, prompts.values()), 2)}); build train and val with one schema and one --prompt")
+        raise StageError(
+            f"the records have {len(prompts)} different prompts (for example {first_few(map(repr, prompts.values()), 2)}); build train and val with one schema and one --prompt"
+        )
     names = {record.get("meta", {}).get("schema") for record in records}
     if schema is None:
         if names == {None}:
             raise StageError("the records name no schema in meta.schema; give --schema FILE")
         loaded = [TargetSchema.load(Path(str(name))) for name in sorted(str(n) for n in names)]
         if any(other.raw != loaded[0].raw for other in loaded):
-            raise StageError(f"the records follow different schemas ({first_few(sorted(map(str, names)))}); train one document type at a time")
+            raise StageError(
+                f"the records follow different schemas ({first_few(sorted(map(str, names)))}); train one document type at a time"
+            )
         return loaded[0], next(iter(prompts))
     return TargetSchema.load(schema), next(iter(prompts))
 
 
-def keep_short(records: list[dict[str, Any]], processor: Any, args: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def keep_short(
+    records: list[dict[str, Any]], processor: Any, args: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records within --max-length, and the others as listed in too_long.jsonl; nothing is ever truncated."""
     from toolkit.training import record_length
 
@@ -127,15 +165,24 @@ def keep_short(records: list[dict[str, Any]], processor: Any, args: Any) -> tupl
         write_jsonl(args.out / "too_long.jsonl", too_long)
         named = first_few(f"{item['id']} ({item['tokens']} tokens)" for item in too_long)
         if args.on_too_long == "fail" or not kept:
-            raise StageError(f"{len(too_long)} records are longer than --max-length {args.max_length}: {named}; raise it, lower --image-max-tokens, or --on-too-long skip", ExitCode.PROBLEMS)
-        say(f"{len(too_long)} records left out as longer than {args.max_length} tokens: {named}; all in {shown(args.out / 'too_long.jsonl')}")
+            raise StageError(
+                f"{len(too_long)} records are longer than --max-length {args.max_length}: {named}; raise it, lower --image-max-tokens, or --on-too-long skip",
+                ExitCode.PROBLEMS,
+            )
+        say(
+            f"{len(too_long)} records left out as longer than {args.max_length} tokens: {named}; all in {shown(args.out / 'too_long.jsonl')}"
+        )
     return kept, too_long
 
 
 def say_settings(args: Any, records: list[Any], validation: list[Any], contract: Contract, too_long: list[Any]) -> None:
     """The resolved settings, before anything is spent."""
-    say(f"{args.method} on {args.model}: rank {args.rank}, alpha {args.alpha}, rate {args.learning_rate:g}, {args.epochs:g} epochs, batch {args.batch_size} x {args.accumulate}")
-    say(f"{len(records)} training records, {len(validation)} validation records, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens")
+    say(
+        f"{args.method} on {args.model}: rank {args.rank}, alpha {args.alpha}, rate {args.learning_rate:g}, {args.epochs:g} epochs, batch {args.batch_size} x {args.accumulate}"
+    )
+    say(
+        f"{len(records)} training records, {len(validation)} validation records, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens"
+    )
 
 
 if __name__ == "__main__":

@@ -30,11 +30,112 @@ from typing import Any
 PAGE_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,-/:()&+'#"
 CELL = 32  # pixels; one vision token
 CURRICULUM = [(2, 10), (4, 14), (8, 20), (16, 24)]
-WORDS = (
-    "NAME CODE ITEM UNIT PRICE COLOR MODEL BRAND STATE CITY ROAD STREET HOUSE PHONE MAIL NOTE GROUP CLASS LEVEL GRADE SCORE TEAM ROOM "
-    "FLOOR DESK SHELF BOX PART KIND TYPE SIZE WIDTH HEIGHT DEPTH SPEED POWER START END FIRST LAST OWNER AUTHOR TITLE PAGE BOOK PAPER "
-    "STONE RIVER MOUNT LAKE FOREST GREEN BLUE RED WHITE BLACK GOLD SILVER NORTH SOUTH EAST WEST OLD NEW LONG SHORT OF THE AND FOR BY TO "
-    "IN ON AT NO NET SUM TAX DUE PAID OPEN CLOSED DATE TIME DAY DAYS MONTH YEAR WEEK HOUR FREE TOTAL COUNT LIST LINE ROW STAR MOON SUN"
+WORDS = [
+    "NAME",
+    "CODE",
+    "ITEM",
+    "UNIT",
+    "PRICE",
+    "COLOR",
+    "MODEL",
+    "BRAND",
+    "STATE",
+    "CITY",
+    "ROAD",
+    "STREET",
+    "HOUSE",
+    "PHONE",
+    "MAIL",
+    "NOTE",
+    "GROUP",
+    "CLASS",
+    "LEVEL",
+    "GRADE",
+    "SCORE",
+    "TEAM",
+    "ROOM",
+    "FLOOR",
+    "DESK",
+    "SHELF",
+    "BOX",
+    "PART",
+    "KIND",
+    "TYPE",
+    "SIZE",
+    "WIDTH",
+    "HEIGHT",
+    "DEPTH",
+    "SPEED",
+    "POWER",
+    "START",
+    "END",
+    "FIRST",
+    "LAST",
+    "OWNER",
+    "AUTHOR",
+    "TITLE",
+    "PAGE",
+    "BOOK",
+    "PAPER",
+    "STONE",
+    "RIVER",
+    "MOUNT",
+    "LAKE",
+    "FOREST",
+    "GREEN",
+    "BLUE",
+    "RED",
+    "WHITE",
+    "BLACK",
+    "GOLD",
+    "SILVER",
+    "NORTH",
+    "SOUTH",
+    "EAST",
+    "WEST",
+    "OLD",
+    "NEW",
+    "LONG",
+    "SHORT",
+    "OF",
+    "THE",
+    "AND",
+    "FOR",
+    "BY",
+    "TO",
+    "IN",
+    "ON",
+    "AT",
+    "NO",
+    "NET",
+    "SUM",
+    "TAX",
+    "DUE",
+    "PAID",
+    "OPEN",
+    "CLOSED",
+    "DATE",
+    "TIME",
+    "DAY",
+    "DAYS",
+    "MONTH",
+    "YEAR",
+    "WEEK",
+    "HOUR",
+    "FREE",
+    "TOTAL",
+    "COUNT",
+    "LIST",
+    "LINE",
+    "ROW",
+    "STAR",
+    "MOON",
+    "SUN",
+]
+
+# Words of the system turn that half of the pages get, so that answers do not depend on what stands before the image.
+FILLER = (
+    "you read the page and answer with json only copy values exactly as printed use null for none fields document"
 ).split()
 
 
@@ -222,7 +323,7 @@ class Turns:
         cells = self.character_ids[np.frombuffer("".join(lines).encode("latin-1"), dtype=np.uint8)]
         before = "<|im_start|>user\n"
         if maker.rng.random() < 0.5:
-            words = maker.rng.sample(self.filler, maker.rng.randint(1, 12))
+            words = maker.rng.sample(FILLER, maker.rng.randint(1, 12))
             before = "<|im_start|>system\n" + " ".join(words) + "<|im_end|>\n" + before
         ids = self.encode(before + "<|vision_start|>")
         labels = [-100] * len(ids)
@@ -246,9 +347,14 @@ class Turns:
         positions[2, grid] = image_start + np.tile(np.arange(columns), rows)
         after = len(ids) - grid.stop
         positions[:, grid.stop :] = image_start + max(rows, columns) + np.arange(after)
-        return {"ids": ids, "labels": labels, "positions": positions, "cells": cells, "image_start": image_start, "lines": lines}
-
-    filler = "you read the page and answer with json only copy values exactly as printed use null for none fields document".split()
+        return {
+            "ids": ids,
+            "labels": labels,
+            "positions": positions,
+            "cells": cells,
+            "image_start": image_start,
+            "lines": lines,
+        }
 
 
 def batch_of(sequences: list[dict[str, Any]]) -> dict[str, Any]:
@@ -267,7 +373,10 @@ def batch_of(sequences: list[dict[str, Any]]) -> dict[str, Any]:
         ids[i, :n], labels[i, :n], positions[:, i, :n] = s["ids"], s["labels"], s["positions"]
         is_image[i, s["image_start"] : s["image_start"] + len(s["cells"])] = True
     cells = np.stack([s["cells"] for s in sequences])
-    return {k: torch.from_numpy(v) for k, v in {"ids": ids, "labels": labels, "positions": positions, "is_image": is_image, "cells": cells}.items()}
+    return {
+        k: torch.from_numpy(v)
+        for k, v in {"ids": ids, "labels": labels, "positions": positions, "is_image": is_image, "cells": cells}.items()
+    }
 
 
 class SymbolicPages:
@@ -297,7 +406,9 @@ def answer_loss(model: Any, hidden: Any, labels: Any) -> tuple[Any, float]:
     return loss, float((logits.argmax(-1) == targets).float().mean())
 
 
-def language_step(model: Any, symbols: SymbolicPages, batch: dict[str, Any], shape: tuple[int, int], noise: float) -> tuple[Any, float]:
+def language_step(
+    model: Any, symbols: SymbolicPages, batch: dict[str, Any], shape: tuple[int, int], noise: float
+) -> tuple[Any, float]:
     import torch
 
     language = model.model.language_model
@@ -307,7 +418,9 @@ def language_step(model: Any, symbols: SymbolicPages, batch: dict[str, Any], sha
     inputs = embed(batch["ids"])
     inputs = inputs.masked_scatter(batch["is_image"][..., None].expand_as(inputs), page.to(inputs.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = language(inputs_embeds=inputs, position_ids=batch["positions"], attention_mask=None, use_cache=False).last_hidden_state
+        hidden = language(
+            inputs_embeds=inputs, position_ids=batch["positions"], attention_mask=None, use_cache=False
+        ).last_hidden_state
         return answer_loss(model, hidden, batch["labels"])
 
 
@@ -315,8 +428,8 @@ class GlyphAtlas:
     """Every page character as MuPDF renders it in Courier, in a 32 x 32 cell, at several sizes, weights and offsets."""
 
     def __init__(self) -> None:
-        import pymupdf
         import numpy as np
+        import pymupdf
 
         self.variants = []
         for font in ("cour", "cobo"):
@@ -328,7 +441,7 @@ class GlyphAtlas:
                         width = pymupdf.get_text_length(character, fontname=font, fontsize=size * 0.75)
                         x = 24 * i + (24 - width) / 2 + shift_x
                         page.insert_text((x, 18 + shift_y), character, fontname=font, fontsize=size * 0.75)
-                    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(CELL / 24, CELL / 24), colorspace="gray")
+                    pixmap = page.get_pixmap(matrix=pymupdf.Matrix(CELL / 24, CELL / 24), colorspace=pymupdf.csGRAY)
                     image = np.frombuffer(pixmap.samples, dtype=np.uint8).reshape(pixmap.height, pixmap.width)
                     cells = image[:CELL, : CELL * len(PAGE_CHARACTERS)].reshape(CELL, len(PAGE_CHARACTERS), CELL)
                     self.variants.append(cells.transpose(1, 0, 2).copy())
@@ -389,7 +502,9 @@ def held_out_score(model: Any, turns: Turns, atlas: GlyphAtlas, seed: int, pages
     return {"token_accuracy": right_tokens / tokens, "answer_accuracy": right_answers / answers, "answers": answers}
 
 
-def joint_hidden(model: Any, atlas: GlyphAtlas, sequences: list[dict[str, Any]], rng: random.Random) -> tuple[Any, dict[str, Any]]:
+def joint_hidden(
+    model: Any, atlas: GlyphAtlas, sequences: list[dict[str, Any]], rng: random.Random
+) -> tuple[Any, dict[str, Any]]:
     import torch
 
     batch = batch_of(sequences)
@@ -417,10 +532,16 @@ class Log:
         seconds = time.monotonic() - self.started
         self.writer.writerow([f"{seconds:.0f}", stage, step, grid, f"{loss:.4f}", f"{accuracy:.4f}"])
         self.file.flush()
-        print(f"{seconds:6.0f} s  {stage:8s} step {step:5d}  grid {grid:6s} loss {loss:.4f}  accuracy {accuracy:.4f}", file=sys.stderr, flush=True)
+        print(
+            f"{seconds:6.0f} s  {stage:8s} step {step:5d}  grid {grid:6s} loss {loss:.4f}  accuracy {accuracy:.4f}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def train_language(model: Any, turns: Turns, symbols: SymbolicPages, minutes: float, seed: int, rate: float, log: Log, save: Any) -> int:
+def train_language(
+    model: Any, turns: Turns, symbols: SymbolicPages, minutes: float, seed: int, rate: float, log: Log, save: Any
+) -> int:
     """Stage 1; moves to the next grid when the accuracy of the current one is good or its share of the time is used."""
     import torch
 
@@ -461,7 +582,9 @@ def train_language(model: Any, turns: Turns, symbols: SymbolicPages, minutes: fl
     return step
 
 
-def train_vision(model: Any, symbols: SymbolicPages, turns: Turns, atlas: GlyphAtlas, minutes: float, seed: int, log: Log) -> int:
+def train_vision(
+    model: Any, symbols: SymbolicPages, turns: Turns, atlas: GlyphAtlas, minutes: float, seed: int, log: Log
+) -> int:
     """Stage 2: distil the vision tower onto the symbolic vectors; the language model is not touched."""
     import numpy as np
     import torch
@@ -472,7 +595,10 @@ def train_vision(model: Any, symbols: SymbolicPages, turns: Turns, atlas: GlyphA
     side = int(visual.config.num_position_embeddings**0.5)
     with torch.no_grad():
         # Positions in factors (one vector per row plus one per column): what the target asks for, so it is learned at once.
-        down, across = torch.randn(side, 1, visual.config.hidden_size) * 0.2, torch.randn(1, side, visual.config.hidden_size) * 0.2
+        down, across = (
+            torch.randn(side, 1, visual.config.hidden_size) * 0.2,
+            torch.randn(1, side, visual.config.hidden_size) * 0.2,
+        )
         visual.pos_embed.weight.copy_((down + across).reshape(side * side, -1))
         for merger in visual.deepstack_merger_list:
             merger.linear_fc2.weight.zero_()
@@ -495,7 +621,11 @@ def train_vision(model: Any, symbols: SymbolicPages, turns: Turns, atlas: GlyphA
                 lines_of.append(["".join(picks[r * columns : (r + 1) * columns]) for r in range(rows)])
             else:
                 lines_of.append(maker.page(rows, columns)[0])
-        cells = torch.from_numpy(np.stack([turns.character_ids[np.frombuffer("".join(lines).encode(), dtype=np.uint8)] for lines in lines_of]))
+        cells = torch.from_numpy(
+            np.stack(
+                [turns.character_ids[np.frombuffer("".join(lines).encode(), dtype=np.uint8)] for lines in lines_of]
+            )
+        )
         pixels, grids = patches_of([atlas.draw(lines, maker.rng) for lines in lines_of])
         with torch.no_grad():
             target = symbols.vectors(embed, cells, rows, columns).reshape(-1, symbols.rows.shape[1])
@@ -511,7 +641,11 @@ def train_vision(model: Any, symbols: SymbolicPages, turns: Turns, atlas: GlyphA
         step += 1
         if step % 50 == 0:
             with torch.no_grad():
-                place = (symbols.rows[:rows, None] + symbols.columns[None, :columns]).reshape(rows * columns, -1).repeat(len(lines_of), 1)
+                place = (
+                    (symbols.rows[:rows, None] + symbols.columns[None, :columns])
+                    .reshape(rows * columns, -1)
+                    .repeat(len(lines_of), 1)
+                )
                 distance = torch.cdist(features.float() - place, embed(page_ids))
                 right = page_ids[distance.argmin(-1)] == cells.reshape(-1)
             recent.append((loss.item(), float(right.float().mean())))
@@ -541,13 +675,21 @@ def train_joint(model: Any, turns: Turns, atlas: GlyphAtlas, minutes: float, see
         step += 1
         recent.append((loss.item(), accuracy))
         if step % 50 == 0:
-            log.write("joint", step, "x".join(map(str, CURRICULUM[-1])), sum(r[0] for r in recent) / 50, sum(r[1] for r in recent) / 50)
+            log.write(
+                "joint",
+                step,
+                "x".join(map(str, CURRICULUM[-1])),
+                sum(r[0] for r in recent) / 50,
+                sum(r[1] for r in recent) / 50,
+            )
             recent = []
     return step
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--language-minutes", type=float, default=34.0, help="time for stage 1")
@@ -555,15 +697,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--joint-minutes", type=float, default=8.0, help="time for stage 3")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate of stage 1")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads for torch")
-    parser.add_argument("--resume", action="store_true", help="skip stage 1 and start from its checkpoint in the output folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="skip stage 1 and start from its checkpoint in the output folder"
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import torch
-    from toolkit.tiny_qwen3vl import build_config, build_model, build_processor, build_tokenizer
+
     from toolkit.model_libraries import prepare_model_libraries
+    from toolkit.tiny_qwen3vl import build_config, build_model, build_processor, build_tokenizer
 
     prepare_model_libraries()
     torch.set_num_threads(args.threads)
@@ -579,7 +724,9 @@ def main(argv: list[str] | None = None) -> int:
     log = Log(args.out / "training_log.csv")
 
     def save() -> None:
-        torch.save({"model": model.state_dict(), "rows": symbols.rows.data, "columns": symbols.columns.data}, checkpoint)
+        torch.save(
+            {"model": model.state_dict(), "rows": symbols.rows.data, "columns": symbols.columns.data}, checkpoint
+        )
 
     steps = {}
     if args.resume:
@@ -587,7 +734,9 @@ def main(argv: list[str] | None = None) -> int:
         model.load_state_dict(state["model"])
         symbols.rows.data, symbols.columns.data = state["rows"], state["columns"]
     else:
-        steps["language"] = train_language(model, turns, symbols, args.language_minutes, 1000 + args.seed, args.learning_rate, log, save)
+        steps["language"] = train_language(
+            model, turns, symbols, args.language_minutes, 1000 + args.seed, args.learning_rate, log, save
+        )
         save()
     atlas = GlyphAtlas()
     steps["vision"] = train_vision(model, symbols, turns, atlas, args.vision_minutes, 2000 + args.seed, log)

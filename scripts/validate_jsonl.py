@@ -29,7 +29,12 @@ def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("files", nargs="*", help="JSONL files or patterns")
     parser.add_argument("--in", dest="more", action="append", default=[], help="the same as a positional file")
-    parser.add_argument("--schema", type=argument_path, default=None, help="target schema for all records (default: each record's meta.schema)")
+    parser.add_argument(
+        "--schema",
+        type=argument_path,
+        default=None,
+        help="target schema for all records (default: each record's meta.schema)",
+    )
     parser.add_argument("--limit", type=int, default=50, help="problems to print a file; all are counted (default: 50)")
     return parser
 
@@ -52,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
                 warnings += severity != "error"
                 bad = bad or severity == "error"
                 if shown_here < args.limit:
-                    print(f"{shown(path)}:{line_number}: {where}: {'' if severity == 'error' else 'warning: '}{sentence}")
+                    print(
+                        f"{shown(path)}:{line_number}: {where}: {'' if severity == 'error' else 'warning: '}{sentence}"
+                    )
                 shown_here += 1
             invalid += bad
         if shown_here > args.limit:
@@ -61,7 +68,13 @@ def main(argv: list[str] | None = None) -> int:
             raise StageError(f"{shown(path)}: no records")
         records += count
     print(f"{records} records, {records - invalid} valid, {invalid} invalid, {warnings} warnings")
-    result = {"records": records, "valid": records - invalid, "invalid": invalid, "errors": errors, "warnings": warnings}
+    result = {
+        "records": records,
+        "valid": records - invalid,
+        "invalid": invalid,
+        "errors": errors,
+        "warnings": warnings,
+    }
     return console.finish(args, result, ExitCode.PROBLEMS if invalid else ExitCode.OK)
 
 
@@ -103,14 +116,16 @@ class Checker:
             yield "$", f"not JSON: {error}", "error"
             return
         if not self.record_is_valid(record):
-            error = best_match(self.record.iter_errors(record))
-            yield error.json_path, error.message[:300], "error"
+            broken = best_match(self.record.iter_errors(record))
+            yield broken.json_path, broken.message[:300], "error"
             return
         if record["id"] in self.seen_ids:
             yield "$.id", f"the id {record['id']!r} stands twice", "error"
         self.seen_ids.add(record["id"])
         yield from self.turn_problems(record["messages"])
-        text = "".join(item.get("text", "") for m in record["messages"] if m["role"] == "assistant" for item in m["content"])
+        text = "".join(
+            item.get("text", "") for m in record["messages"] if m["role"] == "assistant" for item in m["content"]
+        )
         try:
             answer = strict_json(text)
         except ValueError as error:
@@ -121,19 +136,26 @@ class Checker:
             return
         target, is_valid, validator = self.target(name or "")
         if not is_valid(answer):
-            for error in sorted(validator.iter_errors(answer), key=lambda e: e.json_path)[:5]:
-                yield "answer" + error.json_path[1:], error.message[:300], "error"
+            for broken in sorted(validator.iter_errors(answer), key=lambda e: e.json_path)[:5]:
+                yield "answer" + broken.json_path[1:], broken.message[:300], "error"
             return
         ordered = compact_json(target.ordered(answer))
         if ordered != text:
             yield "answer", "not compact JSON in schema order; the server's grammar could not write it", "warning"
-        yield from (("answer" + where[1:], sentence, severity) for where, sentence, severity in business_problems(target, answer))
+        yield from (
+            ("answer" + where[1:], sentence, severity)
+            for where, sentence, severity in business_problems(target, answer)
+        )
 
     def turn_problems(self, messages: list[dict[str, Any]]) -> Iterator[Problem]:
         roles = [message["role"] for message in messages]
         expected = ["system"] * (roles[0] == "system") + ["user", "assistant"]
         if roles != expected:
-            yield "$.messages", f"the roles are {', '.join(roles)}; expected an optional system turn, one user turn, one assistant turn", "error"
+            yield (
+                "$.messages",
+                f"the roles are {', '.join(roles)}; expected an optional system turn, one user turn, one assistant turn",
+                "error",
+            )
             return
         user = next(message for message in messages if message["role"] == "user")["content"]
         kinds = [item["type"] for item in user]

@@ -1,7 +1,7 @@
 """Check that every image of a JSONL exists, opens, and is what its name says; names that differ only in case are errors.
 
-    python scripts/verify_image_paths.py --in data/train.jsonl
-    python scripts/verify_image_paths.py --in data/train.jsonl --root /mnt/dataset --json
+python scripts/verify_image_paths.py --in data/train.jsonl
+python scripts/verify_image_paths.py --in data/train.jsonl --root /mnt/dataset --json
 """
 
 from __future__ import annotations
@@ -15,13 +15,26 @@ from toolkit.console import ExitCode, first_few, say
 from toolkit.files import argument_path, shown, write_jsonl
 from toolkit.records import images_of, read_records
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the JSONL")
-    parser.add_argument("--root", type=argument_path, default=Path("."), help="folder that image paths are relative to (default: the working directory)")
+    parser.add_argument(
+        "--root",
+        type=argument_path,
+        default=Path(),
+        help="folder that image paths are relative to (default: the working directory)",
+    )
     parser.add_argument("--report", type=argument_path, default=None, help="write every problem to this JSONL")
     return parser
 
@@ -41,10 +54,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.report:
         write_jsonl(args.report, problems)
     if problems:
-        say(f"{len(problems)} of {len(images)} images have problems: " + first_few(f"{p['image']}: {p['problem']}" for p in problems))
+        say(
+            f"{len(problems)} of {len(images)} images have problems: "
+            + first_few(f"{p['image']}: {p['problem']}" for p in problems)
+        )
     else:
         say(f"{len(images)} images of {shown(args.input)}: all there and readable")
-    return console.finish(args, {"images": len(images), "problems": len(problems)}, ExitCode.PROBLEMS if problems else ExitCode.OK)
+    return console.finish(
+        args, {"images": len(images), "problems": len(problems)}, ExitCode.PROBLEMS if problems else ExitCode.OK
+    )
 
 
 def problem_of(path: Path, folders: dict[Path, set[str]]) -> str:

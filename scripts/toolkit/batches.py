@@ -21,7 +21,9 @@ def open_page(path: Path) -> Any:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, ValueError) as error:
-        raise StageError(f"{path.as_posix()}: the page image cannot be read ({' '.join(str(error).split())[:120]}); run verify_image_paths.py") from None
+        raise StageError(
+            f"{path.as_posix()}: the page image cannot be read ({' '.join(str(error).split())[:120]}); run verify_image_paths.py"
+        ) from None
 
 
 def encode_prompt(processor: Any, prompt: Prompt, pages: list[Any]) -> dict[str, Any]:
@@ -61,7 +63,9 @@ def check_placeholders(processor: Any, inputs: dict[str, Any], identity: str) ->
     found = int((inputs["input_ids"] == placeholder).sum())
     wanted = int(inputs["image_grid_thw"].prod(-1).sum()) // processor.image_processor.merge_size**2
     if found != wanted:
-        raise StageError(f"record {identity!r}: {found} image placeholders for {wanted} vision tokens; the text of the record must not contain <|image_pad|>")
+        raise StageError(
+            f"record {identity!r}: {found} image placeholders for {wanted} vision tokens; the text of the record must not contain <|image_pad|>"
+        )
 
 
 def collate(examples: list[dict[str, Any]], pad_id: int, *, left: bool = False) -> dict[str, Any]:

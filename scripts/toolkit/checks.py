@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.target_schema import TargetSchema, value_at
 
 # ISO 6346:2022, annex A: letters count 10 to 38 without the multiples of 11, position i weighs 2**i, the sum modulo 11 modulo 10.
-_LETTER_VALUES = {letter: value for letter, value in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", [n for n in range(10, 39) if n % 11], strict=True)}
+_LETTER_VALUES = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", [n for n in range(10, 39) if n % 11], strict=True))
 _CONTAINER = re.compile(r"[A-Z]{4}\d{7}")
 _SUMMARY_PART = re.compile(r"(\d+)\s*[xX*]\s*(\d{2})")
 
@@ -41,11 +41,19 @@ def business_problems(schema: TargetSchema, answer: dict[str, Any]) -> Iterator[
                 number = value_at(row, leaf.path)
                 if isinstance(number, str) and not is_container_number(number):
                     where = f"$.{rows.name}[{index}].{'.'.join(leaf.path)}"
-                    yield where, f"{number!r} is no ISO 6346 container number (form or check digit)", str(leaf.extract.get("severity", "warning"))
+                    yield (
+                        where,
+                        f"{number!r} is no ISO 6346 container number (form or check digit)",
+                        str(leaf.extract.get("severity", "warning")),
+                    )
     for check in schema.checks:
         if check.get("check") == "count_equals_summary":
             printed = value_at(answer, tuple(check["field"].split(".")))
             listed = len(value_at(answer, tuple(check["list"].split("."))) or [])
             wanted = summary_count(printed) if isinstance(printed, str) else None
             if wanted is not None and wanted != listed:
-                yield f"$.{check['list']}", f"{listed} rows, but {check['field']} says {printed!r}", str(check.get("severity", "warning"))
+                yield (
+                    f"$.{check['list']}",
+                    f"{listed} rows, but {check['field']} says {printed!r}",
+                    str(check.get("severity", "warning")),
+                )

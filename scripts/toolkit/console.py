@@ -61,10 +61,14 @@ def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             say(f"error: {error}")
             return int(error.code)
         except KeyboardInterrupt:
-            say("interrupted: finished files are complete, unfinished ones were not written; run the same command to go on")
+            say(
+                "interrupted: finished files are complete, unfinished ones were not written; run the same command to go on"
+            )
             return int(ExitCode.INTERRUPTED)
         except ModuleNotFoundError as error:
-            say(f"error: the Python package '{error.name}' is missing; install it with: python -m pip install -r requirements.txt")
+            say(
+                f"error: the Python package '{error.name}' is missing; install it with: python -m pip install -r requirements.txt"
+            )
             return int(ExitCode.DEPENDENCY)
         except BrokenPipeError:
             sys.stderr.close()

@@ -50,11 +50,15 @@ def load_contract(folder: Path) -> Contract:
     """The contract of a model or adapter folder. Raises StageError where it is missing or of another version."""
     path = folder / FILE_NAME
     if not path.is_file():
-        raise StageError(f"{shown(folder)}: no {FILE_NAME} here; give a folder that train_lora.py or merge_adapter.py wrote")
+        raise StageError(
+            f"{shown(folder)}: no {FILE_NAME} here; give a folder that train_lora.py or merge_adapter.py wrote"
+        )
     value = read_json(path)
     known = set(Contract.__dataclass_fields__)
     if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION or set(value) - known:
-        raise StageError(f"{shown(path)}: not a contract of version {FORMAT_VERSION}; it was written by another version of this project")
+        raise StageError(
+            f"{shown(path)}: not a contract of version {FORMAT_VERSION}; it was written by another version of this project"
+        )
     return Contract(**value)
 
 

@@ -94,7 +94,9 @@ def decode_text(data: bytes, where: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise StageError(f"{where}: not valid {encoding.replace('-sig', '')} text at byte {error.start}; save the file as UTF-8") from None
+        raise StageError(
+            f"{where}: not valid {encoding.replace('-sig', '')} text at byte {error.start}; save the file as UTF-8"
+        ) from None
 
 
 def read_text(path: Path | str) -> str:
@@ -212,7 +214,9 @@ def expand_inputs(patterns: Iterable[Path | str], suffixes: Iterable[str]) -> li
             matches = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
         if not matches:
             kinds = ", ".join(sorted(wanted))
-            raise StageError(f"nothing found for {str(pattern)!r}; give a file, a folder that holds {kinds} files, or a pattern")
+            raise StageError(
+                f"nothing found for {str(pattern)!r}; give a file, a folder that holds {kinds} files, or a pattern"
+            )
         for match in sorted(matches, key=lambda p: (p.as_posix().casefold(), p.as_posix())):
             found[match] = None
     return list(found)

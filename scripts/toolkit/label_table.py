@@ -50,7 +50,9 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if isinstance(value, dict):
             lists = [key for key, item in value.items() if isinstance(item, list)]
             if len(lists) != 1:
-                raise StageError(f"{shown(path)}: a list of rows is needed (or an object with one list), this object has {len(lists)} lists")
+                raise StageError(
+                    f"{shown(path)}: a list of rows is needed (or an object with one list), this object has {len(lists)} lists"
+                )
             value = value[lists[0]]
         if not isinstance(value, list):
             raise StageError(f"{shown(path)}: a list of rows is needed, this is a JSON {type(value).__name__}")
@@ -84,7 +86,7 @@ def fold(column: str) -> str:
 
 
 def is_absent(value: Any) -> bool:
-    """"", null, NaN and a missing key are one value."""
+    """ "", null, NaN and a missing key are one value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
     return isinstance(value, str) and value.strip().casefold() in ABSENT_TEXTS
@@ -143,7 +145,9 @@ def enum_value(value: Any, leaf: Leaf) -> Any:
         spellings = [str(choice), *leaf.extract.get("synonyms", {}).get(str(choice), [])]
         if wanted in {enum_fold(spelling) for spelling in spellings}:
             return choice
-    raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}; add it to the enum or to its synonyms in the schema")
+    raise ValueError(
+        f"{value!r} is none of {', '.join(map(str, choices))}; add it to the enum or to its synonyms in the schema"
+    )
 
 
 def enum_fold(text: str) -> str:
@@ -171,7 +175,9 @@ def labelled_documents(schema: TargetSchema, rows: list[tuple[str, dict[str, Any
         row = Row(values)
         name = row.get(schema.document_columns)
         if name is None:
-            raise StageError(f"{where}: no file name; the schema looks for it in the column {' or '.join(schema.document_columns)}")
+            raise StageError(
+                f"{where}: no file name; the schema looks for it in the column {' or '.join(schema.document_columns)}"
+            )
         groups.setdefault(str(name).strip(), []).append((where, row))
     for name, group in groups.items():
         yield document_of(schema, name, group)
@@ -183,7 +189,14 @@ def document_of(schema: TargetSchema, name: str, group: list[tuple[str, Row]]) -
         value = header_value(leaf, group, document)
         put_at(document.answer, leaf.path, value)
     for rows in schema.lists:
-        nested = next((row.values[fold(rows.path[-1])] for _, row in group if isinstance(row.values.get(fold(rows.path[-1])), list)), None)
+        nested = next(
+            (
+                row.values[fold(rows.path[-1])]
+                for _, row in group
+                if isinstance(row.values.get(fold(rows.path[-1])), list)
+            ),
+            None,
+        )
         items = [(group[0][0], Row(item)) for item in nested if isinstance(item, dict)] if nested is not None else group
         put_at(document.answer, rows.path, list_rows(rows, items, document))
     document.answer = schema.ordered(document.answer)
@@ -208,7 +221,9 @@ def header_value(leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDoc
         if first is None:
             first, first_where = value, where
         elif value != first and str(value).casefold().split() != str(first).casefold().split():
-            document.problems.append(f"{leaf.name}: the rows disagree: {first!r} ({first_where}) and {value!r} ({where})")
+            document.problems.append(
+                f"{leaf.name}: the rows disagree: {first!r} ({first_where}) and {value!r} ({where})"
+            )
             break
     return first
 
@@ -234,5 +249,7 @@ def list_rows(rows: RowList, group: list[tuple[str, Row]], document: LabelledDoc
         result.append(item)
     for key, places in seen.items():
         if len(places) > 1 and rows.key is not None and rows.key.compare == "id":
-            document.problems.append(f"{rows.key.name}: {key!r} stands {len(places)} times ({places[0]} and {places[1]})")
+            document.problems.append(
+                f"{rows.key.name}: {key!r} stands {len(places)} times ({places[0]} and {places[1]})"
+            )
     return result

@@ -60,7 +60,10 @@ class LocalModel:
 
         started = time.monotonic()
         inputs = [encode_prompt(self.processor, self.contract.prompt, pages) for pages in documents]
-        batch = {name: value.to(self.model.device) for name, value in collate(inputs, self.processor.tokenizer.pad_token_id, left=True).items()}
+        batch = {
+            name: value.to(self.model.device)
+            for name, value in collate(inputs, self.processor.tokenizer.pad_token_id, left=True).items()
+        }
         processors = [xgrammar.contrib.hf.LogitsProcessor(self.grammar)] if self.grammar is not None else []
         with torch.inference_mode():
             output = self.model.generate(
@@ -83,7 +86,11 @@ def control_tokens(tokenizer: Any) -> list[int] | None:
 
     Byte-level vocabularies (Qwen's) write the bytes 0x00 to 0x1F as the characters U+0100 to U+011F.
     """
-    found = [number for token, number in tokenizer.get_vocab().items() if any("\u0100" <= character <= "\u011f" for character in token)]
+    found = [
+        number
+        for token, number in tokenizer.get_vocab().items()
+        if any("\u0100" <= character <= "\u011f" for character in token)
+    ]
     return sorted(found) or None
 
 

@@ -19,7 +19,9 @@ DEFAULT_MAX_TOKENS = 1280
 KINDS = ("pages", "single_page", "combined_grid")
 
 # What may stand behind a document's name: "_page_0001", "_1", "-p2", "_single_page", "_combined_grid_2", " (3)".
-_SUFFIX = re.compile(r"(?:(?P<kind>single_page|combined_grid|combined|grid)(?:_(?P<kind_number>\d{1,4}))?|(?:page|pages|pg|p|img|image|scan)?_?(?P<number>\d{1,4}))")
+_SUFFIX = re.compile(
+    r"(?:(?P<kind>single_page|combined_grid|combined|grid)(?:_(?P<kind_number>\d{1,4}))?|(?:page|pages|pg|p|img|image|scan)?_?(?P<number>\d{1,4}))"
+)
 
 
 def image_tokens(width: int, height: int) -> int:
@@ -36,7 +38,9 @@ def fitted_size(width: float, height: float, max_tokens: int, *, max_scale: floa
     if width <= 0 or height <= 0:
         raise ValueError("the page has no area")
     if max(width, height) / min(width, height) > MAX_ASPECT:
-        raise ValueError(f"the page is {max(width, height) / min(width, height):.0f} times longer than wide; the model takes {MAX_ASPECT} at most")
+        raise ValueError(
+            f"the page is {max(width, height) / min(width, height):.0f} times longer than wide; the model takes {MAX_ASPECT} at most"
+        )
     scale = (max_tokens * TOKEN_SIDE**2 / (width * height)) ** 0.5
     if max_scale is not None:
         scale = min(scale, max_scale)

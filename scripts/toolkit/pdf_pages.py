@@ -41,7 +41,9 @@ class UnreadableDocument(Exception):
     """The document cannot be rendered; the message is one sentence without the file's name."""
 
 
-def render_document(source: str, out_dir: str, image_max_tokens: int, image_format: str, text_layer_dir: str | None) -> list[dict[str, Any]]:
+def render_document(
+    source: str, out_dir: str, image_max_tokens: int, image_format: str, text_layer_dir: str | None
+) -> list[dict[str, Any]]:
     """Render every page of one file into `out_dir`; returns manifest lines. Raises UnreadableDocument with a sentence.
 
     Runs in worker processes, so arguments and result are plain values.
@@ -51,7 +53,11 @@ def render_document(source: str, out_dir: str, image_max_tokens: int, image_form
     document = safe_name(path.stem)
     lines: list[PageImage] = []
     words: list[list[list[Any]]] = []
-    pages = pdf_page_images(path, image_max_tokens) if path.suffix.lower() == ".pdf" else picture_pages(path, image_max_tokens)
+    pages = (
+        pdf_page_images(path, image_max_tokens)
+        if path.suffix.lower() == ".pdf"
+        else picture_pages(path, image_max_tokens)
+    )
     for number, (image, engine, warnings, page_words) in enumerate(pages, 1):
         target = Path(out_dir) / f"{document}_page_{number:04d}.{image_format}"
         save_image(image, target)
@@ -89,7 +95,7 @@ def pdf_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, st
         if document.page_count == 0:
             yield from pdfium_page_images(path, image_max_tokens)
             return
-        for page in document:
+        for page in document.pages():
             rect = page.rect
             try:
                 width, height = fitted_size(rect.width, rect.height, image_max_tokens, max_scale=MAX_DPI / 72)
@@ -99,7 +105,9 @@ def pdf_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, st
             try:
                 pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale_x, scale_y), colorspace=pymupdf.csRGB, alpha=False)
             except Exception as error:
-                raise UnreadableDocument(f"page {page.number + 1} cannot be rendered: {' '.join(str(error).split())}") from None
+                raise UnreadableDocument(
+                    f"page {page.number + 1} cannot be rendered: {' '.join(str(error).split())}"
+                ) from None
             image = Image.frombuffer("RGB", (pixmap.width, pixmap.height), pixmap.samples_mv, "raw", "RGB", 0, 1)
             if image.size != (width, height):
                 # MuPDF rounds a page box outwards; at most one row or column is off.
@@ -174,5 +182,8 @@ def save_image(image: Any, target: Path) -> None:
 def write_text_layer(path: Path, source: str, lines: list[PageImage], words: list[list[list[Any]]]) -> None:
     from toolkit.files import write_json
 
-    pages = [{"page": line.page, "width": line.width, "height": line.height, "words": found} for line, found in zip(lines, words, strict=True)]
+    pages = [
+        {"page": line.page, "width": line.width, "height": line.height, "words": found}
+        for line, found in zip(lines, words, strict=True)
+    ]
     write_json(path, {"source": source, "pages": pages})

@@ -28,7 +28,16 @@ def judged(schema: TargetSchema, validator: Any, raw: str, finish_reason: str) -
 
 def prediction_line(identity: str, status: str, prediction: Any, raw: str | None, **more: Any) -> dict[str, Any]:
     """`id`, `status`, `prediction`, `raw`, `finish_reason`, `usage`, `seconds`, `confidence`, and `error` where there is one."""
-    line = {"id": identity, "status": status, "prediction": prediction, "raw": raw, "finish_reason": None, "usage": None, "seconds": None, "confidence": None}
+    line = {
+        "id": identity,
+        "status": status,
+        "prediction": prediction,
+        "raw": raw,
+        "finish_reason": None,
+        "usage": None,
+        "seconds": None,
+        "confidence": None,
+    }
     return line | more
 
 
@@ -67,7 +76,9 @@ def read_gold(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]
     count = 0
     for number, line in read_jsonl(path):
         if not isinstance(line, dict) or "id" not in line or not ("messages" in line or "gold" in line):
-            raise StageError(f"{shown(path)}:{number}: no gold; it needs 'id' and 'messages' (a training record) or 'gold'")
+            raise StageError(
+                f"{shown(path)}:{number}: no gold; it needs 'id' and 'messages' (a training record) or 'gold'"
+            )
         try:
             gold = line["gold"] if "gold" in line else strict_json(answer_text(line))
         except ValueError as error:

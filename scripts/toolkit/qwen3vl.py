@@ -24,7 +24,11 @@ def load_config(model: str) -> Any:
 
     folder = Path(model)
     if folder.exists() and not (folder / "config.json").is_file():
-        hint = "it is an adapter; give the base model with --model and this folder with --adapter" if (folder / "adapter_config.json").is_file() else "give a model folder"
+        hint = (
+            "it is an adapter; give the base model with --model and this folder with --adapter"
+            if (folder / "adapter_config.json").is_file()
+            else "give a model folder"
+        )
         raise StageError(f"{model}: no config.json here; {hint}")
     if not folder.exists() and (model.startswith((".", "/")) or "\\" in model or model.count("/") != 1):
         raise StageError(f"model folder not found: {model}")
@@ -33,7 +37,9 @@ def load_config(model: str) -> Any:
     except (OSError, ValueError) as error:
         raise StageError(f"{model}: the model cannot be loaded: {' '.join(str(error).split())[:200]}") from None
     if config.model_type not in MODEL_TYPES:
-        raise StageError(f"{model}: this is a {config.model_type} model; the project is made for {' and '.join(MODEL_TYPES)}")
+        raise StageError(
+            f"{model}: this is a {config.model_type} model; the project is made for {' and '.join(MODEL_TYPES)}"
+        )
     return config
 
 
@@ -74,7 +80,7 @@ def load_model(model: str, *, nf4: bool = False, device: str | None = None) -> A
             llm_int8_skip_modules=NF4_SKIPPED,
         )
     try:
-        loaded = AutoModelForImageTextToText.from_pretrained(model, **options)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(model, **options)
     except (OSError, ValueError) as error:
         raise StageError(f"{model}: the weights cannot be loaded: {' '.join(str(error).split())[:200]}") from None
     return loaded if nf4 and device != "cpu" else loaded.to(device)
@@ -100,6 +106,6 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         try:
             return PeftModel.from_pretrained(model, str(adapter))
         except (ValueError, RuntimeError, UserWarning) as error:
-            raise StageError(f"{adapter.as_posix()}: the adapter does not fit this base model: {' '.join(str(error).split())[:200]}") from None
-
-
+            raise StageError(
+                f"{adapter.as_posix()}: the adapter does not fit this base model: {' '.join(str(error).split())[:200]}"
+            ) from None

@@ -26,8 +26,14 @@ def read_records(path: Path | str, limit: int | None = None) -> Iterator[dict[st
     for number, record in read_jsonl(path):
         if limit is not None and count >= limit:
             break
-        if not isinstance(record, dict) or not isinstance(record.get("id"), str) or not isinstance(record.get("messages"), list):
-            raise StageError(f"{shown(path)}:{number}: no training record; it needs 'id' and 'messages' (check with validate_jsonl.py)")
+        if (
+            not isinstance(record, dict)
+            or not isinstance(record.get("id"), str)
+            or not isinstance(record.get("messages"), list)
+        ):
+            raise StageError(
+                f"{shown(path)}:{number}: no training record; it needs 'id' and 'messages' (check with validate_jsonl.py)"
+            )
         count += 1
         yield record
     if count == 0:
@@ -36,7 +42,13 @@ def read_records(path: Path | str, limit: int | None = None) -> Iterator[dict[st
 
 def contents(record: dict[str, Any], role: str, kind: str) -> list[str]:
     """Every image path or text of one role, in order."""
-    return [item[kind] for message in record["messages"] if message["role"] == role for item in message["content"] if item.get("type") == kind]
+    return [
+        item[kind]
+        for message in record["messages"]
+        if message["role"] == role
+        for item in message["content"]
+        if item.get("type") == kind
+    ]
 
 
 def images_of(record: dict[str, Any]) -> list[str]:

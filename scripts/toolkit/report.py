@@ -31,7 +31,7 @@ def write_report(
 ) -> None:
     """Write the report; the first run is the one whose documents are shown, the others stand in the summary."""
     first = next(iter(runs))
-    documents = []
+    documents: list[dict[str, Any]] = []
     for (identity, answer, record), score in zip(gold, scores[first], strict=True):
         line = runs[first].get(identity, {})
         documents.append(
@@ -43,7 +43,9 @@ def write_report(
                 "gold": answer,
                 "prediction": line.get("prediction"),
                 "raw": None if line.get("prediction") is not None else line.get("raw"),
-                "pages": page_pictures(record, root, inline=len(gold) <= INLINE_DOCUMENTS) if "messages" in record else [],
+                "pages": page_pictures(record, root, inline=len(gold) <= INLINE_DOCUMENTS)
+                if "messages" in record
+                else [],
             }
         )
     documents.sort(key=lambda document: (-document["errors"], document["id"]))

@@ -21,10 +21,46 @@ LABELS = [
      "detention_free_days": "DET", "demurrage_free_days": "DEM", "combined_free_days": "FREE", "container_summary": "CNTRS"},
 ]  # fmt: skip
 ORDERS = [
-    ["bl_number", "consignee_name", "vessel_name", "port_of_loading", "port_of_discharge", "free", "container_summary", "containers"],
-    ["consignee_name", "bl_number", "port_of_loading", "port_of_discharge", "vessel_name", "container_summary", "containers", "free"],
-    ["vessel_name", "port_of_loading", "port_of_discharge", "bl_number", "consignee_name", "containers", "container_summary", "free"],
-    ["bl_number", "vessel_name", "port_of_discharge", "port_of_loading", "free", "consignee_name", "containers", "container_summary"],
+    [
+        "bl_number",
+        "consignee_name",
+        "vessel_name",
+        "port_of_loading",
+        "port_of_discharge",
+        "free",
+        "container_summary",
+        "containers",
+    ],
+    [
+        "consignee_name",
+        "bl_number",
+        "port_of_loading",
+        "port_of_discharge",
+        "vessel_name",
+        "container_summary",
+        "containers",
+        "free",
+    ],
+    [
+        "vessel_name",
+        "port_of_loading",
+        "port_of_discharge",
+        "bl_number",
+        "consignee_name",
+        "containers",
+        "container_summary",
+        "free",
+    ],
+    [
+        "bl_number",
+        "vessel_name",
+        "port_of_discharge",
+        "port_of_loading",
+        "free",
+        "consignee_name",
+        "containers",
+        "container_summary",
+    ],
 ]
 DISTRACTORS = ["SHIPPER", "REF", "PHONE", "AGENT", "BOOKING"]
 
@@ -43,10 +79,15 @@ def easy_lines(gold: dict[str, Any], rng: random.Random) -> list[str]:
             lines.append(f"{label}{separator}{other}")
             spare -= 1
         if name == "free":
-            free = [n for n in ("detention_free_days", "demurrage_free_days", "combined_free_days") if gold[n] is not None]
+            free = [
+                n for n in ("detention_free_days", "demurrage_free_days", "combined_free_days") if gold[n] is not None
+            ]
             lines += [f"{labels[n]}{separator}{gold[n]} DAYS" for n in free]
         elif name == "containers":
-            lines += [f"{row['container_number']}{gap}{row['container_size']}{gap}{row['container_type']}" for row in gold["containers"]]
+            lines += [
+                f"{row['container_number']}{gap}{row['container_size']}{gap}{row['container_type']}"
+                for row in gold["containers"]
+            ]
         elif gold[name] is not None:
             lines.append(f"{labels[name]}{separator}{str(gold[name]).upper()}")
     too_wide = [line for line in lines if len(line) > EASY_COLUMNS]
@@ -66,7 +107,12 @@ def easy_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
     for row, line in enumerate(easy_lines(gold, rng)):
         for column, character in enumerate(line):
             if character != " ":
-                shape.insert_text((column * EASY_CELL + (EASY_CELL - width) / 2, row * EASY_CELL + 18), character, fontname=font, fontsize=size)
+                shape.insert_text(
+                    (column * EASY_CELL + (EASY_CELL - width) / 2, row * EASY_CELL + 18),
+                    character,
+                    fontname=font,
+                    fontsize=size,
+                )
     shape.commit()
     return saved(document)
 
@@ -92,7 +138,9 @@ class Sheet:
         self.page = self.document.new_page(width=595, height=842)
         self.y = 50.0
 
-    def text(self, x: float, text: str, *, size: float | None = None, bold: bool = False, y: float | None = None) -> None:
+    def text(
+        self, x: float, text: str, *, size: float | None = None, bold: bool = False, y: float | None = None
+    ) -> None:
         font = {"helv": "hebo", "tiro": "tibo", "cour": "cobo"}[self.font] if bold else self.font
         self.page.insert_text((x, self.y if y is None else y), text, fontname=font, fontsize=size or self.size)
 
@@ -106,7 +154,14 @@ class Sheet:
 def free_days_text(gold: dict[str, Any], rng: random.Random) -> list[str]:
     if gold["combined_free_days"] is not None:
         n = gold["combined_free_days"]
-        return [rng.choice([f"{n} DAYS COMBINED DETENTION AND DEMURRAGE FREE AT DESTINATION", f"FREE TIME AT POD: {n} DAYS (DEM/DET COMBINED)"])]
+        return [
+            rng.choice(
+                [
+                    f"{n} DAYS COMBINED DETENTION AND DEMURRAGE FREE AT DESTINATION",
+                    f"FREE TIME AT POD: {n} DAYS (DEM/DET COMBINED)",
+                ]
+            )
+        ]
     if gold["detention_free_days"] is not None:
         det, dem = gold["detention_free_days"], gold["demurrage_free_days"]
         return rng.choice(
@@ -123,23 +178,55 @@ def realistic_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
     sheet = Sheet(["helv", "tiro", "helv", "cour"][style], [9.0, 9.5, 8.5, 8.5][style])
     names = [
         ("Shipper", "Consignee", "Notify Party", "Vessel / Voyage", "Port of Loading", "Port of Discharge", "B/L No."),
-        ("SHIPPER/EXPORTER", "CONSIGNEE", "NOTIFY PARTY", "OCEAN VESSEL", "PORT OF LOADING", "PORT OF DISCHARGE", "BILL OF LADING NO."),
-        ("1. Shipper", "2. Consigned to", "3. Notify address", "4. Vessel", "5. Load port", "6. Discharge port", "Document no."),
-        ("SHIPPER", "CONSIGNEE (NON-NEGOTIABLE UNLESS TO ORDER)", "NOTIFY", "VESSEL AND VOYAGE NO", "POL", "POD", "SEA WAYBILL / BL NO"),
+        (
+            "SHIPPER/EXPORTER",
+            "CONSIGNEE",
+            "NOTIFY PARTY",
+            "OCEAN VESSEL",
+            "PORT OF LOADING",
+            "PORT OF DISCHARGE",
+            "BILL OF LADING NO.",
+        ),
+        (
+            "1. Shipper",
+            "2. Consigned to",
+            "3. Notify address",
+            "4. Vessel",
+            "5. Load port",
+            "6. Discharge port",
+            "Document no.",
+        ),
+        (
+            "SHIPPER",
+            "CONSIGNEE (NON-NEGOTIABLE UNLESS TO ORDER)",
+            "NOTIFY",
+            "VESSEL AND VOYAGE NO",
+            "POL",
+            "POD",
+            "SEA WAYBILL / BL NO",
+        ),
     ][style]
     to_order = rng.random() < 0.25
     shipper, party, agent = values.company(rng), [gold["consignee_name"], *values.address(rng)], values.company(rng)
-    consignee = ["TO ORDER" if rng.random() < 0.5 else "TO THE ORDER OF " + values.coined(rng) + " BANK"] if to_order else party
+    consignee = (
+        ["TO ORDER" if rng.random() < 0.5 else "TO THE ORDER OF " + values.coined(rng) + " BANK"] if to_order else party
+    )
     notify = party if to_order else rng.choice([["SAME AS CONSIGNEE"], [agent, *values.address(rng)]])
     voyage = f"{rng.randint(1, 999):03d}{rng.choice('NSEW')}"
     pod = rng.choice(values.DISCHARGE_SPELLINGS[gold["port_of_discharge"]])
-    pol = gold["port_of_loading"] + rng.choice(["", ", CHINA"] if gold["port_of_loading"] in values.LOADING_PORTS[:5] else [""])
+    pol = gold["port_of_loading"] + rng.choice(
+        ["", ", CHINA"] if gold["port_of_loading"] in values.LOADING_PORTS[:5] else [""]
+    )
 
     sheet.text(40, carrier, size=16, bold=True)
     sheet.text(360, "BILL OF LADING" if style != 3 else "SEA WAYBILL", size=13, bold=True)
     sheet.down(24)
     blocks = [(names[0], [shipper, *values.address(rng)]), (names[1], consignee), (names[2], notify)]
-    right = [(names[6], [gold["bl_number"]]), ("Booking ref", [prefix + values.digits(rng, 7)]), ("Export references", [values.digits(rng, 8), agent])]
+    right = [
+        (names[6], [gold["bl_number"]]),
+        ("Booking ref", [prefix + values.digits(rng, 7)]),
+        ("Export references", [values.digits(rng, 8), agent]),
+    ]
     columns = (40, 330) if style != 2 else (330, 40)
     top = sheet.y
     for block, (label, lines) in enumerate(blocks):
@@ -151,7 +238,13 @@ def realistic_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
             for i, line in enumerate(body[:3]):
                 sheet.text(x, line, y=y + 12 + i * 12)
     sheet.y = top + 3 * 62 + 8
-    for i, (label, body_text) in enumerate([(names[3], f"{gold['vessel_name']} V.{voyage}" if style != 1 else gold["vessel_name"]), (names[4], pol), (names[5], pod)]):
+    for i, (label, body_text) in enumerate(
+        [
+            (names[3], f"{gold['vessel_name']} V.{voyage}" if style != 1 else gold["vessel_name"]),
+            (names[4], pol),
+            (names[5], pod),
+        ]
+    ):
         x = 40 + i * 185
         sheet.text(x, label, size=6.5)
         sheet.text(x, body_text, y=sheet.y + 12)
@@ -170,10 +263,13 @@ def realistic_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
     sheet.down(20)
     if not sheet.room(70):
         sheet.new_page()
-    sheet.text(40, f"FREIGHT {rng.choice(['PREPAID', 'COLLECT'])}   ISSUED {rng.randint(1, 28):02d}/{rng.randint(1, 12):02d}/2026   TEL +60 {values.digits(rng, 8)}")
+    sheet.text(
+        40,
+        f"FREIGHT {rng.choice(['PREPAID', 'COLLECT'])}   ISSUED {rng.randint(1, 28):02d}/{rng.randint(1, 12):02d}/2026   TEL +60 {values.digits(rng, 8)}",
+    )
     if rng.random() < 0.6:
         stamp(sheet, rng.choice(["ORIGINAL", "SURRENDERED", "TELEX RELEASE", "COPY NON NEGOTIABLE"]), rng)
-    for number, page in enumerate(sheet.document, 1):
+    for number, page in enumerate(sheet.document.pages(), 1):
         page.insert_text((500, 825), f"Page {number} of {sheet.document.page_count}", fontsize=7)
     return saved(sheet.document)
 
@@ -181,7 +277,13 @@ def realistic_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
 def container_table(sheet: Sheet, rows: list[dict[str, str]], style: int, rng: random.Random) -> None:
     if not rows:
         return
-    heads = [(40, "Container No."), (150, "Type"), (230, "Seal No."), (320, "Gross weight KGS"), (430, "Measurement CBM")]
+    heads = [
+        (40, "Container No."),
+        (150, "Type"),
+        (230, "Seal No."),
+        (320, "Gross weight KGS"),
+        (430, "Measurement CBM"),
+    ]
 
     def head() -> None:
         for x, label in heads:
@@ -197,8 +299,19 @@ def container_table(sheet: Sheet, rows: list[dict[str, str]], style: int, rng: r
             head()
         number = row["container_number"]
         shown = f"{number[:4]} {number[4:10]}-{number[10]}" if style == 1 else number
-        kind = [f"{row['container_size']}{row['container_type']}", f"{row['container_size']}' {row['container_type']}", f"{row['container_type']} {row['container_size']}", f"{row['container_size']}/{row['container_type']}"][style]
-        cells = [shown, kind, values.letters(rng, 2) + values.digits(rng, 6), f"{rng.randint(2000, 28000)}.{values.digits(rng, 2)}", f"{rng.randint(10, 70)}.{values.digits(rng, 3)}"]
+        kind = [
+            f"{row['container_size']}{row['container_type']}",
+            f"{row['container_size']}' {row['container_type']}",
+            f"{row['container_type']} {row['container_size']}",
+            f"{row['container_size']}/{row['container_type']}",
+        ][style]
+        cells = [
+            shown,
+            kind,
+            values.letters(rng, 2) + values.digits(rng, 6),
+            f"{rng.randint(2000, 28000)}.{values.digits(rng, 2)}",
+            f"{rng.randint(10, 70)}.{values.digits(rng, 3)}",
+        ]
         for (x, _), cell in zip(heads, cells, strict=True):
             sheet.text(x, cell)
         sheet.down(13 if style != 2 else 14)
@@ -209,7 +322,15 @@ def stamp(sheet: Sheet, text: str, rng: random.Random) -> None:
 
     x, y = rng.randint(260, 340), rng.randint(560, 720)
     turn = pymupdf.Matrix(1, 1).prerotate(rng.uniform(-25, 25))
-    sheet.page.insert_text((x, y), text, fontsize=22, fontname="hebo", color=(0.75, 0.1, 0.15), fill_opacity=0.45, morph=(pymupdf.Point(x, y), turn))
+    sheet.page.insert_text(
+        (x, y),
+        text,
+        fontsize=22,
+        fontname="hebo",
+        color=(0.75, 0.1, 0.15),
+        fill_opacity=0.45,
+        morph=(pymupdf.Point(x, y), turn),
+    )
 
 
 def invoice_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
@@ -227,7 +348,12 @@ def invoice_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
         sheet.text(x, label, bold=True)
     for line in gold["lines"]:
         sheet.down(16)
-        for x, cell in ((40, line["description"]), (330, str(line["quantity"])), (400, f"{line['unit_price']:.2f}"), (490, f"{line['amount']:,.2f}")):
+        for x, cell in (
+            (40, line["description"]),
+            (330, str(line["quantity"])),
+            (400, f"{line['unit_price']:.2f}"),
+            (490, f"{line['amount']:,.2f}"),
+        ):
             sheet.text(x, cell)
     sheet.down(28)
     for label, name in (("Net", "subtotal"), ("Tax", "tax_total"), ("Total " + gold["currency"], "total")):
@@ -246,10 +372,22 @@ def receipt_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
     prices = [(stop - start) / 100 for start, stop in zip([0, *cuts], [*cuts, cents], strict=True)]
     items = [(values.coined(rng), price) for price in prices]
     page = document.new_page(width=230, height=260 + 14 * len(items))
-    lines = [gold["company"], *gold["address"].split(", "), "", f"DATE {gold['date']}   {rng.randint(8, 21):02d}:{rng.randint(0, 59):02d}", "-" * 34]
+    lines = [
+        gold["company"],
+        *gold["address"].split(", "),
+        "",
+        f"DATE {gold['date']}   {rng.randint(8, 21):02d}:{rng.randint(0, 59):02d}",
+        "-" * 34,
+    ]
     lines += [f"{name[:20]:<22}{price:>9.2f}" for name, price in items]
     cash = float(gold["total"]) + rng.choice([0, 5, 10])
-    lines += ["-" * 34, f"{'TOTAL':<22}{gold['total']:>9}", f"{'CASH':<22}{cash:>9.2f}", "", rng.choice(["THANK YOU", "PLEASE COME AGAIN"])]
+    lines += [
+        "-" * 34,
+        f"{'TOTAL':<22}{gold['total']:>9}",
+        f"{'CASH':<22}{cash:>9.2f}",
+        "",
+        rng.choice(["THANK YOU", "PLEASE COME AGAIN"]),
+    ]
     for i, line in enumerate(lines):
         page.insert_text((14, 24 + i * 14), line, fontname="cour", fontsize=9)
     return saved(document)
@@ -264,12 +402,12 @@ def scanned_pdf(pdf: bytes, rng: random.Random) -> bytes:
     source = pymupdf.open(stream=pdf, filetype="pdf")
     target = pymupdf.open()
     noise = np.random.default_rng(rng.randrange(2**32))
-    for page in source:
+    for page in source.pages():
         pixmap = page.get_pixmap(dpi=150, colorspace=pymupdf.csGRAY)
         image = Image.frombytes("L", (pixmap.width, pixmap.height), pixmap.samples)
         image = image.rotate(rng.uniform(-2, 2), resample=Image.Resampling.BICUBIC, fillcolor=255)
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
-        pixels = np.asarray(image).astype(np.float32)
+        pixels = np.asarray(image).astype(np.float64)
         pixels = 255 - (255 - pixels) * rng.uniform(0.75, 1.0) + noise.normal(0, rng.uniform(3, 12), pixels.shape)
         pixels[noise.random(pixels.shape) < 0.0006] = 20
         if rng.random() < 0.3:
@@ -277,5 +415,7 @@ def scanned_pdf(pdf: bytes, rng: random.Random) -> bytes:
             pixels[:, column : column + 2] -= 70
         buffer = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=rng.randint(40, 80))
-        target.new_page(width=page.rect.width, height=page.rect.height).insert_image(page.rect, stream=buffer.getvalue())
+        target.new_page(width=page.rect.width, height=page.rect.height).insert_image(
+            page.rect, stream=buffer.getvalue()
+        )
     return saved(target)

@@ -104,7 +104,14 @@ class DocumentScore:
             self.errors.append((leaf.name, result, gold, predicted, row))
 
 
-def score_document(schema: TargetSchema, identity: str, gold: dict[str, Any], predicted: dict[str, Any] | None, status: str, pages: int = 0) -> DocumentScore:
+def score_document(
+    schema: TargetSchema,
+    identity: str,
+    gold: dict[str, Any],
+    predicted: dict[str, Any] | None,
+    status: str,
+    pages: int = 0,
+) -> DocumentScore:
     """Score one document; a status other than ok counts as no answer at all."""
     score = DocumentScore(identity, status, pages=pages)
     answer = predicted if status == "ok" and isinstance(predicted, dict) else {}
@@ -192,7 +199,9 @@ def similarity(rows: RowList, gold: Any, predicted: Any) -> float:
 
     total = float(sum(outcome(leaf, cell(gold, leaf), cell(predicted, leaf)) == "tp" for leaf in rows.leaves))
     if rows.key is not None:
-        total += Levenshtein.normalized_similarity(as_text(cell(gold, rows.key) or ""), as_text(cell(predicted, rows.key) or ""))
+        total += Levenshtein.normalized_similarity(
+            as_text(cell(gold, rows.key) or ""), as_text(cell(predicted, rows.key) or "")
+        )
     return total
 
 
@@ -227,7 +236,9 @@ def summary(schema: TargetSchema, scores: list[DocumentScore]) -> dict[str, Any]
     seen = {name: counts for name, counts in fields.items() if sum(counts.values()) - counts["tn"]}
     header_seen = [field_f1(counts) for name, counts in seen.items() if name in header]
     cells: Counter[str] = sum((counts for name, counts in fields.items() if name not in header), Counter())
-    rows_gold, rows_predicted, rows_right = (sum(getattr(s, a) for s in scores) for a in ("rows_gold", "rows_predicted", "rows_right"))
+    rows_gold, rows_predicted, rows_right = (
+        sum(getattr(s, a) for s in scores) for a in ("rows_gold", "rows_predicted", "rows_right")
+    )
     count = len(scores)
     return {
         "documents": count,
@@ -259,7 +270,9 @@ def field_table(schema: TargetSchema, scores: list[DocumentScore]) -> list[dict[
 
 
 def row_bucket(score: DocumentScore) -> str:
-    return next(name for low, high, name in ROW_BUCKETS if score.rows_gold >= low and (high is None or score.rows_gold <= high))
+    return next(
+        name for low, high, name in ROW_BUCKETS if score.rows_gold >= low and (high is None or score.rows_gold <= high)
+    )
 
 
 def buckets(schema: TargetSchema, scores: list[DocumentScore]) -> dict[str, dict[str, Any]]:
@@ -282,7 +295,16 @@ def intervals(scores: list[DocumentScore], *, seed: int, samples: int = 1000) ->
     table = np.zeros((len(scores), 8))
     for i, score in enumerate(scores):
         everything: Counter[str] = sum(score.fields.values(), Counter())
-        table[i] = [everything["tp"], everything["wrong"], everything["miss"], everything["spurious"], score.rows_right, score.rows_gold, score.rows_predicted, score.exact]
+        table[i] = [
+            everything["tp"],
+            everything["wrong"],
+            everything["miss"],
+            everything["spurious"],
+            score.rows_right,
+            score.rows_gold,
+            score.rows_predicted,
+            score.exact,
+        ]
     generator = np.random.default_rng(seed)
     picks = generator.integers(0, len(scores), (samples, len(scores)))
     sums = np.stack([table[pick].sum(0) for pick in picks])

@@ -23,9 +23,30 @@ from toolkit.files import read_json, shown
 
 COMPARE_KINDS = ("exact", "text", "id", "number", "date", "enum", "skip")
 DEFAULT_SCHEMA = "schemas/bill_of_lading.schema.json"
-ANNOTATIONS = {"x-extract", "title", "description", "examples", "default", "$comment", "$schema", "$id", "deprecated", "readOnly", "writeOnly"}
+ANNOTATIONS = {
+    "x-extract",
+    "title",
+    "description",
+    "examples",
+    "default",
+    "$comment",
+    "$schema",
+    "$id",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+}
 # Keywords that xgrammar either refuses or ignores; an answer that breaks them could still be served.
-UNSUPPORTED_BY_GRAMMAR = {"uniqueItems", "multipleOf", "contains", "patternProperties", "if", "not", "dependentSchemas", "propertyNames"}
+UNSUPPORTED_BY_GRAMMAR = {
+    "uniqueItems",
+    "multipleOf",
+    "contains",
+    "patternProperties",
+    "if",
+    "not",
+    "dependentSchemas",
+    "propertyNames",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,9 @@ class TargetSchema:
         import jsonschema
 
         if not isinstance(raw, dict) or raw.get("type") != "object" or not isinstance(raw.get("properties"), dict):
-            raise StageError(f'{source}: no target schema; it must be a JSON Schema with "type": "object" and "properties"')
+            raise StageError(
+                f'{source}: no target schema; it must be a JSON Schema with "type": "object" and "properties"'
+            )
         try:
             jsonschema.Draft202012Validator.check_schema(raw)
         except jsonschema.SchemaError as error:
@@ -153,10 +176,14 @@ class TargetSchema:
                 self._check_leaf(child, here)
                 header.append(Leaf(here, child))
 
-    def _walk_row(self, schema: dict[str, Any], list_path: tuple[str, ...], path: tuple[str, ...], rows: list[Leaf]) -> None:
+    def _walk_row(
+        self, schema: dict[str, Any], list_path: tuple[str, ...], path: tuple[str, ...], rows: list[Leaf]
+    ) -> None:
         self._supported(schema, list_path + path)
         if "items" in schema:
-            raise self._fail(list_path + path, "a list inside a list's rows is not supported; make it a list of its own")
+            raise self._fail(
+                list_path + path, "a list inside a list's rows is not supported; make it a list of its own"
+            )
         if "properties" not in schema:
             self._check_leaf(schema, list_path + path)
             rows.append(Leaf(path, schema, list_path))
@@ -170,7 +197,10 @@ class TargetSchema:
         if not isinstance(schema, dict):
             raise self._fail(path, "a field must be an object with a type")
         for keyword in sorted(UNSUPPORTED_BY_GRAMMAR & set(schema)):
-            raise self._fail(path, f"the keyword '{keyword}' cannot be served as a grammar; remove it, or declare a check under x-extract")
+            raise self._fail(
+                path,
+                f"the keyword '{keyword}' cannot be served as a grammar; remove it, or declare a check under x-extract",
+            )
 
     def _check_leaf(self, schema: dict[str, Any], path: tuple[str, ...]) -> None:
         leaf = Leaf(path, schema)
@@ -270,16 +300,37 @@ def compact_json(value: Any) -> str:
 
 DATE_FORMATS_DAY_FIRST = ("%d/%m/%Y", "%d-%m-%Y", "%d.%m.%Y", "%d/%m/%y", "%d-%m-%y", "%d.%m.%y")
 DATE_FORMATS_MONTH_FIRST = ("%m/%d/%Y", "%m-%d-%Y", "%m/%d/%y", "%m-%d-%y")
-DATE_FORMATS_NAMED = ("%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%d %b %y", "%b %d, %Y", "%B %d, %Y", "%d%b%Y", "%b %d %Y", "%d/%b/%Y")
+DATE_FORMATS_NAMED = (
+    "%d %b %Y",
+    "%d %B %Y",
+    "%d-%b-%Y",
+    "%d-%b-%y",
+    "%d %b %y",
+    "%b %d, %Y",
+    "%B %d, %Y",
+    "%d%b%Y",
+    "%b %d %Y",
+    "%d/%b/%Y",
+)
 
 
 def iso_date(text: str, *, day_first: bool = False) -> str | None:
     """`text` as YYYY-MM-DD, or None where it is no date; ambiguous numeric dates are read as `day_first` says."""
     text = " ".join(text.strip().split())
     head = text[:10]
-    numeric = DATE_FORMATS_DAY_FIRST + DATE_FORMATS_MONTH_FIRST if day_first else DATE_FORMATS_MONTH_FIRST + DATE_FORMATS_DAY_FIRST
+    numeric = (
+        DATE_FORMATS_DAY_FIRST + DATE_FORMATS_MONTH_FIRST
+        if day_first
+        else DATE_FORMATS_MONTH_FIRST + DATE_FORMATS_DAY_FIRST
+    )
     candidates: Iterator[tuple[str, str]] = iter(
-        [(head, "%Y-%m-%d"), (head, "%Y/%m/%d"), (head, "%Y.%m.%d"), (text, "%Y%m%d"), *((text, f) for f in numeric + DATE_FORMATS_NAMED)]
+        [
+            (head, "%Y-%m-%d"),
+            (head, "%Y/%m/%d"),
+            (head, "%Y.%m.%d"),
+            (text, "%Y%m%d"),
+            *((text, f) for f in numeric + DATE_FORMATS_NAMED),
+        ]
     )
     for candidate, form in candidates:
         try:

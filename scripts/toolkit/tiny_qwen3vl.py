@@ -58,7 +58,26 @@ unit_price amount company date address total account_number account_holder bank_
 period_end opening_balance closing_balance transactions balance form_title form_date fields name checked label entries
 name size type number
 """
-JSON_SNIPPETS = ['{"', '":"', '","', '":', ',"', '":[', '":[{"', '"},{"', '"}]}', '"}', '"]', '["', '"],["', '":null,"', '":null}', "}]}", "]]", "[["]
+JSON_SNIPPETS = [
+    '{"',
+    '":"',
+    '","',
+    '":',
+    ',"',
+    '":[',
+    '":[{"',
+    '"},{"',
+    '"}]}',
+    '"}',
+    '"]',
+    '["',
+    '"],["',
+    '":null,"',
+    '":null}',
+    "}]}",
+    "]]",
+    "[[",
+]
 
 
 def build_tokenizer(vocab_size: int = 768) -> Any:
@@ -113,7 +132,12 @@ def build_config(tokenizer: Any, *, moe: bool = False) -> Any:
         "num_key_value_heads": 4,
         "head_dim": 32,
         "max_position_embeddings": 32768,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [6, 5, 5],
+            "mrope_interleaved": True,
+        },
         "tie_word_embeddings": True,
         "initializer_range": 0.05,
         "attention_bias": False,
@@ -123,7 +147,13 @@ def build_config(tokenizer: Any, *, moe: bool = False) -> Any:
     }
     if moe:
         # Neither 2*I == H nor I == H, so that transposed expert layouts cannot be mistaken for each other.
-        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 192, "decoder_sparse_step": 1, "mlp_only_layers": []}
+        text |= {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 192,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        }
     vision = {
         "depth": 2,
         "hidden_size": 96,
@@ -162,7 +192,10 @@ def build_processor(tokenizer: Any) -> Any:
     )
     video_processor = Qwen3VLVideoProcessor(patch_size=16, temporal_patch_size=2, merge_size=2)
     return Qwen3VLProcessor(
-        image_processor=image_processor, tokenizer=tokenizer, video_processor=video_processor, chat_template=CHAT_TEMPLATE
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        video_processor=video_processor,
+        chat_template=CHAT_TEMPLATE,
     )
 
 

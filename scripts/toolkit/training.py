@@ -17,7 +17,10 @@ from toolkit.records import answer_text, images_of, prompt_of
 
 def answer_lengths(processor: Any, records: list[dict[str, Any]]) -> list[int]:
     """Tokens of each answer with its end mark."""
-    return [len(processor.tokenizer.encode(answer_text(record) + END_OF_ANSWER, add_special_tokens=False)) for record in records]
+    return [
+        len(processor.tokenizer.encode(answer_text(record) + END_OF_ANSWER, add_special_tokens=False))
+        for record in records
+    ]
 
 
 def record_length(processor: Any, record: dict[str, Any], root: Path, image_max_tokens: int) -> int:
@@ -32,19 +35,27 @@ def record_length(processor: Any, record: dict[str, Any], root: Path, image_max_
             with Image.open(root / image) as opened:
                 total += image_tokens(*processor_size(*opened.size, image_max_tokens)) - 1
         except OSError:
-            raise StageError(f"record {record['id']!r}: the image {image} cannot be read; run verify_image_paths.py") from None
+            raise StageError(
+                f"record {record['id']!r}: the image {image} cannot be read; run verify_image_paths.py"
+            ) from None
     return total
 
 
 def lora_model(model: Any, config: Any, args: Any) -> Any:
     """`model` with trainable LoRA weights; attention only on MoE, because vLLM cannot load LoRA on fused experts."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
     from toolkit.qwen3vl import LORA_TARGETS, LORA_TARGETS_ATTENTION, is_moe
 
     if args.method == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
     targets = LORA_TARGETS_ATTENTION if is_moe(config) else LORA_TARGETS
-    return get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=args.alpha, lora_dropout=args.dropout, target_modules=targets, task_type="CAUSAL_LM"))
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=args.rank, lora_alpha=args.alpha, lora_dropout=args.dropout, target_modules=targets, task_type="CAUSAL_LM"
+        ),
+    )
 
 
 def show_supervised_text(dataset: RecordDataset, tokenizer: Any) -> None:
@@ -57,12 +68,15 @@ def show_supervised_text(dataset: RecordDataset, tokenizer: Any) -> None:
     say(f"supervised text of the first record: {text if len(text) < 400 else text[:400] + ' ...'}")
 
 
-def measured_training(args: Any, config: Any, processor: Any, records: list[dict[str, Any]], validation: list[dict[str, Any]]) -> dict[str, Any]:
+def measured_training(
+    args: Any, config: Any, processor: Any, records: list[dict[str, Any]], validation: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Train and save the adapter and processor in `args.out`; returns losses, steps and speed."""
     import torch
-    from toolkit.qwen3vl import load_model
     from transformers import Trainer, TrainingArguments, set_seed
     from transformers.trainer_utils import get_last_checkpoint
+
+    from toolkit.qwen3vl import load_model
 
     set_seed(args.seed)
     model = lora_model(load_model(args.model, nf4=args.method == "qlora"), config, args)
@@ -162,7 +176,9 @@ class LogWriter:
             "val_loss": logs.get("eval_loss", ""), "learning_rate": logs.get("learning_rate", ""), "grad_norm": logs.get("grad_norm", ""),
         }  # fmt: skip
         self.rows.append(row)
-        what = f"loss {float(row['loss']):.4f}" if row["loss"] != "" else f"validation loss {float(row['val_loss']):.4f}"
+        what = (
+            f"loss {float(row['loss']):.4f}" if row["loss"] != "" else f"validation loss {float(row['val_loss']):.4f}"
+        )
         say(f"{row['seconds']:7.1f} s  step {row['step']:5d}  epoch {row['epoch']:.2f}  {what}")
         with atomic(self.path) as file:
             table = csv.DictWriter(file, self.FIELDS, lineterminator="\n")
@@ -183,7 +199,9 @@ def curve_picture(log: Path, picture: Path) -> None:
     for name, style in (("loss", "-"), ("val_loss", "o-")):
         points = [(int(row["step"]), float(row[name])) for row in rows if row[name] != ""]
         if points:
-            axes.plot(*zip(*points, strict=True), style, label={"loss": "training loss", "val_loss": "validation loss"}[name])
+            axes.plot(
+                *zip(*points, strict=True), style, label={"loss": "training loss", "val_loss": "validation loss"}[name]
+            )
     axes.set(xlabel="optimizer step", ylabel="cross-entropy per answer token", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,0 +1,36 @@
+"""Make one of the project's Python environments from its pinned requirements file, and check that it can be imported.
+
+main       data, training, evaluation, quantization       .venv            Python 3.11 to 3.13
+dev        the same, and tests, lint, types                .venv
+serve      vLLM on a GPU                                   .venv-serve      Linux or WSL2
+serve-cpu  vLLM without a GPU, for trying and testing      .venv-serve-cpu  Linux, Python 3.11
+
+    python scripts/make_environment.py main
+    python scripts/make_environment.py serve-cpu
+"""
+
+from __future__ import annotations
+
+import sys
+
+from toolkit import console, environments
+from toolkit.console import say
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("name", choices=sorted(environments.ENVIRONMENTS), help="which environment")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    python = environments.make(args.name)
+    environments.check_imports(args.name)
+    say(f"{args.name} is ready: {python}")
+    return console.finish(args, {"environment": args.name, "python": str(python)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
