@@ -139,6 +139,9 @@ FILLER = (
 ).split()
 
 
+UNITS = ["DAYS", "DAY", "KG", "PCS", "BOX", "HOURS", "PAGES", "CM"]
+
+
 class PageMaker:
     """Random symbolic pages and the questions about them; one instance per seed, all randomness from `self.rng`."""
 
@@ -168,8 +171,10 @@ class PageMaker:
             kind = rng.random()
             if kind < 0.35:
                 text = " ".join(self.word() for _ in range(rng.randint(1, 3)))
-            elif kind < 0.5:
+            elif kind < 0.42:
                 text = self.digits(1, 3)
+            elif kind < 0.5:
+                text = f"{rng.randint(0, 99)} {rng.choice(UNITS)}"
             elif kind < 0.65:
                 text = self.digits(4, 10)
             elif kind < 0.85:
@@ -261,12 +266,31 @@ class PageMaker:
             rows.append(row)
         return rows
 
+    def fields_question(self, pairs: list[tuple[str, str]]) -> tuple[str, str]:
+        """Several labels under given names, as strings or (count, number, total) as whole numbers; null where absent."""
+        rng = self.rng
+        texts = rng.sample(["first", "name", "last", "code", "date"], rng.randint(1, 4))
+        numbers = rng.sample(["count", "number", "total"], rng.randint(0, 2))
+        numeric = [pair for pair in pairs if whole_number(pair[1]) is not None]
+        wanted: list[tuple[str, str, Any]] = []
+        for key in rng.sample(texts + numbers, len(texts) + len(numbers)):
+            pool = numeric if key in numbers else pairs
+            if not pool or rng.random() < 0.15:
+                wanted.append((key, self.word(), None))
+                continue
+            label, value = rng.choice(pool)
+            wanted.append((key, label, whole_number(value) if key in numbers else value))
+        known = {label for label, _ in pairs}
+        wanted = [(k, label, v) for k, label, v in wanted if v is not None or label not in known]
+        question = "fields " + ", ".join(f"{key} {label}" for key, label, _ in wanted)
+        return question, compact({key: value for key, _, value in wanted})
+
     def question(self, lines: list[str], pairs: list[tuple[str, str]], table: list[list[str]]) -> tuple[str, str]:
         """One `(question, answer)` about the page; answers are compact JSON."""
         rng = self.rng
         choices = ["line"]
         if pairs:
-            choices += ["value"] * 2 + ["several"] * 4 + ["pairs"] * 2
+            choices += ["value"] * 2 + ["several"] * 3 + ["pairs"] * 2 + ["fields"] * 5
         if table:
             choices += ["table"] * 3 + ["rows"] * 2 + ["count"]
         kind = rng.choice(choices)
@@ -279,6 +303,8 @@ class PageMaker:
             if rng.random() < 0.4:
                 wanted.insert(rng.randint(0, len(wanted)), (self.word() + " " + self.word(), None))
             return "several " + ", ".join(label for label, _ in wanted), compact([value for _, value in wanted])
+        if kind == "fields":
+            return self.fields_question(pairs)
         if kind == "pairs":
             return "pairs", compact(dict(pairs))
         if kind == "table":
@@ -291,6 +317,12 @@ class PageMaker:
         filled = [index for index, line in enumerate(lines) if line.strip()]
         index = rng.choice(filled) if filled else 0
         return f"line {index + 1}", compact(" ".join(lines[index].split()))
+
+
+def whole_number(text: str) -> int | None:
+    """The number of "14" and "14 DAYS"; None for anything else (also for "007", which is a code)."""
+    head, _, unit = text.partition(" ")
+    return int(head) if head.isdigit() and str(int(head)) == head and len(head) <= 3 and unit in ("", *UNITS) else None
 
 
 def compact(value: Any) -> str:
@@ -331,8 +363,13 @@ class Turns:
         ids += [self.image_id] * (rows * columns)
         labels += [-100] * (rows * columns)
         opening = "<|vision_end|>"
+        asked: set[str] = set()
         for _ in range(turns):
             question, answer = maker.question(lines, pairs, table)
+            if question in asked:
+                # A question that was answered above is copied from there, not read from the page.
+                continue
+            asked.add(question)
             prompt = self.encode(opening + question + "<|im_end|>\n<|im_start|>assistant\n")
             reply = self.encode(answer + "<|im_end|>")
             newline = self.encode("\n")
@@ -387,6 +424,24 @@ class SymbolicPages:
 
         self.rows = torch.nn.Parameter(torch.randn(rows, hidden) * 0.05)
         self.columns = torch.nn.Parameter(torch.randn(columns, hidden) * 0.05)
+
+    def read_from(self, model: Any, turns: Turns, atlas: GlyphAtlas) -> None:
+        """Take the place vectors from a trained vision tower: what it returns less the character's embedding."""
+        import torch
+
+        rows, columns = CURRICULUM[-1]
+        rng = random.Random(0)
+        total = torch.zeros(rows, columns, self.rows.shape[1])
+        with torch.no_grad():
+            for _ in range(24):
+                lines = ["".join(rng.choice(PAGE_CHARACTERS) for _ in range(columns)) for _ in range(rows)]
+                pixels, grids = patches_of([atlas.draw(lines, rng)])
+                features = model.model.visual(pixels, grid_thw=grids).pooler_output
+                ids = torch.tensor([int(turns.character_ids[ord(c)]) for line in lines for c in line])
+                total += (features - model.model.language_model.embed_tokens(ids)).reshape(rows, columns, -1)
+            mean = total / 24
+            self.rows.data = mean.mean(1)
+            self.columns.data = (mean - self.rows.data[:, None]).mean(0)
 
     def vectors(self, embed: Any, cells: Any, rows: int, columns: int) -> Any:
         """float32 [B, rows*columns, H]: what the vision tower should return for these cells."""
@@ -540,7 +595,7 @@ class Log:
 
 
 def train_language(
-    model: Any, turns: Turns, symbols: SymbolicPages, minutes: float, seed: int, rate: float, log: Log, save: Any
+    model: Any, turns: Turns, symbols: SymbolicPages, minutes: float, seed: int, rate: float, log: Log, first_level: int
 ) -> int:
     """Stage 1; moves to the next grid when the accuracy of the current one is good or its share of the time is used."""
     import torch
@@ -550,7 +605,8 @@ def train_language(
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     budget = minutes * 60
     started = time.monotonic()
-    level, step, recent = 0, 0, []
+    level, step = first_level, 0
+    recent: list[tuple[float, float]] = []
     shares = [0.18, 0.36, 0.55, 1.0]
     while (elapsed := time.monotonic() - started) < budget:
         warm = min(1.0, (step + 1) / 150)
@@ -577,13 +633,19 @@ def train_language(
             recent = []
             if level + 1 < len(CURRICULUM) and (mean_accuracy > 0.93 or elapsed > shares[level] * budget):
                 level += 1
-            if step % 500 == 0:
-                save()
     return step
 
 
 def train_vision(
-    model: Any, symbols: SymbolicPages, turns: Turns, atlas: GlyphAtlas, minutes: float, seed: int, log: Log
+    model: Any,
+    symbols: SymbolicPages,
+    turns: Turns,
+    atlas: GlyphAtlas,
+    minutes: float,
+    seed: int,
+    log: Log,
+    *,
+    fresh: bool,
 ) -> int:
     """Stage 2: distil the vision tower onto the symbolic vectors; the language model is not touched."""
     import numpy as np
@@ -595,11 +657,10 @@ def train_vision(
     side = int(visual.config.num_position_embeddings**0.5)
     with torch.no_grad():
         # Positions in factors (one vector per row plus one per column): what the target asks for, so it is learned at once.
-        down, across = (
-            torch.randn(side, 1, visual.config.hidden_size) * 0.2,
-            torch.randn(1, side, visual.config.hidden_size) * 0.2,
-        )
-        visual.pos_embed.weight.copy_((down + across).reshape(side * side, -1))
+        if fresh:
+            down = torch.randn(side, 1, visual.config.hidden_size) * 0.2
+            across = torch.randn(1, side, visual.config.hidden_size) * 0.2
+            visual.pos_embed.weight.copy_((down + across).reshape(side * side, -1))
         for merger in visual.deepstack_merger_list:
             merger.linear_fc2.weight.zero_()
             merger.linear_fc2.bias.zero_()
@@ -698,7 +759,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate of stage 1")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads for torch")
     parser.add_argument(
-        "--resume", action="store_true", help="skip stage 1 and start from its checkpoint in the output folder"
+        "--start-from", type=Path, default=None, help="go on from an earlier reading base instead of random weights"
     )
     return parser
 
@@ -720,35 +781,32 @@ def main(argv: list[str] | None = None) -> int:
     model.train()
     turns = Turns(tokenizer)
     symbols = SymbolicPages(model.config.text_config.hidden_size, *CURRICULUM[-1])
-    checkpoint = args.out / "language_stage.pt"
     log = Log(args.out / "training_log.csv")
 
-    def save() -> None:
-        torch.save(
-            {"model": model.state_dict(), "rows": symbols.rows.data, "columns": symbols.columns.data}, checkpoint
-        )
-
-    steps = {}
-    if args.resume:
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        symbols.rows.data, symbols.columns.data = state["rows"], state["columns"]
-    else:
-        steps["language"] = train_language(
-            model, turns, symbols, args.language_minutes, 1000 + args.seed, args.learning_rate, log, save
-        )
-        save()
+    steps: dict[str, int] = {}
     atlas = GlyphAtlas()
-    steps["vision"] = train_vision(model, symbols, turns, atlas, args.vision_minutes, 2000 + args.seed, log)
+    first_level = 0
+    if args.start_from:
+        from transformers import AutoModelForImageTextToText
+
+        model = AutoModelForImageTextToText.from_pretrained(args.start_from, dtype=torch.float32).train()
+        symbols.read_from(model, turns, atlas)
+        first_level = len(CURRICULUM) - 1
+    steps["language"] = train_language(
+        model, turns, symbols, args.language_minutes, 1000 + args.seed, args.learning_rate, log, first_level
+    )
+    steps["vision"] = train_vision(
+        model, symbols, turns, atlas, args.vision_minutes, 2000 + args.seed, log, fresh=not args.start_from
+    )
     steps["joint"] = train_joint(model, turns, atlas, args.joint_minutes, 3000 + args.seed, log)
     score = held_out_score(model, turns, atlas, 9_000_000 + args.seed, 80)
-    checkpoint.unlink(missing_ok=True)
     model.to(torch.bfloat16).save_pretrained(args.out)
     build_processor(tokenizer).save_pretrained(args.out)
     facts = {
         "what": "Reading base of the quickstart: a random-weight Qwen3-VL in miniature, trained on synthetic pages only.",
         "license": "Apache-2.0 (made by scripts/train_reading_base.py from nothing but this repository)",
         "seed": args.seed,
+        "started_from": str(args.start_from) if args.start_from else "random weights",
         "steps": steps,
         "minutes": round((time.monotonic() - started) / 60, 1),
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -1,0 +1,516 @@
+"""Zips, pages, the join, validation, images, statistics, splits: what they promise, on files a user could have."""
+
+import codecs
+import json
+import os
+import random
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import png, write_results
+
+from toolkit.page_images import document_key, fitted_size, image_tokens, match_images, page_gaps, processor_size
+
+ROW = {
+    "Filename": "BL1.pdf",
+    "bl_number": "A1",
+    "Container_Number": "CSQU3054383",
+    "Container_Size": "40",
+    "Container_Type": "HC",
+}
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+# --- zips -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_zip_is_extracted_once_and_the_second_run_changes_nothing(run, workspace):
+    make_zip(workspace / "combined.zip", {"a/BL1_page_0001.png": b"x", "b\\BL2.jpg": b"y", "notes.txt": b"z"})
+    assert run("extract_combined_zip", "--zip", "combined.zip", "--json").json["extracted"] == 2
+    assert (workspace / "data/raw/combined/b/BL2.jpg").read_bytes() == b"y"
+    again = run("extract_combined_zip", "--zip", "combined.zip", "--json")
+    assert (again.code, again.json["extracted"], again.json["unchanged"], again.json["other_files"]) == (0, 0, 2, 1)
+
+
+def test_hostile_members_are_refused_and_the_others_come_out(run, workspace):
+    members = {
+        "../out.png": b"1",
+        "/abs.png": b"2",
+        "C:\\win.png": b"3",
+        "good.png": b"4",
+        "GOOD.PNG": b"5",
+        "con.png": b"6",
+        "x" * 300 + ".png": b"7",
+    }
+    path = make_zip(workspace / "evil.zip", members)
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("bomb.png", b"\0" * 30_000_000, compress_type=zipfile.ZIP_DEFLATED)
+    outcome = run("extract_combined_zip", "--zip", "evil.zip", "--json")
+    assert outcome.code == 1
+    refused = {
+        json.loads(line)["member"]: json.loads(line)["problem"]
+        for line in (workspace / "data/raw/problems.jsonl").read_text().splitlines()
+    }
+    assert set(refused) == {"../out.png", "/abs.png", "C:/win.png", "GOOD.PNG", "link.png", "bomb.png"}
+    assert outcome.json["extracted"] == 3
+    outside = [p for p in workspace.rglob("*") if p.is_file() and "schemas" not in p.parts and "raw" not in p.parts]
+    assert [p.name for p in outside] == ["evil.zip"]
+
+
+def test_a_damaged_member_is_named_and_the_rest_comes_out(run, workspace):
+    path = make_zip(workspace / "half.zip", {"a.png": b"A" * 100, "b.png": b"B" * 100})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"A" * 100) + 5] ^= 0xFF
+    path.write_bytes(bytes(data))
+    outcome = run("extract_combined_zip", "--zip", "half.zip")
+    assert outcome.code == 1 and "'a.png' is damaged" in outcome.err
+    assert (workspace / "data/raw/half/b.png").exists() and not (workspace / "data/raw/half/a.png").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no zip"])
+def test_a_file_that_is_no_zip_is_one_sentence(run, workspace, content):
+    (workspace / "no.zip").write_bytes(content)
+    outcome = run("extract_combined_zip", "--zip", "no.zip")
+    assert (
+        outcome.code == 2 and outcome.err.startswith("error: no.zip: not a zip file") and outcome.err.count("\n") == 1
+    )
+
+
+# --- page sizes and names -----------------------------------------------------------------------------------------------
+
+
+def test_page_sizes_are_what_the_processor_keeps():
+    from qwen_vl_utils.vision_process import smart_resize
+
+    rng = random.Random(0)
+    for _ in range(3000):
+        width, height = rng.randint(20, 4000), rng.randint(20, 4000)
+        if max(width, height) / min(width, height) > 100:
+            continue
+        budget = rng.choice([64, 384, 1280, 2048])
+        high, wide = smart_resize(height, width, factor=32, min_pixels=4 * 1024, max_pixels=budget * 1024)
+        assert processor_size(width, height, budget) == (wide, high)
+        fitted = fitted_size(width, height, budget)
+        assert image_tokens(*fitted) <= budget
+        if image_tokens(*fitted) >= 4:
+            assert processor_size(*fitted, budget) == fitted
+
+
+def test_bl1_never_takes_the_pages_of_bl10():
+    found, left = match_images(["BL1_page_0001.png", "BL10_page_0001.png", "BL100.png"], ["bl1", "bl10"])
+    assert {key: sorted(p for n in d.kinds.values() for ps in n.values() for p in ps) for key, d in found.items()} == {
+        "bl1": ["BL1_page_0001.png"],
+        "bl10": ["BL10_page_0001.png"],
+    }
+    assert left == ["BL100.png"]
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "kind", "page"),
+    [
+        ("BL 252670186.pdf", "BL_252670186_single_page.png", "single_page", 0),
+        ("HBL MG2505033 (039FX40980).pdf", "HBL_MG2505033_039FX40980_page_0002.jpg", "pages", 2),
+        ("02_MEDUHX085903_C.PDF", "02_MEDUHX085903_C_combined_grid.jpg", "combined_grid", 0),
+        ("MV SITC INCHON V.2524N- SGNS25093550.pdf", "sub/MV SITC INCHON V.2524N- SGNS25093550-p3.png", "pages", 3),
+        ("1. SO7134-036-P3-CC-PS_BL_FINAL_.pdf", "1. SO7134-036-P3-CC-PS_BL_FINAL__1.png", "pages", 1),
+        ("BL 1.pdf", "BL 1.jpeg", "pages", 0),
+    ],
+)
+def test_real_names_find_their_images(label, image, kind, page):
+    found, left = match_images([image], [document_key(label)])
+    assert not left
+    assert found[document_key(label)].kinds[kind][page] == [image]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "gaps"), [([1, 2, 3], []), ([1, 3], [2]), ([2], [1]), ([0, 1], []), ([0], []), ([0, 2], [1])]
+)
+def test_missing_pages_are_noticed(numbers, gaps):
+    assert page_gaps(numbers) == gaps
+
+
+# --- rendering ----------------------------------------------------------------------------------------------------------
+
+
+def pdf(path: Path, pages: int = 1, size=(595, 842), text="HELLO") -> Path:
+    import pymupdf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = pymupdf.open()
+    for number in range(pages):
+        page = document.new_page(width=size[0], height=size[1])
+        if text:
+            page.insert_text((50, 80), f"{text} {number}")
+    document.save(path)
+    document.close()
+    return path
+
+
+def test_pages_are_rendered_to_the_budget_and_bad_files_stop_nothing(run, workspace):
+    pdf(workspace / "pdfs/good one.pdf", pages=2)
+    pdf(workspace / "pdfs/blank.pdf", text="")
+    pdf(workspace / "pdfs/huge.pdf", size=(14000, 14000))
+    pdf(workspace / "pdfs/GOOD ONE.PDF" if os.name != "nt" else workspace / "pdfs/other/good one.pdf")
+    (workspace / "pdfs/empty.pdf").write_bytes(b"")
+    (workspace / "pdfs/page.pdf").write_text("<html><body>no pdf</body></html>")
+    (workspace / "pdfs/cut.pdf").write_bytes(pdf(workspace / "whole.pdf", pages=3).read_bytes()[:300])
+    import pymupdf
+
+    document = pymupdf.open(workspace / "whole.pdf")
+    document.save(workspace / "pdfs/locked.pdf", encryption=pymupdf.PDF_ENCRYPT_AES_256, owner_pw="o", user_pw="u")
+    outcome = run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", "300", "--json")
+    assert outcome.code == 1
+    problems = {
+        Path(json.loads(line)["source"]).name: json.loads(line)["problem"]
+        for line in (workspace / "data/images/problems.jsonl").read_text().splitlines()
+    }
+    assert set(problems) - {"GOOD ONE.PDF", "good one.pdf"} == {"empty.pdf", "page.pdf", "cut.pdf", "locked.pdf"}
+    assert "password" in problems["locked.pdf"] and "overwrite" in problems.get(
+        "GOOD ONE.PDF", problems.get("good one.pdf")
+    )
+    manifest = [json.loads(line) for line in (workspace / "data/images/manifest.jsonl").read_text().splitlines()]
+    assert all(0 < line["tokens"] <= 300 and line["width"] % 32 == 0 for line in manifest)
+    assert [line["image"] for line in manifest if line["blank"]] == ["data/images/blank_page_0001.png"]
+
+
+def test_unchanged_documents_are_not_rendered_again(run, workspace):
+    source = pdf(workspace / "pdfs/a.pdf")
+    run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", "100")
+    first = (workspace / "data/images/a_page_0001.png").stat().st_mtime_ns
+    assert run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", "100", "--json").json["unchanged"] == 1
+    assert (workspace / "data/images/a_page_0001.png").stat().st_mtime_ns == first
+    source.unlink()
+    pdf(source, text="OTHER")
+    assert run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", "100", "--json").json["unchanged"] == 0
+
+
+def test_the_text_layer_has_word_boxes_in_image_pixels(run, workspace):
+    pdf(workspace / "a.pdf")
+    run("pdf_to_images", "--in", "a.pdf", "--text-layer", "--image-max-tokens", "300")
+    page = json.loads((workspace / "data/ocr/a.json").read_text())["pages"][0]
+    x0, y0, x1, y1, word = page["words"][0]
+    assert word == "HELLO" and 0 < x0 < x1 < page["width"] and 0 < y0 < y1 < page["height"]
+
+
+def test_scans_are_taken_as_they_are(run, workspace):
+    from PIL import Image
+
+    frames = [Image.new("RGB", (900, 1200), shade) for shade in ("white", "gray")]
+    frames[0].save(workspace / "scan.tiff", save_all=True, append_images=frames[1:])
+    assert run("pdf_to_images", "--in", "scan.tiff", "--image-max-tokens", "400", "--json").json["pages"] == 2
+
+
+# --- the join -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_one_document_become_one_record_in_page_order(run, workspace):
+    write_results(workspace / "data/results.json", [ROW, {**ROW, "Container_Number": "MSCU6639870"}])
+    for number in (2, 1, 10, 3, 4, 5, 6, 7, 8, 9):
+        png(workspace / f"img/BL1_page_{number}.png", shade=number)
+    outcome = run("build_jsonl_from_results", "--images-dir", "img", "--json")
+    assert outcome.code == 0, outcome.err
+    record = json.loads((workspace / "data/train.jsonl").read_text())
+    images = [item["image"] for item in record["messages"][1]["content"] if item["type"] == "image"]
+    assert images == [f"img/BL1_page_{n}.png" for n in range(1, 11)]
+    answer = json.loads(record["messages"][2]["content"][0]["text"])
+    assert [row["container_number"] for row in answer["containers"]] == ["CSQU3054383", "MSCU6639870"]
+    assert "consignee_name" not in answer and "consignee_name" in outcome.json["fields_left_out"]
+    assert run("validate_jsonl", "data/train.jsonl").code == 0
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda t: codecs.BOM_UTF8 + t.encode(),
+        lambda t: codecs.BOM_UTF16_LE + t.encode("utf-16-le"),
+        lambda t: t.encode("utf-16-le"),
+    ],
+)
+def test_tables_saved_by_powershell_are_read(run, workspace, encode):
+    png(workspace / "img/BL1.png")
+    (workspace / "data").mkdir()
+    (workspace / "data/results.json").write_bytes(
+        encode(json.dumps([{**ROW, "consignee_name": "MÜLLER"}], ensure_ascii=False))
+    )
+    assert run("build_jsonl_from_results", "--images-dir", "img").code == 0
+    assert "MÜLLER" in (workspace / "data/train.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_csv_is_a_table_too(run, workspace):
+    png(workspace / "img/BL1.png")
+    (workspace / "labels.csv").write_text(
+        "Filename;bl_number;detention_free_days;Container Number\nBL1.pdf;A1;7;CSQU3054383\n", encoding="utf-8"
+    )
+    assert run("build_jsonl_from_results", "--results", "labels.csv", "--images-dir", "img").code == 0
+    assert '\\"detention_free_days\\":7' in (workspace / "data/train.jsonl").read_text()
+
+
+def test_rows_that_disagree_are_left_out_with_both_values(run, workspace):
+    write_results(
+        workspace / "data/results.json",
+        [ROW, {**ROW, "bl_number": "A2", "Container_Number": "MSCU6639870"}, {**ROW, "Filename": "BL2.pdf"}],
+    )
+    png(workspace / "img/BL1.png")
+    png(workspace / "img/BL2.png", shade=3)
+    outcome = run("build_jsonl_from_results", "--images-dir", "img", "--json")
+    assert (outcome.code, outcome.json["records"], outcome.json["documents_with_problems"]) == (1, 1, 1)
+    assert "'A1'" in outcome.err and "'A2'" in outcome.err
+
+
+def test_leftovers_on_both_sides_are_one_line_and_a_file_each(run, workspace):
+    write_results(workspace / "data/results.json", [{**ROW, "Filename": f"BL{n}.pdf"} for n in range(929)])
+    png(workspace / "img/BL0.png")
+    png(workspace / "img/stranger.png")
+    outcome = run("build_jsonl_from_results", "--images-dir", "img", "--json")
+    assert outcome.code == 1 and outcome.json["labels_without_images"] == 928 and outcome.err.count("\n") < 6
+    assert len((workspace / "data/train.labels_without_images.txt").read_text().splitlines()) == 928
+    assert (workspace / "data/train.images_without_labels.txt").read_text() == "img/stranger.png\n"
+    assert run("build_jsonl_from_results", "--images-dir", "img", "--allow-problems").code == 0
+
+
+def test_labels_that_cannot_be_told_apart_are_both_left_out(run, workspace):
+    write_results(
+        workspace / "data/results.json",
+        [{**ROW, "Filename": "BL 1.pdf"}, {**ROW, "Filename": "BL_1.pdf"}, {**ROW, "Filename": "BL2.pdf"}],
+    )
+    for name in ("BL 1.png", "BL2.png"):
+        png(workspace / "img" / name)
+    outcome = run("build_jsonl_from_results", "--images-dir", "img", "--json")
+    assert outcome.json["records"] == 1 and "'BL_1.pdf'" in outcome.err and "BL 1.pdf" in outcome.err
+
+
+def test_enum_synonyms_are_normalised_and_unknown_values_named(run, workspace):
+    rows = [
+        {**ROW, "port_of_discharge": "PORT KLANG (WESTPORT)"},
+        {**ROW, "Filename": "BL2.pdf", "port_of_discharge": "Atlantis"},
+    ]
+    write_results(workspace / "data/results.json", rows)
+    png(workspace / "img/BL1.png")
+    png(workspace / "img/BL2.png", shade=9)
+    outcome = run("build_jsonl_from_results", "--images-dir", "img")
+    assert outcome.code == 1 and "'Atlantis' is none of" in outcome.err
+    assert '\\"port_of_discharge\\":\\"Port Klang\\"' in (workspace / "data/train.jsonl").read_text()
+
+
+def test_a_failed_build_leaves_the_old_file_alone(run, workspace):
+    write_results(workspace / "data/results.json", [ROW])
+    (workspace / "data/train.jsonl").write_text("old\n")
+    (workspace / "img").mkdir()
+    assert run("build_jsonl_from_results", "--images-dir", "img").code == 1
+    assert (workspace / "data/train.jsonl").read_text() == "old\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "the file is empty"),
+        ("{", "not JSON"),
+        ("[]", "no rows"),
+        ("[1]", "a row must be an object"),
+        ('[{"a": 1, "a": 2}]', "stands twice"),
+        ('[{"Filename": NaN}]', "NaN is not JSON"),
+    ],
+)
+def test_a_broken_table_is_one_sentence(run, workspace, content, sentence):
+    (workspace / "results.json").write_text(content)
+    (workspace / "img").mkdir()
+    outcome = run("build_jsonl_from_results", "--images-dir", "img")
+    assert outcome.code == 2 and sentence in outcome.err and outcome.err.count("\n") == 1
+
+
+# --- validation -----------------------------------------------------------------------------------------------------------
+
+
+def record(answer='{"company":"A","date":null,"address":null,"total":"1"}', **change):
+    value = {
+        "id": "r",
+        "messages": [
+            {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "json"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        ],
+        "meta": {"schema": "schemas/receipt.schema.json"},
+    }
+    return value | change
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        (record("Sure! {}"), "not only JSON"),
+        (record('{"a":1,"a":2}'), "stands twice"),
+        (record('{"company":NaN}'), "NaN"),
+        (record('{"company":1,"date":null,"address":null,"total":"1"}'), "answer.company"),
+        (record('{"company":"A"}'), "'date' is a required property"),
+        (record(id=""), "$.id"),
+        (record(messages=[]), "$.messages"),
+        (record(messages=list(reversed(record()["messages"]))), "the roles are assistant, user"),
+        (
+            record(
+                messages=[
+                    {
+                        "role": "user",
+                        "content": [{"type": "text", "text": "json"}, {"type": "image", "image": "a.png"}],
+                    },
+                    record()["messages"][1],
+                ]
+            ),
+            "images come first",
+        ),
+        (
+            record(
+                messages=[
+                    {
+                        "role": "user",
+                        "content": [{"type": "image", "image": "a\\b.png"}, {"type": "text", "text": "j"}],
+                    },
+                    record()["messages"][1],
+                ]
+            ),
+            "back slash",
+        ),
+    ],
+)
+def test_every_defect_of_a_record_has_its_line_and_place(run, workspace, bad, sentence):
+    (workspace / "d.jsonl").write_text(json.dumps(record(id="good")) + "\n" + json.dumps(bad) + "\n")
+    outcome = run("validate_jsonl", "d.jsonl")
+    assert outcome.code == 1 and outcome.out.startswith("d.jsonl:2: ") and sentence in outcome.out
+
+
+def test_broken_lines_and_missing_files(run, workspace):
+    (workspace / "d.jsonl").write_text('{"id": \n')
+    assert run("validate_jsonl", "d.jsonl").code == 1
+    assert run("validate_jsonl", "missing.jsonl").err == "error: file not found: missing.jsonl\n"
+    (workspace / "e.jsonl").write_text("")
+    assert run("validate_jsonl", "e.jsonl").code == 2
+
+
+# --- images, statistics, splits ---------------------------------------------------------------------------------------------
+
+
+def write_records(path: Path, records: list[dict]) -> None:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+
+
+def test_image_defects_are_named(run, workspace):
+    from PIL import Image
+
+    png(workspace / "ok.png")
+    png(workspace / "Case.png")
+    Image.new("RGB", (64, 64)).save(workspace / "cut.jpg")
+    (workspace / "cut.jpg").write_bytes((workspace / "cut.jpg").read_bytes()[:-40])
+    png(workspace / "really.png").rename(workspace / "lies.jpg")
+    (workspace / "text.png").write_text("no image")
+    records = []
+    for number, name in enumerate(("ok.png", "case.png", "cut.jpg", "lies.jpg", "text.png", "gone/x.png")):
+        one = record(id=str(number))
+        one["messages"][0]["content"][0]["image"] = name
+        records.append(one)
+    write_records(workspace / "d.jsonl", records)
+    outcome = run("verify_image_paths", "--in", "d.jsonl", "--report", "bad.jsonl", "--json")
+    problems = {
+        json.loads(line)["image"]: json.loads(line)["problem"]
+        for line in (workspace / "bad.jsonl").read_text().splitlines()
+    }
+    assert outcome.code == 1 and set(problems) == {"case.png", "cut.jpg", "lies.jpg", "text.png", "gone/x.png"}
+    assert (
+        "'Case.png'" in problems["case.png"]
+        and "cut off" in problems["cut.jpg"]
+        and "is a PNG file" in problems["lies.jpg"]
+    )
+
+
+def test_statistics_count_what_is_there(run, easy_dataset, monkeypatch):
+    monkeypatch.chdir(easy_dataset)
+    found = run("dataset_stats", "--in", "data/train.jsonl", "--json").json
+    assert found["documents"] == 24 and found["vision_tokens"] == {"min": 384, "median": 384, "p95": 384, "max": 384}
+    assert found["fill_rate"]["bl_number"] == 1.0
+
+
+def split_records(workspace: Path, count: int) -> list[dict]:
+    records = []
+    for number in range(count):
+        one = record(f'{{"company":"C{number % 7}","date":null,"address":null,"total":"{number}"}}', id=f"doc {number}")
+        one["messages"][0]["content"][0]["image"] = (
+            png(workspace / f"i/{number}.png", shade=number % 250, size=(32 + number // 250, 32))
+            .relative_to(workspace)
+            .as_posix()
+        )
+        records.append(one)
+    return records
+
+
+def splits_of(workspace: Path) -> dict[str, str]:
+    return {
+        json.loads(line)["id"]: name
+        for name in ("train", "val", "test")
+        for line in (workspace / f"data/splits/{name}.jsonl").read_text().splitlines()
+    }
+
+
+def test_adding_documents_moves_none_and_order_does_not_matter(run, workspace):
+    records = split_records(workspace, 120)
+    write_records(workspace / "d.jsonl", records[:80])
+    run("split_jsonl", "--in", "d.jsonl")
+    before = splits_of(workspace)
+    write_records(workspace / "d.jsonl", list(reversed(records)))
+    run("split_jsonl", "--in", "d.jsonl")
+    after = splits_of(workspace)
+    assert len(before) == 80 and len(after) == 120
+    assert all(after[name] == place for name, place in before.items())
+    assert 0.6 < sum(place == "train" for place in after.values()) / 120 < 0.95
+
+
+def test_copies_and_groups_never_lie_on_both_sides(run, workspace):
+    records = split_records(workspace, 60)
+    for number in range(0, 60, 2):
+        records[number]["messages"][0]["content"][0]["image"] = records[number + 1]["messages"][0]["content"][0][
+            "image"
+        ]
+    write_records(workspace / "d.jsonl", records)
+    run("split_jsonl", "--in", "d.jsonl", "--ratios", "50/25/25")
+    places = splits_of(workspace)
+    assert all(places[f"doc {n}"] == places[f"doc {n + 1}"] for n in range(0, 60, 2))
+    run("split_jsonl", "--in", "d.jsonl", "--ratios", "50/25/25", "--group-by", "company")
+    places = splits_of(workspace)
+    assert all(len({places[f"doc {n}"] for n in range(company, 60, 7)}) == 1 for company in range(7))
+
+
+def test_the_same_seed_makes_the_same_documents(run, workspace):
+    for folder in ("one", "two"):
+        run("make_sample_documents", "--out-dir", folder, "--documents", "9", "--layout", "realistic", "--seed", "4")
+    names = sorted(p.relative_to("one").as_posix() for p in Path("one").rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to("two").as_posix() for p in Path("two").rglob("*") if p.is_file())
+    assert all(Path("one", n).read_bytes() == Path("two", n).read_bytes() for n in names)
+
+
+@pytest.mark.parametrize("kind", ["invoice", "receipt"])
+@pytest.mark.parametrize("layout", ["realistic", "scan"])
+def test_other_document_types_go_through_the_data_stages(run, workspace, kind, layout):
+    run("make_sample_documents", "--out-dir", "s", "--documents", "6", "--type", kind, "--layout", layout, "--no-mess")
+    run("extract_combined_zip", "--zip", "s/combined.zip", "--zip", "s/bls_another.zip")
+    run("pdf_to_images", "--in", "s/pdfs")
+    built = run(
+        "build_jsonl_from_results",
+        "--results",
+        "s/results.json",
+        "--schema",
+        f"schemas/{kind}.schema.json",
+        "--images-dir",
+        "data/raw",
+        "--images-dir",
+        "data/images",
+        "--json",
+    )
+    assert (built.code, built.json["records"]) == (0, 6), built.err
+    assert run("validate_jsonl", "data/train.jsonl", "--json").json["warnings"] == 0
