@@ -29,6 +29,7 @@ def open_page(path: Path) -> Any:
 def encode_prompt(processor: Any, prompt: Prompt, pages: list[Any]) -> dict[str, Any]:
     """Model inputs of one document before its answer: `input_ids` and `mm_token_type_ids` int64 [L], `pixel_values`
     float32 [patches, 1536], `image_grid_thw` int64 [pages, 3]."""
+    refuse_control_text(processor, prompt.system + prompt.question, "the prompt")
     messages = prompt.messages([f"page {number}" for number in range(1, len(pages) + 1)])
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     inputs = processor(text=[text], images=pages, return_tensors="pt")
@@ -47,6 +48,7 @@ def encode_record(processor: Any, record: dict[str, Any], root: Path) -> dict[st
     """
     import torch
 
+    refuse_control_text(processor, answer_text(record), f"the answer of record {record['id']!r}")
     inputs = encode_prompt(processor, prompt_of(record), [open_page(root / image) for image in images_of(record)])
     check_placeholders(processor, inputs, record["id"])
     answer = torch.tensor(processor.tokenizer.encode(answer_text(record) + END_OF_ANSWER, add_special_tokens=False))
@@ -55,6 +57,13 @@ def encode_record(processor: Any, record: dict[str, Any], root: Path) -> dict[st
     inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(answer)])
     inputs["labels"] = torch.cat([torch.full((prompt_length,), IGNORED), answer])
     return inputs
+
+
+def refuse_control_text(processor: Any, text: str, where: str) -> None:
+    """Raises StageError where `text` spells one of the model's control tokens: it would end a turn or stand for an image."""
+    for token in processor.tokenizer.all_special_tokens:
+        if token in text:
+            raise StageError(f"{where} contains the control token {token}; remove it from the text")
 
 
 def check_placeholders(processor: Any, inputs: dict[str, Any], identity: str) -> None:

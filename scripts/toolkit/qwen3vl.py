@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
+from toolkit.files import shown
 from toolkit.model_libraries import prepare_model_libraries
 
 # The language model's attention and MLP, by name. Never "all-linear": that takes in the vision tower and the merger, whose
@@ -35,7 +36,7 @@ def load_config(model: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise StageError(f"{model}: the model cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+        raise StageError(f"{model}: the model cannot be loaded: {one_line(error)}") from None
     if config.model_type not in MODEL_TYPES:
         raise StageError(
             f"{model}: this is a {config.model_type} model; the project is made for {' and '.join(MODEL_TYPES)}"
@@ -55,7 +56,7 @@ def load_processor(model: str, image_max_tokens: int) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise StageError(f"{model}: the processor cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+        raise StageError(f"{model}: the processor cannot be loaded: {one_line(error)}") from None
     processor.image_processor.size = {"shortest_edge": MIN_PIXELS, "longest_edge": image_max_tokens * 32 * 32}
     processor.image_processor.min_pixels = MIN_PIXELS
     processor.image_processor.max_pixels = image_max_tokens * 32 * 32
@@ -82,7 +83,7 @@ def load_model(model: str, *, nf4: bool = False, device: str | None = None) -> A
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(model, **options)
     except (OSError, ValueError) as error:
-        raise StageError(f"{model}: the weights cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+        raise StageError(f"{model}: the weights cannot be loaded: {one_line(error)}") from None
     return loaded if nf4 and device != "cpu" else loaded.to(device)
 
 
@@ -94,18 +95,24 @@ def default_device() -> str:
 
 def load_adapter(model: Any, adapter: Path) -> Any:
     """`model` with a LoRA adapter. Raises StageError where a weight of either finds no place in the other."""
-    import warnings
-
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
 
     if not (adapter / "adapter_config.json").is_file():
-        raise StageError(f"{adapter.as_posix()}: no adapter_config.json here; give the folder that train_lora.py wrote")
-    with warnings.catch_warnings():
-        # peft only warns about adapter weights that are missing, and then answers as the base model would.
-        warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        try:
-            return PeftModel.from_pretrained(model, str(adapter))
-        except (ValueError, RuntimeError, UserWarning) as error:
-            raise StageError(
-                f"{adapter.as_posix()}: the adapter does not fit this base model: {' '.join(str(error).split())[:200]}"
-            ) from None
+        raise StageError(f"{shown(adapter)}: no adapter_config.json here; give the folder that train_lora.py wrote")
+    try:
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+    except (ValueError, RuntimeError, OSError) as error:
+        raise StageError(f"{shown(adapter)}: the adapter does not fit this base model: {one_line(error)}") from None
+    # peft passes over weights that find no place, and then answers as the base model would.
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    loaded = {name: tuple(weight.shape) for name, weight in get_peft_model_state_dict(adapted).items()}
+    if stored != loaded:
+        odd = sorted(set(stored.items()) ^ set(loaded.items()))[0][0]
+        raise StageError(f"{shown(adapter)}: the adapter does not fit this base model: {odd} has no counterpart")
+    return adapted
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -102,6 +102,7 @@ def measured_training(
         use_cpu=on_cpu,
         gradient_checkpointing=args.gradient_checkpointing,
         logging_steps=args.log_each,
+        logging_first_step=True,
         eval_strategy="epoch" if validation else "no",
         save_strategy="steps" if args.save_each else "epoch",
         save_steps=args.save_each or 500,
@@ -156,6 +157,7 @@ class LogWriter:
         if append and path.is_file():
             with path.open(encoding="utf-8", newline="") as file:
                 self.rows = list(csv.DictReader(file))
+        path.parent.mkdir(parents=True, exist_ok=True)
 
     def callback(self) -> Any:
         from transformers import TrainerCallback

@@ -1,0 +1,150 @@
+"""Every script from outside: its help, its errors, and each command line that the documents print."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+SCRIPTS = sorted((REPOSITORY / "scripts").glob("*.py"))
+DOCUMENTS = sorted(
+    [
+        REPOSITORY / "README.md",
+        REPOSITORY / "CONTRIBUTING.md",
+        *REPOSITORY.glob("docs/*.md"),
+        *REPOSITORY.glob("azureml/*.md"),
+        *REPOSITORY.glob("runpod/*.md"),
+        REPOSITORY / "data/README.md",
+    ]
+)
+
+# The commands of the scaffold's README, exactly as it prints them.
+SEED_COMMANDS = r"""
+python scripts\make_example_jsonl.py
+python scripts\validate_jsonl.py examples\example.jsonl
+python scripts\\extract_combined_zip.py --zip data\\combined.zip
+python scripts\\extract_combined_zip.py --zip data\\combined.zip --zip data\\bls_another.zip
+python scripts\\build_jsonl_from_results.py --images-dir data\\raw\\combined --images-dir data\\raw\\bls_another --limit 50
+python scripts\\validate_jsonl.py data\\train.jsonl
+python scripts\\verify_image_paths.py --in data\\train.jsonl
+python scripts\\dataset_stats.py --in data\\train.jsonl
+python scripts\\split_jsonl.py --in data\\train.jsonl --out-dir data\\splits
+""".strip().splitlines()
+SEED_FILES = """
+schemas/qwen_vl_pdf_extract.schema.json examples/example.jsonl docs/TRAINING_QWEN3_VL_8B.md docs/QUANTIZATION_AND_SERVING.md
+docs/LATENCY_UNDER_1S.md docs/AZUREML_TRAINING_RUNBOOK.md azureml/README.md runpod/TRAIN_SERVE_RUNBOOK.md data/README.md
+""".split()
+
+
+def start(words: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, encoding="utf-8")
+
+
+def words_of(line: str) -> list[str]:
+    """A command line as PowerShell splits it: back slashes are ordinary characters. Where the script itself is named with
+    back slashes, Windows opens it; here the path is translated, the arguments are left as they are."""
+    words = shlex.split(line.replace("\\", "\\\\"))
+    assert words[0] == "python"
+    return [re.sub(r"\\+", "/", words[1]), *words[2:]]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """What git would give a stranger: tracked files only."""
+    folder = tmp_path_factory.mktemp("clone")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in tracked:
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, folder / name)
+    return folder
+
+
+def test_each_command_of_the_seed_works_as_printed(clone):
+    made = start(["scripts/make_sample_documents.py", "--zips-to", "data", "--documents", "30", "--seed", "8"], clone)
+    assert made.returncode == 0, made.stderr
+    for line in SEED_COMMANDS:
+        done = start(words_of(line), clone)
+        # 1: documents without images, which this data has, as real exports have; anything else is a failure.
+        expected = (0, 1) if "build_jsonl" in line else (0,)
+        assert done.returncode in expected, f"{line}: {done.stderr}"
+    assert len((clone / "data/train.jsonl").read_text().splitlines()) > 10
+    for name in SEED_FILES:
+        assert (clone / name).is_file(), name
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_help_is_ascii_and_quick_and_errors_are_one_sentence(script, tmp_path):
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        shown = start([str(script), "--help"], tmp_path)
+        times.append(time.perf_counter() - began)
+        if times[-1] < 0.5:
+            break
+    assert shown.returncode == 0 and shown.stdout.isascii() and "python scripts/" in shown.stdout
+    assert min(times) < 0.5, f"{min(times):.2f} s"
+    wrong = start([str(script), "--no-such-flag"], tmp_path)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "Traceback" not in wrong.stderr
+
+
+MISSING_FILE = {
+    "validate_jsonl": ["gone.jsonl"], "verify_image_paths": ["--in", "gone.jsonl"], "dataset_stats": ["--in", "gone.jsonl"], "split_jsonl": ["--in", "gone.jsonl"],
+    "extract_combined_zip": ["--zip", "gone.zip"], "pdf_to_images": ["--in", "gone.pdf"], "build_jsonl_from_results": ["--results", "gone.json"],
+    "train_lora": ["--model", "x", "--train", "gone.jsonl", "--out", "o"], "extract_documents": ["--model", "gone", "--in", "gone.jsonl", "--out", "o.jsonl"],
+    "evaluate_predictions": ["--pred", "gone.jsonl", "--gold", "gone.jsonl"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISSING_FILE)
+def test_a_missing_file_is_one_sentence_that_names_it(name, tmp_path):
+    done = start([str(REPOSITORY / "scripts" / f"{name}.py"), *MISSING_FILE[name]], tmp_path)
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: ")
+        and "gone" in done.stderr
+        and done.stderr.count("\n") == 1
+    ), done.stderr
+
+
+def test_the_readme_lists_every_script():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert [s.name for s in SCRIPTS if s.name not in readme] == []
+
+
+def commands(document: Path) -> list[str]:
+    """The `python ...` lines of a document's fenced blocks."""
+    blocks = re.findall(r"```(?:powershell|bash|text)?\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("python ")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(REPOSITORY).as_posix())
+def test_documented_commands_name_scripts_and_flags_that_exist(document, clone):
+    """No line joins commands or continues, and every flag is one the script's parser knows."""
+    text = document.read_text(encoding="utf-8")
+    assert "&&" not in re.sub(r"`&&`", "", text)
+    helps: dict[str, str] = {}
+    for line in commands(document):
+        assert not line.endswith(("\\", "`", " ")), line
+        script, *arguments = words_of(line)
+        if script == "-m":
+            continue
+        assert (clone / script).is_file(), line
+        if script not in helps:
+            helps[script] = start([script, "--help"], clone).stdout
+        for flag in (word.split("=")[0] for word in arguments if word.startswith("--") and len(word) > 2):
+            assert re.search(rf"{re.escape(flag)}\b", helps[script]), f"{line}: {flag}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(REPOSITORY).as_posix())
+def test_links_between_documents_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

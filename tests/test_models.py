@@ -1,0 +1,265 @@
+"""From records to answers with a real Qwen3-VL in miniature: masking, training, adapters, constrained decoding."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from toolkit.records import answer_text, images_of, read_records
+
+
+@pytest.fixture(scope="module")
+def records(easy_dataset):
+    return list(read_records(easy_dataset / "data/train.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_model):
+    from toolkit.qwen3vl import load_processor
+
+    return load_processor(str(tiny_model), 384)
+
+
+def encoded(records, processor, root):
+    from toolkit.batches import encode_record
+
+    return [encode_record(processor, record, root) for record in records]
+
+
+def two_page_record(records):
+    record = json.loads(json.dumps(records[0]))
+    record["messages"][1]["content"].insert(1, {"type": "image", "image": images_of(records[1])[0]})
+    return record
+
+
+def test_only_the_answer_and_its_end_are_supervised(records, processor, easy_dataset):
+    for record in (records[0], two_page_record(records)):
+        example = encoded([record], processor, easy_dataset)[0]
+        supervised = example["labels"][example["labels"] != -100]
+        assert processor.tokenizer.decode(supervised) == answer_text(record) + "<|im_end|>"
+        assert (example["labels"] != -100).nonzero()[0] == len(example["labels"]) - len(supervised)
+
+
+def test_the_prompt_and_answer_together_are_the_chat_template_s_text(records, processor, easy_dataset):
+    example = encoded([records[0]], processor, easy_dataset)[0]
+    whole = processor.apply_chat_template(records[0]["messages"], tokenize=False)
+    text = processor.tokenizer.decode(example["input_ids"])
+    collapsed = text.replace("<|image_pad|>" * 384, "<|image_pad|>")
+    assert collapsed + "\n" == whole
+
+
+def test_an_answer_that_talks_about_assistants_is_not_misread(records, processor, easy_dataset):
+    record = json.loads(json.dumps(records[0]))
+    record["messages"][0]["content"][0]["text"] = "assistant\nassistant you are an assistant\n"
+    example = encoded([record], processor, easy_dataset)[0]
+    assert (
+        processor.tokenizer.decode(example["labels"][example["labels"] != -100]) == answer_text(record) + "<|im_end|>"
+    )
+
+
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|vision_start|>"])
+@pytest.mark.parametrize("turn", [0, 2])
+def test_control_tokens_in_texts_are_refused(records, processor, easy_dataset, token, turn):
+    from toolkit.console import StageError
+
+    record = json.loads(json.dumps(records[0]))
+    record["messages"][turn]["content"][0]["text"] += token
+    with pytest.raises(StageError, match=r"control token"):
+        encoded([record], processor, easy_dataset)
+
+
+def test_pages_rendered_to_the_budget_are_not_resized_by_the_processor(records, processor, easy_dataset):
+    example = encoded([two_page_record(records)], processor, easy_dataset)[0]
+    assert example["image_grid_thw"].tolist() == [[1, 32, 48], [1, 32, 48]]
+
+
+def test_padding_changes_no_loss(records, processor, easy_dataset, tiny_model):
+    import torch
+
+    from toolkit.batches import collate
+    from toolkit.qwen3vl import load_model
+
+    model = load_model(str(tiny_model)).eval()
+    examples = encoded(records[:3], processor, easy_dataset)
+    pad = processor.tokenizer.pad_token_id
+
+    def token_losses(batch):
+        logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits[:, :-1].float()
+        labels = batch["labels"][:, 1:]
+        return torch.nn.functional.cross_entropy(logits[labels != -100], labels[labels != -100], reduction="none")
+
+    with torch.no_grad():
+        together = token_losses(collate(examples, pad))
+        alone = torch.cat([token_losses(collate([example], pad)) for example in examples])
+        left = token_losses(collate(examples, pad, left=True))
+    assert torch.allclose(together, alone, atol=1e-4)
+    assert torch.allclose(left, alone, atol=1e-4)
+
+
+def test_lengths_are_counted_without_decoding_the_images(records, processor, easy_dataset):
+    from toolkit.training import record_length
+
+    for record in (records[0], two_page_record(records)):
+        assert record_length(processor, record, easy_dataset, 384) == len(
+            encoded([record], processor, easy_dataset)[0]["input_ids"]
+        )
+
+
+@pytest.fixture(scope="module")
+def adapter(easy_dataset, tiny_model, tmp_path_factory):
+    """A short real training run on the random tiny model."""
+    import train_lora
+
+    out = tmp_path_factory.mktemp("adapter")
+    arguments = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--val", easy_dataset / "data/train.jsonl", "--root", easy_dataset,
+                 "--schema", easy_dataset / "data/train.schema.json", "--out", out, "--image-max-tokens", 384, "--limit", 8, "--batch-size", 4, "--accumulate", 1,
+                 "--epochs", 2, "--learning-rate", "5e-3", "--log-each", 1]  # fmt: skip
+    assert train_lora.main([str(a) for a in arguments]) == 0
+    return out
+
+
+def test_training_lowers_the_loss_and_leaves_everything_an_extraction_needs(adapter):
+    import csv
+
+    names = {p.name for p in adapter.iterdir()}
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "extraction_config.json",
+        "training_log.csv",
+        "loss_curve.png",
+        "tokenizer.json",
+    } <= names
+    with (adapter / "training_log.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+    assert losses[-1] < losses[0]
+
+
+def test_lora_touches_every_target_of_the_language_model_and_nothing_else(adapter):
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        names = list(file.keys())
+        # Every B matrix started at zero; a target that stayed there was never trained.
+        assert all(file.get_tensor(name).abs().sum() > 0 for name in names)
+    assert len(names) == 5 * 7 * 2
+    assert all(".language_model.layers." in name and "visual" not in name for name in names)
+
+
+def extract(run, easy_dataset, tiny_model, adapter, out, *more):
+    return run(
+        "extract_documents",
+        "--model",
+        tiny_model,
+        "--adapter",
+        adapter,
+        "--root",
+        easy_dataset,
+        "--out",
+        out,
+        *more,
+        "--json",
+    )
+
+
+def test_even_an_untrained_model_answers_valid_json_under_the_grammar(run, easy_dataset, tiny_model, adapter, tmp_path):
+    out = tmp_path / "p.jsonl"
+    done = extract(run, easy_dataset, tiny_model, adapter, out, "--in", easy_dataset / "data/train.jsonl", "--limit", 3)
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 3 and {line["status"] for line in lines} <= {"ok", "truncated"}, done.err
+    for line in lines:
+        if line["status"] == "ok":
+            assert next(iter(line["prediction"])) == "consignee_name"
+            assert json.dumps(line["prediction"], ensure_ascii=False, separators=(",", ":")) == line["raw"]
+
+
+def test_a_second_run_answers_only_what_is_missing(run, easy_dataset, tiny_model, adapter, tmp_path):
+    out = tmp_path / "p.jsonl"
+    inputs = ["--in", easy_dataset / "data/train.jsonl"]
+    extract(run, easy_dataset, tiny_model, adapter, out, *inputs, "--limit", 1)
+    whole = out.read_bytes()
+    with out.open("ab") as file:
+        file.write(b'{"id": "cut off in the mid')
+    again = extract(run, easy_dataset, tiny_model, adapter, out, *inputs, "--limit", 2)
+    assert again.json["documents"] == 1 and out.read_bytes().startswith(whole)
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_pdfs_go_in_directly_and_bad_ones_are_named(run, easy_dataset, tiny_model, adapter, tmp_path):
+    source = sorted((easy_dataset / "data/samples/pdfs").iterdir())[0]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / source.name).write_bytes(source.read_bytes())
+    (tmp_path / "in/broken.pdf").write_text("no pdf")
+    done = extract(run, easy_dataset, tiny_model, adapter, tmp_path / "p.jsonl", "--in", tmp_path / "in")
+    lines = {
+        json.loads(line)["id"]: json.loads(line)["status"] for line in (tmp_path / "p.jsonl").read_text().splitlines()
+    }
+    assert done.code == 1 and lines["broken.pdf"] == "unreadable" and set(lines) == {source.name, "broken.pdf"}
+
+
+def test_an_adapter_of_another_base_is_refused(run, easy_dataset, tiny_moe, adapter, tmp_path):
+    done = extract(
+        run,
+        easy_dataset,
+        tiny_moe,
+        adapter,
+        tmp_path / "p.jsonl",
+        "--in",
+        easy_dataset / "data/train.jsonl",
+        "--limit",
+        1,
+    )
+    assert done.code == 2 and "does not fit this base model" in done.err and "Traceback" not in done.err
+
+
+def test_a_model_without_a_contract_is_one_sentence(run, easy_dataset, tiny_model, tmp_path):
+    done = run(
+        "extract_documents",
+        "--model",
+        tiny_model,
+        "--in",
+        easy_dataset / "data/train.jsonl",
+        "--out",
+        tmp_path / "p.jsonl",
+    )
+    assert done.code == 2 and "no extraction_config.json here" in done.err
+
+
+def test_the_moe_model_trains_with_lora_and_refuses_qlora(run, easy_dataset, tiny_moe, tmp_path):
+    common = ["--model", tiny_moe, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
+              "--image-max-tokens", 384, "--limit", 2, "--batch-size", 2, "--accumulate", 1, "--epochs", 1, "--out", tmp_path / "moe"]  # fmt: skip
+    refused = run("train_lora", *common, "--method", "qlora")
+    assert refused.code == 2 and "QLoRA saves almost nothing on a MoE model" in refused.err
+    assert run("train_lora", *common).code == 0
+    assert "experts" not in (tmp_path / "moe/adapter_config.json").read_text()
+
+
+def test_qlora_trains_in_four_bit_with_vision_and_head_left_alone(easy_dataset, tiny_model, run, tmp_path):
+    from toolkit.qwen3vl import load_model
+
+    model = load_model(str(tiny_model), nf4=True)
+    kinds = {name: type(module).__name__ for name, module in model.named_modules() if "Linear" in type(module).__name__}
+    assert all((kind == "Linear4bit") == (".language_model." in name) for name, kind in kinds.items())
+    done = run("train_lora", "--method", "qlora", "--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset,
+               "--schema", easy_dataset / "data/train.schema.json", "--image-max-tokens", 384, "--limit", 2, "--batch-size", 2, "--accumulate", 1, "--epochs", 1,
+               "--out", tmp_path / "q")  # fmt: skip
+    assert done.code == 0, done.err
+
+
+def test_records_that_are_too_long_are_listed_and_never_cut(run, easy_dataset, tiny_model, tmp_path):
+    common = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
+              "--image-max-tokens", 384, "--out", tmp_path / "o", "--limit", 6, "--max-length", 450]  # fmt: skip
+    done = run("train_lora", *common)
+    assert done.code == 1 and "longer than --max-length 450" in done.err
+    listed = [json.loads(line) for line in (tmp_path / "o/too_long.jsonl").read_text().splitlines()]
+    assert listed and all(item["tokens"] > 450 for item in listed)
+
+
+def test_the_shipped_reading_base_says_where_it_comes_from():
+    folder = REPOSITORY / "examples/reading_base"
+    facts = json.loads((folder / "reading_base.json").read_text())
+    assert facts["held_out_reading"]["token_accuracy"] > 0.97 and "seed" in facts and "license" in facts
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 20_000_000
+    text = (folder / "tokenizer.json").read_text() + (Path(REPOSITORY) / "scripts/train_reading_base.py").read_text()
+    assert "CONSIGNEE" not in text
