@@ -10,6 +10,7 @@ a file that cannot be read is named, and stops nothing else (exit code 1).
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -197,6 +198,10 @@ def rendered(todo: list[Path], args: Any) -> Any:
         raise
     finally:
         pool.join()
+        # A worker that was killed in the middle of a write left its temporary file.
+        for source in todo:
+            for leftover in args.out_dir.glob(f".{glob.escape(safe_name(source.stem))}_page_*.part"):
+                leftover.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

