@@ -4,11 +4,12 @@
     python scripts/train_reading_base.py --out outputs/reading_base --seed 1 --language-minutes 40
 
 A real project starts from Qwen3-VL-8B and needs none of this. The demonstration has no internet and no GPU, so it starts
-from a base of 2 million parameters that this script makes in about an hour on two cores, in three stages:
+from a base of 2 million parameters that this script makes in about 75 minutes on two cores, in three stages:
 
 1. Language: the language model alone learns to look things up on symbolic pages. A page is a grid of characters; the
    vision token of a cell is the embedding of its character plus a learned row and column vector plus 10 % noise. Tasks,
-   several turns on one page: the value behind a label, several values or null, all pairs, a line, a table, a count.
+   several turns on one page: the value behind a label, several values (text, whole numbers, null), all pairs, a line, a
+   table, a count.
 2. Vision: the vision tower learns to produce exactly those vectors from rendered pages (the language model is frozen).
 3. Joint: both together on rendered pages.
 
@@ -18,7 +19,6 @@ Labels and values are random words and codes; no document type of this project i
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import random
@@ -26,6 +26,9 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from toolkit import console
+from toolkit.files import argument_path, write_json
 
 PAGE_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,-/:()&+'#"
 CELL = 32  # pixels; one vision token
@@ -577,11 +580,14 @@ def joint_hidden(
 
 
 class Log:
-    def __init__(self, path: Path) -> None:
+    """training_log.csv, behind the rows of the base that this run started from."""
+
+    def __init__(self, path: Path, earlier: Path | None) -> None:
+        before = (earlier / "training_log.csv").read_text(encoding="utf-8") if earlier else ""
         self.started = time.monotonic()
         self.file = path.open("w", newline="", encoding="utf-8")
+        self.file.write(before or "seconds,stage,step,grid,loss,accuracy\n")
         self.writer = csv.writer(self.file, lineterminator="\n")
-        self.writer.writerow(["seconds", "stage", "step", "grid", "loss", "accuracy"])
 
     def write(self, stage: str, step: int, grid: str, loss: float, accuracy: float) -> None:
         seconds = time.monotonic() - self.started
@@ -747,23 +753,22 @@ def train_joint(model: Any, turns: Turns, atlas: GlyphAtlas, minutes: float, see
     return step
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--language-minutes", type=float, default=34.0, help="time for stage 1")
-    parser.add_argument("--vision-minutes", type=float, default=6.0, help="time for stage 2")
-    parser.add_argument("--joint-minutes", type=float, default=8.0, help="time for stage 3")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate of stage 1")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads for torch")
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--out", type=argument_path, required=True, help="model folder to write")
     parser.add_argument(
-        "--start-from", type=Path, default=None, help="go on from an earlier reading base instead of random weights"
+        "--start-from", type=argument_path, help="go on from an earlier reading base instead of random weights"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and pages (default: 0)")
+    parser.add_argument("--language-minutes", type=float, default=60, help="time for stage 1 (default: 60)")
+    parser.add_argument("--vision-minutes", type=float, default=6, help="time for stage 2 (default: 6)")
+    parser.add_argument("--joint-minutes", type=float, default=8, help="time for stage 3 (default: 8)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate of stage 1 (default: 2e-3)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads for torch (default: 2)")
     return parser
 
 
+@console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import torch
@@ -781,7 +786,7 @@ def main(argv: list[str] | None = None) -> int:
     model.train()
     turns = Turns(tokenizer)
     symbols = SymbolicPages(model.config.text_config.hidden_size, *CURRICULUM[-1])
-    log = Log(args.out / "training_log.csv")
+    log = Log(args.out / "training_log.csv", args.start_from)
 
     steps: dict[str, int] = {}
     atlas = GlyphAtlas()
@@ -805,17 +810,28 @@ def main(argv: list[str] | None = None) -> int:
     facts = {
         "what": "Reading base of the quickstart: a random-weight Qwen3-VL in miniature, trained on synthetic pages only.",
         "license": "Apache-2.0 (made by scripts/train_reading_base.py from nothing but this repository)",
-        "seed": args.seed,
-        "started_from": str(args.start_from) if args.start_from else "random weights",
-        "steps": steps,
-        "minutes": round((time.monotonic() - started) / 60, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "held_out_reading": {k: round(v, 4) for k, v in score.items()},
-        "torch": torch.__version__,
+        "runs": [
+            *earlier_runs(args.start_from),
+            {
+                "seed": args.seed,
+                "learning_rate": args.learning_rate,
+                "steps": steps,
+                "minutes": round((time.monotonic() - started) / 60, 1),
+                "torch": torch.__version__,
+            },
+        ],
     }
-    (args.out / "reading_base.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(facts), flush=True)
-    return 0
+    write_json(args.out / "reading_base.json", facts)
+    return console.finish(args, facts)
+
+
+def earlier_runs(folder: Path | None) -> list[dict[str, Any]]:
+    """What the base this run started from says of its own making."""
+    if folder is None:
+        return []
+    return list(json.loads((folder / "reading_base.json").read_text(encoding="utf-8"))["runs"])
 
 
 if __name__ == "__main__":

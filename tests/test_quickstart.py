@@ -26,3 +26,21 @@ def test_the_quickstart_learns_to_read_documents_it_never_saw():
         gold = json.loads(json.loads(line)["messages"][2]["content"][0]["text"])
         assert gold["bl_number"] not in seen
         assert all(row["container_number"] not in seen for row in gold["containers"])
+
+
+@pytest.mark.slow
+def test_the_reading_base_can_be_made_anew_and_continued(run, tmp_path):
+    """A few seconds of each stage: the files are complete and the loss falls; the full run takes over an hour."""
+    from transformers import AutoConfig
+
+    minutes = ["--language-minutes", 0.5, "--vision-minutes", 0.1, "--joint-minutes", 0.1]
+    first = run("train_reading_base", "--out", tmp_path / "a", *minutes, "--json").json
+    again = run("train_reading_base", "--out", tmp_path / "b", "--start-from", tmp_path / "a", *minutes, "--json").json
+    assert len(first["runs"]) == 1 and len(again["runs"]) == 2
+    assert AutoConfig.from_pretrained(tmp_path / "b").model_type == "qwen3_vl"
+    losses = [
+        float(line.split(",")[4])
+        for line in (tmp_path / "b/training_log.csv").read_text().splitlines()
+        if "language" in line
+    ]
+    assert losses[-1] < 5.5

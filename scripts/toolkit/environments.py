@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -181,6 +182,12 @@ def install(python: Path, requirements: list[str]) -> None:
     if any(sign in output for sign in network):
         raise cannot(
             "the download failed: the package index cannot be reached; check the connection (or PIP_INDEX_URL) and run the same command again"
+        )
+    # pip says this of a package that does not exist and of an index that does not answer.
+    if found := re.search(r"satisfies the requirement (\S+) \(from versions: none\)", output):
+        raise cannot(
+            f"the download failed: the package index cannot be reached, or has no {found[1]} for this Python; "
+            "check the connection (or PIP_INDEX_URL) and run the same command again"
         )
     errors = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines()[-1:]
     raise cannot(f"pip could not install the packages: {' '.join(errors)[:400]}")
