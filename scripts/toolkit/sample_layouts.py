@@ -269,6 +269,8 @@ def realistic_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
     )
     if rng.random() < 0.6:
         stamp(sheet, rng.choice(["ORIGINAL", "SURRENDERED", "TELEX RELEASE", "COPY NON NEGOTIABLE"]), rng)
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        terms_page(sheet, carrier, rng)
     for number, page in enumerate(sheet.document.pages(), 1):
         page.insert_text((500, 825), f"Page {number} of {sheet.document.page_count}", fontsize=7)
     return saved(sheet.document)
@@ -315,6 +317,17 @@ def container_table(sheet: Sheet, rows: list[dict[str, str]], style: int, rng: r
         for (x, _), cell in zip(heads, cells, strict=True):
             sheet.text(x, cell)
         sheet.down(13 if style != 2 else 14)
+
+
+def terms_page(sheet: Sheet, carrier: str, rng: random.Random) -> None:
+    """A page of small print without a value that is asked for, but with numbers that look like some."""
+    sheet.new_page()
+    sheet.text(40, f"{carrier} TERMS OF CARRIAGE", size=10, bold=True)
+    sheet.down(20)
+    for clause in range(1, rng.randint(15, 40)):
+        words = " ".join(values.coined(rng).lower() for _ in range(9))
+        sheet.text(40, f"{clause}. {words} {rng.randint(2, 30)} days, form {values.digits(rng, 7)}", size=7)
+        sheet.down(15)
 
 
 def stamp(sheet: Sheet, text: str, rng: random.Random) -> None:
