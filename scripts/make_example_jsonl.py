@@ -35,10 +35,9 @@ def build_parser() -> console.Parser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import pymupdf
-    from PIL import Image
 
     from toolkit import sample_layouts, sample_values
-    from toolkit.page_images import fitted_size
+    from toolkit.pdf_pages import page_image
 
     repository = Path(__file__).parents[1]
     schema = TargetSchema.load(repository / DEFAULT_SCHEMA)
@@ -50,15 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         images = []
         with pymupdf.open(stream=sample_layouts.realistic_pdf(gold, rng), filetype="pdf") as document:
             for page in document:
-                width, height = fitted_size(page.rect.width, page.rect.height, PAGE_TOKENS)
-                pixmap = page.get_pixmap(
-                    matrix=pymupdf.Matrix(width / page.rect.width, height / page.rect.height), colorspace=pymupdf.csRGB
-                )
                 path = args.out.parent / "images" / f"example {number}_page_{page.number + 1:04d}.png"
                 with atomic(path, "wb") as file:
-                    Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples).quantize(32).save(
-                        file, "PNG", optimize=True
-                    )
+                    page_image(page, PAGE_TOKENS).quantize(32).save(file, "PNG", optimize=True)
                 images.append(shown(path))
         meta = {"schema": DEFAULT_SCHEMA, "source": f"example {number}.pdf", "pages": len(images)}
         records.append(make_record(f"example {number}.pdf", images, prompt, compact_json(schema.ordered(gold)), meta))

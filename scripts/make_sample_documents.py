@@ -185,7 +185,7 @@ def zipped_pages(
     import pymupdf
     from PIL import Image
 
-    from toolkit.page_images import fitted_size
+    from toolkit.pdf_pages import page_image
 
     stem = re.sub(r"\.pdf$", "", name, flags=re.IGNORECASE)
     stem = rng.choice([stem, stem.replace(" ", "_"), re.sub(r"[()]", "", stem).replace(" ", "_")])
@@ -193,11 +193,7 @@ def zipped_pages(
     pages = []
     with pymupdf.open(stream=pdf, filetype="pdf") as document:
         for page in document:
-            width, height = fitted_size(page.rect.width, page.rect.height, budget)
-            pixmap = page.get_pixmap(
-                matrix=pymupdf.Matrix(width / page.rect.width, height / page.rect.height), colorspace=pymupdf.csRGB
-            )
-            pages.append(Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples))
+            pages.append(page_image(page, budget))
     lossless = layout == "easy"
     suffix = "png" if lossless else "jpg"
     if len(pages) == 1:

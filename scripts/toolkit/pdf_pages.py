@@ -78,7 +78,6 @@ def render_document(
 def pdf_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
     """`(RGB image, engine, warnings, words)` of every page; words are [x0, y0, x1, y1, text] in pixels of the image."""
     import pymupdf
-    from PIL import Image
 
     pymupdf.TOOLS.mupdf_display_errors(False)
     pymupdf.TOOLS.reset_mupdf_warnings()
@@ -96,30 +95,38 @@ def pdf_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, st
             yield from pdfium_page_images(path, image_max_tokens)
             return
         for page in document.pages():
-            rect = page.rect
             try:
-                width, height = fitted_size(rect.width, rect.height, image_max_tokens, max_scale=MAX_DPI / 72)
+                image = page_image(page, image_max_tokens)
             except ValueError as error:
                 raise UnreadableDocument(f"page {page.number + 1}: {error}") from None
-            scale_x, scale_y = width / rect.width, height / rect.height
-            try:
-                pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale_x, scale_y), colorspace=pymupdf.csRGB, alpha=False)
             except Exception as error:
                 raise UnreadableDocument(
                     f"page {page.number + 1} cannot be rendered: {' '.join(str(error).split())}"
                 ) from None
-            image = Image.frombuffer("RGB", (pixmap.width, pixmap.height), pixmap.samples_mv, "raw", "RGB", 0, 1)
-            if image.size != (width, height):
-                # MuPDF rounds a page box outwards; at most one row or column is off.
-                canvas = Image.new("RGB", (width, height), "white")
-                canvas.paste(image, (0, 0))
-                image = canvas
+            scale_x, scale_y = image.width / page.rect.width, image.height / page.rect.height
             found = [
                 [round(x0 * scale_x, 1), round(y0 * scale_y, 1), round(x1 * scale_x, 1), round(y1 * scale_y, 1), text]
                 for x0, y0, x1, y1, text, *_ in page.get_text("words")
             ]
             complaints = sorted(set(pymupdf.TOOLS.mupdf_warnings().splitlines()))[:5]
             yield image, "pymupdf", complaints, found
+
+
+def page_image(page: Any, image_max_tokens: int) -> Any:
+    """One PyMuPDF page as an RGB image, rastered straight to its size in vision tokens. Raises ValueError for its shape."""
+    import pymupdf
+    from PIL import Image
+
+    width, height = fitted_size(page.rect.width, page.rect.height, image_max_tokens, max_scale=MAX_DPI / 72)
+    matrix = pymupdf.Matrix(width / page.rect.width, height / page.rect.height)
+    pixmap = page.get_pixmap(matrix=matrix, colorspace=pymupdf.csRGB, alpha=False)
+    image = Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples_mv)
+    if image.size != (width, height):
+        # MuPDF rounds a page box outwards; at most one row or column is off.
+        canvas = Image.new("RGB", (width, height), "white")
+        canvas.paste(image, (0, 0))
+        image = canvas
+    return image
 
 
 def pdfium_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
