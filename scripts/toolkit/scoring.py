@@ -2,7 +2,8 @@
 
 Definitions (DESIGN, "Scoring"): "", null and a missing key are ABSENT. A leaf is TP, WRONG (both present, differ), MISS,
 SPURIOUS or TN. Precision = TP / (TP + WRONG + SPURIOUS), recall = TP / (TP + WRONG + MISS). Rows pair by equal keys first,
-then by Hungarian assignment on agreeing cells. A failed answer scores as all MISS.
+then by Hungarian assignment on agreeing cells among rows whose keys are at least half alike. A failed answer scores as all
+MISS.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from toolkit.target_schema import Leaf, RowList, TargetSchema, iso_date, value_at
 
 OUTCOMES = ("tp", "wrong", "miss", "spurious", "tn")
+SAME_ROW = 0.5  # keys less alike than this belong to different rows
 ROW_BUCKETS = ((0, 0, "0"), (1, 5, "1-5"), (6, 20, "6-20"), (21, 50, "21-50"), (51, None, ">50"))
 
 
@@ -194,14 +196,20 @@ def pair_rows(rows: RowList, gold: list[Any], predicted: list[Any]) -> list[tupl
 
 
 def similarity(rows: RowList, gold: Any, predicted: Any) -> float:
-    """Agreeing cells of two rows, plus how alike their keys are (0 to 1)."""
+    """Agreeing cells of two rows plus how alike their keys are (0 to 1); 0 where they are not the same row at all.
+
+    Two rows whose keys are both there and less than half alike are different rows: a misread container number keeps most of
+    its characters, and without this rule guessed sizes and types of other containers would score by chance.
+    """
     from rapidfuzz.distance import Levenshtein
 
     total = float(sum(outcome(leaf, cell(gold, leaf), cell(predicted, leaf)) == "tp" for leaf in rows.leaves))
     if rows.key is not None:
-        total += Levenshtein.normalized_similarity(
-            as_text(cell(gold, rows.key) or ""), as_text(cell(predicted, rows.key) or "")
-        )
+        keys = cell(gold, rows.key), cell(predicted, rows.key)
+        alike = Levenshtein.normalized_similarity(as_text(keys[0] or ""), as_text(keys[1] or ""))
+        if alike < SAME_ROW and not any(is_absent(key) for key in keys):
+            return 0.0
+        total += alike
     return total
 
 
