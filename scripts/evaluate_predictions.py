@@ -131,7 +131,7 @@ def print_table(results: dict[str, dict[str, Any]]) -> None:
     for label, result in results.items():
         print(
             f"{label:{width}s}"
-            + "".join(f"{result[key]:17.4f}" for key in HEADLINE)
+            + "".join("-".rjust(17) if result[key] is None else f"{result[key]:17.4f}" for key in HEADLINE)
             + f"{result['valid']:>6d}/{result['documents']}"
         )
 

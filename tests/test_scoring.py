@@ -131,6 +131,16 @@ def test_a_row_with_a_wrong_key_is_not_right_but_its_cells_count():
     assert result["cell_f1"] == pytest.approx(2 / 3)  # 2 right, 1 wrong
 
 
+def test_a_row_with_another_key_is_another_row_however_its_cells_agree():
+    predicted = gold_document(1)
+    predicted["containers"][0]["container_number"] = "ZZZU7777777"
+    result = scored(gold_document(1), predicted)
+    assert (result["cell_f1"], result["row_f1"]) == (0, 0)
+    predicted["containers"][0]["container_number"] = None
+    # Without a key the row may still be the one: size and type are right, the key is missed.
+    assert scored(gold_document(1), predicted)["cell_f1"] == pytest.approx(2 * 2 / (2 * 2 + 1))
+
+
 def test_the_order_of_rows_and_keys_changes_nothing():
     gold, rng = gold_document(6), random.Random(0)
     predicted = gold_document(5)
@@ -179,3 +189,9 @@ def test_intervals_hold_the_value_and_are_the_same_for_the_same_seed():
     assert found == intervals(scores, seed=3)
     low, high = found["document_exact"]
     assert low < summary(SCHEMA, scores)["document_exact"] < high
+
+
+def test_a_schema_without_lists_has_no_row_scores():
+    receipt = TargetSchema.load(REPOSITORY / "schemas/receipt.schema.json")
+    result = summary(receipt, [score_document(receipt, "d", {"company": "A"}, {"company": "B"}, "ok")])
+    assert result["row_f1"] is None and result["cell_f1"] is None and result["micro_f1"] == 0

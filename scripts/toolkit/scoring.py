@@ -19,6 +19,7 @@ from typing import Any
 from toolkit.target_schema import Leaf, RowList, TargetSchema, iso_date, value_at
 
 OUTCOMES = ("tp", "wrong", "miss", "spurious", "tn")
+ROW_METRICS = ("row_precision", "row_recall", "row_f1", "cell_f1", "row_set_exact", "row_count_error")
 SAME_ROW = 0.5  # keys less alike than this belong to different rows
 ROW_BUCKETS = ((0, 0, "0"), (1, 5, "1-5"), (6, 20, "6-20"), (21, 50, "21-50"), (51, None, ">50"))
 
@@ -236,7 +237,8 @@ def field_f1(counts: Counter[str]) -> float:
 
 
 def summary(schema: TargetSchema, scores: list[DocumentScore]) -> dict[str, Any]:
-    """The metrics of DESIGN over documents: micro, macro, header, rows, cells, exact, valid."""
+    """The metrics of DESIGN over documents: micro, macro, header, rows, cells, exact, valid. Row metrics are None
+    where the schema has no list."""
     fields = totals(scores)
     everything: Counter[str] = sum(fields.values(), Counter())
     header = {leaf.name for leaf in schema.header}
@@ -248,7 +250,7 @@ def summary(schema: TargetSchema, scores: list[DocumentScore]) -> dict[str, Any]
         sum(getattr(s, a) for s in scores) for a in ("rows_gold", "rows_predicted", "rows_right")
     )
     count = len(scores)
-    return {
+    result: dict[str, Any] = {
         "documents": count,
         "valid": sum(s.status == "ok" for s in scores),
         "micro_f1": field_f1(everything),
@@ -264,6 +266,10 @@ def summary(schema: TargetSchema, scores: list[DocumentScore]) -> dict[str, Any]
         "row_count_error": ratio(sum(abs(s.rows_gold - s.rows_predicted) for s in scores), count, 0.0),
         "document_exact": ratio(sum(s.exact for s in scores), count),
     }
+    if not schema.lists:
+        # Nothing to say about rows, rather than a perfect score for them.
+        result |= dict.fromkeys(ROW_METRICS)
+    return result
 
 
 def field_table(schema: TargetSchema, scores: list[DocumentScore]) -> list[dict[str, Any]]:
