@@ -639,6 +639,13 @@ def train_language(
             recent = []
             if level + 1 < len(CURRICULUM) and (mean_accuracy > 0.93 or elapsed > shares[level] * budget):
                 level += 1
+    if recent:
+        log.write(
+            "language",
+            step,
+            "x".join(map(str, CURRICULUM[level])),
+            *(sum(r[k] for r in recent) / len(recent) for k in (0, 1)),
+        )
     return step
 
 

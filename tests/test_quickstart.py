@@ -43,4 +43,4 @@ def test_the_reading_base_can_be_made_anew_and_continued(run, tmp_path):
         for line in (tmp_path / "b/training_log.csv").read_text().splitlines()
         if "language" in line
     ]
-    assert losses[-1] < 5.5
+    assert losses[-1] < 6.3  # a guess among the vocabulary costs 6.56
