@@ -89,15 +89,14 @@ def main(argv: list[str] | None = None) -> int:
     records: list[dict[str, Any]] = []
     without_images: list[str] = []
     cut: list[str] = []
-    used: set[str] = set()
+    not_used = 0
     for document in documents:
         if document.key not in found:
             without_images.append(document.file_name)
             continue
         kind, pages, trouble = choose_pages(found[document.key], args.prefer)
-        used.update(
-            path for numbers in found[document.key].kinds.values() for paths in numbers.values() for path in paths
-        )
+        pictures = (paths for numbers in found[document.key].kinds.values() for paths in numbers.values())
+        not_used += sum(len(paths) for paths in pictures) - len(pages)
         trouble = document.problems + trouble
         if trouble:
             problems.append({"document": document.file_name, "problems": trouble})
@@ -117,11 +116,13 @@ def main(argv: list[str] | None = None) -> int:
         )
     write_json(schema_path, schema.raw)
     write_jsonl(args.out, records)
+    if not_used:
+        say(f"{not_used} images not used: another kind of picture of the same document (--prefer chooses), or a copy")
     pages = sum(record["meta"]["pages"] for record in records)
     say(f"{len(records)} records, {pages} page images -> {shown(args.out)}")
     left = bool(without_images or images_left or problems or cut)
     result = {"records": len(records), "pages": pages, "labels_without_images": len(without_images), "images_without_labels": len(images_left),
-              "documents_with_problems": len(problems), "documents_cut": len(cut), "fields_left_out": sorted(left_out), "out": shown(args.out), "schema": shown(schema_path)}  # fmt: skip
+              "documents_with_problems": len(problems), "documents_cut": len(cut), "images_not_used": not_used, "fields_left_out": sorted(left_out), "out": shown(args.out), "schema": shown(schema_path)}  # fmt: skip
     return console.finish(args, result, ExitCode.PROBLEMS if left and not args.allow_problems else ExitCode.OK)
 
 

@@ -137,6 +137,11 @@ def documents_of(
             documents.append((source.name, [Path(line["image"]) for line in lines]))
         except UnreadableDocument as error:
             unreadable.append((source.name, str(error)))
+        except OSError:
+            raise
+        except Exception as error:
+            # Whatever a hostile file provokes in an engine is that file's failure, not the run's.
+            unreadable.append((source.name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
     names = Counter(identity for identity, _ in documents)
     if twice := [name for name, count in names.items() if count > 1]:
         raise StageError(
@@ -161,8 +166,16 @@ def predicted(args: Any, contract: Contract, todo: list[tuple[str, list[Path]]],
     schema = contract.target
     validator = schema.validator()
     for batch in console.progress(list(batches_of(todo, args.batch_size)), what="batches"):
-        answers = model.answers([[open_page(path) for path in pages] for _, pages in batch])
-        for (identity, _), answer in zip(batch, answers, strict=True):
+        opened = []
+        for identity, pages in batch:
+            try:
+                opened.append((identity, [open_page(path) for path in pages]))
+            except StageError as error:
+                yield prediction_line(identity, "unreadable", None, None, error=str(error))
+        if not opened:
+            continue
+        answers = model.answers([pages for _, pages in opened])
+        for (identity, _), answer in zip(opened, answers, strict=True):
             status, prediction = judged(schema, validator, answer.raw, answer.finish_reason)
             yield prediction_line(
                 identity,

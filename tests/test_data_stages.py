@@ -296,6 +296,20 @@ def test_labels_that_cannot_be_told_apart_are_both_left_out(run, workspace):
     assert outcome.json["records"] == 1 and "'BL_1.pdf'" in outcome.err and "BL 1.pdf" in outcome.err
 
 
+def test_second_pictures_of_a_document_are_counted_and_can_be_preferred(run, workspace):
+    write_results(workspace / "data/results.json", [ROW])
+    for name in ("BL1_page_1.png", "BL1_page_2.png", "BL1_combined_grid.png"):
+        png(workspace / "img" / name, shade=len(name) * 7 + int(name[-5] == "2"))
+    first = run("build_jsonl_from_results", "--images-dir", "img", "--json")
+    assert (first.code, first.json["pages"], first.json["images_not_used"]) == (
+        0,
+        2,
+        1,
+    ) and "1 images not used" in first.err
+    grid = run("build_jsonl_from_results", "--images-dir", "img", "--prefer", "combined_grid", "--json")
+    assert (grid.json["pages"], grid.json["images_not_used"]) == (1, 2)
+
+
 def test_enum_synonyms_are_normalised_and_unknown_values_named(run, workspace):
     rows = [
         {**ROW, "port_of_discharge": "PORT KLANG (WESTPORT)"},

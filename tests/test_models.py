@@ -186,6 +186,17 @@ def test_a_second_run_answers_only_what_is_missing(run, easy_dataset, tiny_model
     assert len(out.read_text(encoding="utf-8").splitlines()) == 2
 
 
+def test_a_page_that_cannot_be_read_stops_nothing_else(run, easy_dataset, tiny_model, adapter, records, tmp_path):
+    broken = json.loads(json.dumps(records[0]))
+    broken["messages"][1]["content"][0]["image"] = "gone.png"
+    broken["id"] = "broken"
+    (tmp_path / "in.jsonl").write_text(json.dumps(broken) + "\n" + json.dumps(records[1]) + "\n")
+    done = extract(run, easy_dataset, tiny_model, adapter, tmp_path / "p.jsonl", "--in", tmp_path / "in.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert done.code == 1 and [line["id"] for line in lines] == ["broken", records[1]["id"]]
+    assert lines[0]["status"] == "unreadable" and "gone.png" in lines[0]["error"] and lines[1]["status"] != "unreadable"
+
+
 def test_pdfs_go_in_directly_and_bad_ones_are_named(run, easy_dataset, tiny_model, adapter, tmp_path):
     source = sorted((easy_dataset / "data/samples/pdfs").iterdir())[0]
     (tmp_path / "in").mkdir()
