@@ -1,191 +1,244 @@
 """Extract documents with a fine-tuned model: one prediction line per document, appended as it is made.
 
-Reads a JSONL (its images; its answers are not looked at) or PDFs, images, folders, patterns; a base model and an adapter.
-The contract beside the adapter (or the model) gives prompt, schema and resolution. Writes --out; run again, and only
-documents that are missing there are answered. Exit code 1 where a document has no valid answer (each has its status).
+Reads a JSONL (its images; its answers are not looked at) or PDFs, images, folders, patterns. Answers come from a model on
+this machine (--model, --adapter) or from any OpenAI-compatible server (--server). The contract gives prompt, schema and
+resolution. Writes --out; run again, and only what is missing there is answered. An invalid answer is asked again, warmer;
+a document with more pages than the model was trained on is read in windows. Exit code 1 where a document has no valid
+answer (each has its status and its reason).
 
     python scripts/extract_documents.py --model Qwen/Qwen3-VL-8B-Instruct --adapter outputs/bl-8b --in data/splits/test.jsonl --out data/predictions/test.jsonl
-    python scripts/extract_documents.py --model outputs/bl-8b-merged --in data/pdfs --out data/predictions/new.jsonl
+    python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in data/pdfs --out data/predictions/new.jsonl
+    python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in inbox --watch --out data/predictions/inbox.jsonl
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
 import sys
-import tempfile
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.contract import FILE_NAME, Contract, load_contract
-from toolkit.files import argument_path, expand_inputs, shown
-from toolkit.page_images import IMAGE_SUFFIXES
-from toolkit.predictions import finished_ids, judged, prediction_line
-from toolkit.records import images_of, read_records
+from toolkit.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
+from toolkit.files import argument_path, shown
+from toolkit.predictions import finished_ids
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--model", required=True, help="model folder, or hub name of the base model")
-    parser.add_argument("--adapter", type=argument_path, default=None, help="adapter folder that train_lora.py wrote")
-    parser.add_argument(
+    what = parser.add_argument_group("documents")
+    what.add_argument(
+        "--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="one JSONL; or PDFs, images, folders, patterns"
+    )  # fmt: skip
+    what.add_argument("--out", type=argument_path, required=True, help="prediction JSONL, appended to")
+    what.add_argument(
+        "--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to"
+    )
+    what.add_argument("--limit", type=int, default=None, help="only the first N documents")
+    what.add_argument("--overwrite", action="store_true", help="answer every document again")
+    what.add_argument("--watch", action="store_true", help="stay, and answer what appears in the folders of --in")
+    what.add_argument(
+        "--watch-for", type=float, default=None, metavar="SECONDS", help="with --watch: end after this time"
+    )
+    what.add_argument(
+        "--shuffle-pages",
+        action="store_true",
+        help="control: give each document of a JSONL the pages of another one; a model that reads must fail",
+    )
+    who = parser.add_argument_group("who answers")
+    who.add_argument("--model", default=None, help="model folder, or hub name of the base model")
+    who.add_argument("--adapter", type=argument_path, default=None, help="adapter folder that train_lora.py wrote")
+    who.add_argument("--server", default=None, metavar="URL", help="an OpenAI-compatible server, up to /v1")
+    who.add_argument("--served-model", default=None, help="model name at the server (default: its first)")
+    who.add_argument(
         "--contract",
         type=argument_path,
         default=None,
         help=f"folder whose {FILE_NAME} to use (default: the adapter, else the model)",
     )
-    parser.add_argument(
-        "--in",
-        dest="inputs",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="one JSONL; or PDFs, images, folders, patterns",
+    who.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        default=None,
+        metavar="ADDRESS",
+        help="offline batch with Ray Data and vLLM on one machine (local) or a cluster; --model is then served inside",
     )
-    parser.add_argument("--out", type=argument_path, required=True, help="prediction JSONL, appended to")
-    parser.add_argument(
-        "--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to"
+    how = parser.add_argument_group("how")
+    how.add_argument("--batch-size", type=int, default=8, help="local: documents decoded together (default: 8)")
+    how.add_argument("--concurrency", type=int, default=16, help="server: documents at the same time (default: 16)")
+    how.add_argument("--tries", type=int, default=3, help="answers to ask for while they are invalid (default: 3)")
+    how.add_argument(
+        "--window", type=int, default=None, help="pages of a request (default: the longest training document)"
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="documents decoded together (default: 8)")
-    parser.add_argument("--no-grammar", action="store_true", help="decode freely; answers may then break the schema")
-    parser.add_argument(
-        "--shuffle-pages",
-        action="store_true",
-        help="control: give each document of a JSONL the pages of another one; a model that reads must fail",
+    how.add_argument("--workers", type=int, default=2, help="processes that render PDFs (default: 2)")
+    how.add_argument("--render-timeout", type=float, default=120, help="seconds for one document (default: 120)")
+    how.add_argument("--timeout", type=float, default=300, help="server: seconds for one answer (default: 300)")
+    how.add_argument("--attempts", type=int, default=6, help="server: sends of a request that fails (default: 6)")
+    how.add_argument(
+        "--patience", type=float, default=600, help="server: seconds to wait for one that is gone (default: 600)"
     )
-    parser.add_argument("--limit", type=int, default=None, help="only the first N documents")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0: its own choice")
-    parser.add_argument("--overwrite", action="store_true", help="answer every document again")
+    how.add_argument("--no-grammar", action="store_true", help="local: decode freely; answers may break the schema")
+    how.add_argument("--threads", type=int, default=0, help="local: CPU threads for torch; 0: its own choice")
     return parser
 
 
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if args.batch_size < 1:
-        raise StageError("--batch-size must be at least 1")
-    folder = args.contract or args.adapter or Path(args.model)
-    contract = load_contract(folder)
+    contract = load_contract(contract_folder(args))
     if args.overwrite:
         args.out.unlink(missing_ok=True)
     done = finished_ids(args.out)
-    with tempfile.TemporaryDirectory(prefix="pages-") as scratch:
-        documents, unreadable = documents_of(args, contract, Path(scratch))
-        todo = [(identity, pages) for identity, pages in documents if identity not in done]
-        lines = [
-            prediction_line(identity, "unreadable", None, None, error=sentence)
-            for identity, sentence in unreadable
-            if identity not in done
-        ]
-        if done:
-            say(f"{len(documents) + len(unreadable) - len(todo) - len(lines)} documents already in {shown(args.out)}")
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        counts: Counter[str] = Counter()
-        failed: list[str] = []
+    if args.ray:
+        from toolkit.ray_batch import extracted_with_ray
+
+        lines: Any = extracted_with_ray(args, contract, [d for d in documents_of(args) if d.identity not in done])
+        return written(args, done, as_async_lines(lines), None)
+    documents = None if args.watch else documents_of(args)
+    todo = [document for document in documents or [] if document.identity not in done]
+    if documents is not None and len(documents) > len(todo):
+        say(f"{len(documents) - len(todo)} documents already in {shown(args.out)}")
+    if documents is not None and not todo:
+        return written(args, done, as_async_lines([]), 0)
+    source: Iterable[Document] | AsyncIterator[Document | None] = arrivals(args, done) if args.watch else todo
+    return written(args, done, predicted(args, contract, source), None if args.watch else len(todo))
+
+
+def contract_folder(args: Any) -> Path:
+    """The folder that holds the contract; also refuses flags that do not go together."""
+    if (args.server is None) == (args.model is None):
+        raise StageError("give either --server URL or --model FOLDER (with --adapter for a base model)")
+    if args.server and (args.adapter or args.no_grammar or args.ray):
+        raise StageError("--adapter, --no-grammar and --ray belong to --model; a server has its own")
+    if args.server and args.contract is None:
+        raise StageError("--server needs --contract FOLDER: the model or adapter folder that the server serves")
+    if args.batch_size < 1 or args.concurrency < 1 or args.tries < 1:
+        raise StageError("--batch-size, --concurrency and --tries must be at least 1")
+    return Path(args.contract or args.adapter or args.model)
+
+
+def documents_of(args: Any) -> list[Document]:
+    inputs = [argument_path(name) for name in args.inputs]
+    if len(inputs) == 1 and inputs[0].suffix.lower() == ".jsonl":
+        return documents_of_jsonl(inputs[0], args.root, limit=args.limit, shuffle_pages=args.shuffle_pages)
+    if args.shuffle_pages:
+        raise StageError("--shuffle-pages needs a JSONL")
+    return documents_of_files(inputs, limit=args.limit)
+
+
+async def arrivals(args: Any, done: set[str]) -> AsyncIterator[Document | None]:
+    """New documents of the watched folders, without holding up those that are being answered; None: nothing new."""
+    folders = [argument_path(name) for name in args.inputs]
+    say(f"watching {', '.join(shown(folder) for folder in folders)}; Ctrl-C ends it")
+    stream = arriving(folders, seconds=args.watch_for)
+    while True:
+        found = await asyncio.to_thread(lambda: [item for item, _ in zip(stream, range(1), strict=False)])
+        if not found:
+            return
+        if found[0] is None or found[0].identity not in done:
+            yield found[0]
+
+
+async def predicted(
+    args: Any, contract: Contract, documents: Iterable[Document] | AsyncIterator[Document | None]
+) -> AsyncIterator[dict[str, Any]]:
+    """Prediction lines as they are made, by the server or by this machine."""
+    from toolkit.extraction import Judge, extracted
+
+    judge = Judge(contract.target)
+    window = args.window or contract.max_pages
+    async with contextlib.AsyncExitStack() as stack:
+        renderer = stack.enter_context(
+            PageRenderer(contract.image_max_tokens, workers=args.workers, time_limit=args.render_timeout)
+        )
+        if args.server:
+            from toolkit.server_client import API_KEY_VARIABLE, ServerModel, page_url
+
+            server = await stack.enter_async_context(
+                ServerModel(
+                    args.server, contract, model=args.served_model, key=os.environ.get(API_KEY_VARIABLE), concurrency=args.concurrency * 2,
+                    timeout=args.timeout, attempts=args.attempts, patience=args.patience, say=say,
+                )
+            )  # fmt: skip
+
+            async def ask(pages: list[Path], temperature: float, seed: int) -> Any:
+                urls = [page_url(page) for page in pages]
+                return await server.answer(urls, temperature=temperature, seed=seed)
+
+            concurrency = args.concurrency
+        else:
+            from toolkit.local_model import BatchingAsker, LocalModel
+
+            if args.threads:
+                import torch
+
+                torch.set_num_threads(args.threads)
+            ask = BatchingAsker(
+                LocalModel(args.model, args.adapter, contract, grammar=not args.no_grammar), args.batch_size
+            )  # type: ignore[assignment]
+            concurrency = args.batch_size
+        async for line in extracted(
+            documents, renderer, judge, ask, window=window, tries=args.tries, concurrency=concurrency
+        ):
+            yield line
+
+
+async def as_async_lines(lines: Iterable[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    for line in lines:
+        yield line
+
+
+def written(args: Any, done: set[str], lines: AsyncIterator[dict[str, Any]], total: int | None) -> int:
+    """Append each line as it comes; tell what came."""
+    started = time.monotonic()
+    counts: Counter[str] = Counter()
+    failed: list[str] = []
+    meter = console.Meter(total)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+
+    async def write() -> None:
         with args.out.open("a", encoding="utf-8", newline="\n") as file:
-            for line in predicted(args, contract, todo, lines):
+            async for line in lines:
                 file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
                 file.flush()
                 counts[line["status"]] += 1
+                meter.step(failed=line["status"] != "ok")
                 if line["status"] != "ok":
-                    failed.append(f"{line['id']} ({line['status']})")
+                    failed.append(f"{line['id']} ({line['status']}{': ' + line['error'] if line.get('error') else ''})")
+
+    interrupted = False
+    try:
+        asyncio.run(write())
+    except KeyboardInterrupt:
+        # Watching has no other end; a batch that is cut off is one that was not finished.
+        interrupted = not args.watch
+    finally:
+        meter.close()
     seconds = time.monotonic() - started
-    total = sum(counts.values())
-    say(
-        f"{total} documents in {seconds:.1f} s: "
-        + ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-        + f" -> {shown(args.out)}"
-    )
+    count = sum(counts.values())
+    statuses = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "nothing to do"
+    say(f"{count} documents in {seconds:.1f} s: {statuses} -> {shown(args.out)}")
     if failed:
         say(f"without a valid answer: {first_few(failed)}")
+    if interrupted:
+        raise KeyboardInterrupt
     result = {
-        "documents": total,
+        "documents": count,
         "already_there": len(done),
         "seconds": round(seconds, 2),
         "status": dict(sorted(counts.items())),
         "out": shown(args.out),
     }
     return console.finish(args, result, ExitCode.PROBLEMS if failed else ExitCode.OK)
-
-
-def documents_of(
-    args: Any, contract: Contract, scratch: Path
-) -> tuple[list[tuple[str, list[Path]]], list[tuple[str, str]]]:
-    """`(id, page images)` of every document, and `(id, sentence)` of those that cannot be read."""
-    inputs = [argument_path(name) for name in args.inputs]
-    if len(inputs) == 1 and inputs[0].suffix.lower() == ".jsonl":
-        records = list(read_records(inputs[0], args.limit))
-        pages = [[args.root / image for image in images_of(record)] for record in records]
-        if args.shuffle_pages:
-            if len(records) < 2:
-                raise StageError("--shuffle-pages needs at least two documents")
-            # A rotation: every document gets another one's pages, the same ones in every run.
-            pages = pages[len(pages) // 2 :] + pages[: len(pages) // 2]
-        return [(record["id"], images) for record, images in zip(records, pages, strict=True)], []
-    if args.shuffle_pages:
-        raise StageError("--shuffle-pages needs a JSONL")
-    from toolkit.pdf_pages import UnreadableDocument, render_document
-
-    documents, unreadable = [], []
-    for number, source in enumerate(expand_inputs(inputs, [".pdf", *IMAGE_SUFFIXES])[: args.limit]):
-        try:
-            lines = render_document(str(source), str(scratch / str(number)), contract.image_max_tokens, "png", None)
-            documents.append((source.name, [Path(line["image"]) for line in lines]))
-        except UnreadableDocument as error:
-            unreadable.append((source.name, str(error)))
-        except OSError:
-            raise
-        except Exception as error:
-            # Whatever a hostile file provokes in an engine is that file's failure, not the run's.
-            unreadable.append((source.name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
-    names = Counter(identity for identity, _ in documents)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise StageError(
-            f"several inputs are called {first_few(twice)}; a document's id is its file name, extract them into different --out files"
-        )
-    return documents, unreadable
-
-
-def predicted(args: Any, contract: Contract, todo: list[tuple[str, list[Path]]], lines: list[dict[str, Any]]) -> Any:
-    """Prediction lines as they are made."""
-    yield from lines
-    if not todo:
-        return
-    from toolkit.batches import open_page
-    from toolkit.local_model import LocalModel, batches_of
-
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
-    model = LocalModel(args.model, args.adapter, contract, grammar=not args.no_grammar)
-    schema = contract.target
-    validator = schema.validator()
-    for batch in console.progress(list(batches_of(todo, args.batch_size)), what="batches"):
-        opened = []
-        for identity, pages in batch:
-            try:
-                opened.append((identity, [open_page(path) for path in pages]))
-            except StageError as error:
-                yield prediction_line(identity, "unreadable", None, None, error=str(error))
-        if not opened:
-            continue
-        answers = model.answers([pages for _, pages in opened])
-        for (identity, _), answer in zip(opened, answers, strict=True):
-            status, prediction = judged(schema, validator, answer.raw, answer.finish_reason)
-            yield prediction_line(
-                identity,
-                status,
-                prediction,
-                answer.raw,
-                finish_reason=answer.finish_reason,
-                usage=answer.usage,
-                seconds=answer.seconds,
-            )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.contract import Contract, package_versions
 from toolkit.files import argument_path, shown, write_json, write_jsonl
 from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import prompt_of, read_records
+from toolkit.records import images_of, prompt_of, read_records
 from toolkit.target_schema import TargetSchema
 
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from toolkit import qwen3vl
-    from toolkit.training import answer_lengths, curve_picture, measured_training
+    from toolkit.training import answer_lengths, curve_picture, measured_training, prompt_length
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -107,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     contract = Contract(
         schema=schema.raw, schema_source=schema.source, system=prompt.system, question=prompt.question, image_max_tokens=args.image_max_tokens,
         max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64, base_model=args.model,
+        max_pages=max(len(images_of(record)) for record in records + validation), prompt_tokens=prompt_length(processor, prompt),
         versions=package_versions("torch", "transformers", "peft", "accelerate"),
     )  # fmt: skip
     say_settings(args, records, validation, contract, too_long)

@@ -13,15 +13,19 @@ IGNORED = -100
 END_OF_ANSWER = "<|im_end|>"
 
 
+class UnreadablePage(StageError):
+    """One page image is damaged or gone; other documents are not concerned."""
+
+
 def open_page(path: Path) -> Any:
-    """A page image as RGB. Raises StageError where it cannot be read."""
+    """A page image as RGB. Raises UnreadablePage where it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, ValueError) as error:
-        raise StageError(
+        raise UnreadablePage(
             f"{path.as_posix()}: the page image cannot be read ({' '.join(str(error).split())[:120]}); run verify_image_paths.py"
         ) from None
 

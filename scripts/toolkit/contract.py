@@ -20,7 +20,9 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Contract:
-    """`image_max_tokens`: vision tokens of one page at most; `max_answer_tokens`: where an answer is cut as truncated."""
+    """`image_max_tokens`: vision tokens of one page at most; `max_answer_tokens`: where an answer is cut as truncated;
+    `max_pages`: pages of the longest training document; `prompt_tokens`: text tokens before the answer (0: not counted).
+    """
 
     schema: dict[str, Any]
     schema_source: str
@@ -30,6 +32,8 @@ class Contract:
     max_answer_tokens: int
     wire: str = "json"
     pages: str = "all"
+    max_pages: int = 1
+    prompt_tokens: int = 0
     base_model: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -41,6 +45,13 @@ class Contract:
     @property
     def target(self) -> TargetSchema:
         return TargetSchema.parse(self.schema, self.schema_source)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the longest request and its answer: prompt, `max_pages` full pages with their two marks, answer."""
+        # A token has at least one byte, so without a count the text's bytes are the bound.
+        text = self.prompt_tokens or len((self.system + self.question).encode()) + 32
+        return text + self.max_pages * (self.image_max_tokens + 2) + self.max_answer_tokens
 
     def save(self, folder: Path) -> None:
         write_json(folder / FILE_NAME, asdict(self))

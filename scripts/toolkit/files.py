@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 import unicodedata
@@ -41,6 +42,33 @@ def atomic(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder beside `path` to fill; on success it becomes `path`, on any failure nothing of it stays.
+
+    Raises StageError where `path` already holds files and `overwrite` is not given.
+    """
+    if path.exists() and not path.is_dir():
+        raise StageError(f"{shown(path)} is a file, a folder is needed here")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise StageError(f"{shown(path)} already holds files; choose another --out, or --overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent))
+    try:
+        os.chmod(made, 0o777 & ~_umask())
+        yield made
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", suffix=".old", dir=path.parent))
+            replace(path, old / path.name)
+            replace(made, path)
+            shutil.rmtree(old)
+        else:
+            replace(made, path)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
         raise
 
 

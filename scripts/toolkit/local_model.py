@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.batches import collate, encode_prompt
+from toolkit.answers import Answer
+from toolkit.batches import collate, encode_prompt, open_page
 from toolkit.contract import Contract
 from toolkit.target_schema import compact_json
-
-
-@dataclass
-class Answer:
-    """One answer as the model gave it. `finish_reason` is stop or length; `usage` counts tokens; `seconds` is wall time of
-    the batch it was decoded in."""
-
-    raw: str
-    finish_reason: str
-    usage: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 class LocalModel:
@@ -40,7 +30,6 @@ class LocalModel:
         self.model.eval()
         self.end_id = self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
         self.grammar = self._compiled_grammar() if grammar else None
-        self.suppressed = control_tokens(self.processor.tokenizer) if grammar else None
 
     def _compiled_grammar(self) -> Any:
         import xgrammar
@@ -53,8 +42,11 @@ class LocalModel:
             compact_json(self.contract.target.grammar()), any_whitespace=False, separators=(",", ":"), strict_mode=True
         )
 
-    def answers(self, documents: list[list[Any]]) -> list[Answer]:
-        """One answer per document, decoded in one batch; a document is the list of its page images (PIL, RGB)."""
+    def answers(self, documents: list[list[Any]], *, temperature: float = 0.0, seed: int = 0) -> list[Answer]:
+        """One answer per document, decoded in one batch; a document is the list of its page images (PIL, RGB).
+
+        Greedy at temperature 0, else sampled.
+        """
         import torch
         import xgrammar.contrib.hf
 
@@ -65,10 +57,14 @@ class LocalModel:
             for name, value in collate(inputs, self.processor.tokenizer.pad_token_id, left=True).items()
         }
         processors = [xgrammar.contrib.hf.LogitsProcessor(self.grammar)] if self.grammar is not None else []
+        sampling: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            torch.manual_seed(seed)
+            sampling = {"do_sample": True, "temperature": temperature}
         with torch.inference_mode():
             output = self.model.generate(
-                **batch, max_new_tokens=self.contract.max_answer_tokens, do_sample=False, logits_processor=processors,
-                eos_token_id=self.end_id, pad_token_id=self.processor.tokenizer.pad_token_id, suppress_tokens=self.suppressed,
+                **batch, **sampling, max_new_tokens=self.contract.max_answer_tokens, logits_processor=processors,
+                eos_token_id=self.end_id, pad_token_id=self.processor.tokenizer.pad_token_id,
             )  # fmt: skip
         seconds = time.monotonic() - started
         result = []
@@ -81,17 +77,43 @@ class LocalModel:
         return result
 
 
-def control_tokens(tokenizer: Any) -> list[int] | None:
-    """Tokens that hold a control character; compact JSON has none, but xgrammar lets them into a string with a `maxLength`.
+class BatchingAsker:
+    """Gathers what many tasks ask at the same time into batches of one model, in the order asked. Use as an Asker."""
 
-    Byte-level vocabularies (Qwen's) write the bytes 0x00 to 0x1F as the characters U+0100 to U+011F.
-    """
-    found = [
-        number
-        for token, number in tokenizer.get_vocab().items()
-        if any("\u0100" <= character <= "\u011f" for character in token)
-    ]
-    return sorted(found) or None
+    GATHER_SECONDS = 0.05
+
+    def __init__(self, model: LocalModel, batch_size: int) -> None:
+        self.model, self.batch_size = model, batch_size
+        self._waiting: list[tuple[list[Any], tuple[float, int], asyncio.Future[Answer]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __call__(self, pages: list[Path], temperature: float, seed: int) -> Answer:
+        opened = [open_page(path) for path in pages]
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((opened, (temperature, seed), future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            if len(self._waiting) < self.batch_size:
+                await asyncio.sleep(self.GATHER_SECONDS)
+            how = self._waiting[0][1]
+            batch = [item for item in self._waiting if item[1] == how][: self.batch_size]
+            self._waiting = [item for item in self._waiting if item not in batch]
+            try:
+                answers = await asyncio.to_thread(
+                    self.model.answers, [pages for pages, _, _ in batch], temperature=how[0], seed=how[1]
+                )
+            except Exception as error:
+                for _, _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, _, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
 
 
 def batches_of(items: list[Any], size: int) -> Iterator[list[Any]]:

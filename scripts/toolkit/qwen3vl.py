@@ -63,14 +63,14 @@ def load_processor(model: str, image_max_tokens: int) -> Any:
     return processor
 
 
-def load_model(model: str, *, nf4: bool = False, device: str | None = None) -> Any:
-    """The model in bfloat16 on a GPU, in float32 on a CPU; with `nf4` in 4 bit, vision tower and head excepted."""
+def load_model(model: str, *, nf4: bool = False, device: str | None = None, dtype: Any = None) -> Any:
+    """The model in bfloat16 on a GPU, in float32 on a CPU (or `dtype`); with `nf4` in 4 bit, vision tower and head excepted."""
     prepare_model_libraries()
     import torch
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
     device = device or default_device()
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     options: dict[str, Any] = {"dtype": dtype}
     if nf4:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -112,6 +112,25 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         odd = sorted(set(stored.items()) ^ set(loaded.items()))[0][0]
         raise StageError(f"{shown(adapter)}: the adapter does not fit this base model: {odd} has no counterpart")
     return adapted
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write weights and config in the layout of the hub, which servers expect.
+
+    transformers 5 keeps a MoE's fused experts transposed against the hub (`gate_up_proj` [experts, 2 I, H] instead of
+    [experts, H, 2 I]); vLLM reads the hub's.
+    """
+    state = model.state_dict()
+    if is_moe(model.config):
+        text = model.config.text_config
+        inside = (text.num_experts, 2 * text.moe_intermediate_size, text.hidden_size)
+        for name, weight in state.items():
+            if name.endswith(("mlp.experts.gate_up_proj", "mlp.experts.down_proj")):
+                state[name] = weight.transpose(1, 2).contiguous()
+            if name.endswith("mlp.experts.gate_up_proj") and tuple(weight.shape) != inside:
+                raise StageError(f"{name} is {list(weight.shape)}, {list(inside)} expected: another transformers layout")
+    # As given: the conversion that transformers applies when it saves would turn the experts back.
+    model.save_pretrained(folder, state_dict=state, save_original_format=False)
 
 
 def one_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from toolkit.console import StageError
 from toolkit.files import read_json, shown
 
 COMPARE_KINDS = ("exact", "text", "id", "number", "date", "enum", "skip")
+PLAIN_KINDS = ("id", "date", "number")  # values of these hold no quote, no back slash, no line break
 DEFAULT_SCHEMA = "schemas/bill_of_lading.schema.json"
 ANNOTATIONS = {
     "x-extract",
@@ -240,17 +241,26 @@ class TargetSchema:
         return TargetSchema(raw, self.source)
 
     def grammar(self) -> dict[str, Any]:
-        """The schema as the server gets it: annotations stripped, every key required, order of keys as trained."""
+        """The schema as the server gets it: annotations stripped, every key required, order of keys as trained.
+
+        Lengths of strings are said another way: xgrammar (0.2.8) builds a string with `maxLength` from any characters but
+        quotes and back slashes, so `12" pipe` could not be written, and control characters could. Ids, dates and numbers, which
+        hold neither, become a bounded `pattern`; texts are free strings, and their length is checked afterwards.
+        """
 
         def strip(value: Any) -> Any:
             if isinstance(value, list):
                 return [strip(item) for item in value]
             if not isinstance(value, dict):
                 return value
-            result = {key: strip(item) for key, item in value.items() if key not in ANNOTATIONS and key != "properties"}
+            left_out = ANNOTATIONS | {"properties", "minLength", "maxLength"}
+            result = {key: strip(item) for key, item in value.items() if key not in left_out}
             if "properties" in value:
                 result["properties"] = {name: strip(child) for name, child in value["properties"].items()}
                 result["required"] = list(value["properties"])
+            leaf = Leaf((), value)
+            if "maxLength" in value and not {"enum", "const", "pattern"} & set(value) and leaf.compare in PLAIN_KINDS:
+                result["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{value.get("minLength", 0)},{value["maxLength"]}}}$'
             return result
 
         return strip(self.raw)

@@ -23,6 +23,12 @@ def answer_lengths(processor: Any, records: list[dict[str, Any]]) -> list[int]:
     ]
 
 
+def prompt_length(processor: Any, prompt: Any) -> int:
+    """Text tokens of a request without its pages."""
+    text = processor.apply_chat_template(prompt.messages([]), add_generation_prompt=True, tokenize=False)
+    return len(processor.tokenizer.encode(text, add_special_tokens=False))
+
+
 def record_length(processor: Any, record: dict[str, Any], root: Path, image_max_tokens: int) -> int:
     """Tokens of a whole record without decoding its images: their headers tell their sizes."""
     from PIL import Image

@@ -1,0 +1,77 @@
+"""Documents with more pages than the model was trained on: windows of pages, and one answer out of the windows' answers.
+
+Neighbouring windows share one page, so that a row at a page's edge is whole in one of them; the rows that both read are
+taken once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from toolkit.scoring import is_absent, normal_form
+from toolkit.target_schema import RowList, TargetSchema, put_at, value_at
+
+P = TypeVar("P")
+
+
+def windows_of(pages: list[P], size: int) -> list[list[P]]:
+    """Windows of at most `size` pages, the last page of one the first of the next (from size 2 on)."""
+    if len(pages) <= size:
+        return [pages]
+    step = max(1, size - 1)
+    starts = range(0, len(pages) - (size - step), step)
+    return [pages[start : start + size] for start in starts]
+
+
+def union(schema: TargetSchema, answers: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """One answer from the windows' answers in page order, and a sentence for every header field that they disagree on.
+
+    A header field is the first one that is there. Rows are taken in order; a row whose key was read before is the same row
+    (its empty cells are filled), rows without a key are taken once where one window ends as the next begins.
+    """
+    if len(answers) == 1:
+        return answers[0], []
+    merged: dict[str, Any] = {}
+    disagreements = []
+    for leaf in schema.header:
+        values = [value for answer in answers if not is_absent(value := value_at(answer, leaf.path))]
+        form = normal_form(leaf) if leaf.compare != "skip" else (lambda value: value)
+        others = [value for value in values[1:] if form(value) != form(values[0])]
+        if others:
+            disagreements.append(f"{leaf.name}: {values[0]!r} on earlier pages, {others[0]!r} on later ones")
+        put_at(merged, leaf.path, values[0] if values else None)
+    for rows in schema.lists:
+        put_at(merged, rows.path, united_rows(rows, [list(value_at(a, rows.path) or []) for a in answers]))
+    return schema.ordered(merged), disagreements
+
+
+def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:
+    result: list[Any] = []
+    places: dict[Any, int] = {}
+    for window in windows:
+        if rows.key is None:
+            shared = next((n for n in range(min(len(result), len(window)), 0, -1) if result[-n:] == window[:n]), 0)
+            result += window[shared:]
+            continue
+        form = normal_form(rows.key)
+        # Only rows of an earlier window are the same row; a key twice within one window is what the page says.
+        earlier = dict(places)
+        for row in window:
+            value = value_at(row, rows.key.path) if rows.key.path else row
+            known = None if is_absent(value) else earlier.get(form(value))
+            if known is not None:
+                if isinstance(result[known], dict):
+                    result[known] = filled(result[known], row)
+                continue
+            if not is_absent(value):
+                places.setdefault(form(value), len(result))
+            result.append(row)
+    return result
+
+
+def filled(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """`row` with its absent cells taken from `other`."""
+    return {
+        name: filled(value, other.get(name) or {}) if isinstance(value, dict) else other.get(name) if is_absent(value) else value
+        for name, value in row.items()
+    }  # fmt: skip

@@ -1,0 +1,298 @@
+"""Answers from an OpenAI-compatible server: the request in its one shape, retries that lose nothing, one waiting room.
+
+The request is the same for vLLM and any hosted API: system turn, page images as data URLs at their exact size, question,
+`response_format` json_schema. What fails on the way (connection, 429, 5xx) is sent again after a pause; what the server
+refuses (4xx) is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from toolkit.answers import Answer, NoAnswer
+from toolkit.console import ExitCode, StageError
+from toolkit.contract import Contract
+
+API_KEY_VARIABLE = "VLLM_API_KEY"
+# Answers that every document would get: the run stops with a sentence instead of failing a thousand times.
+SETUP_ERRORS = {
+    401: "the server wants another API key (environment variable {variable})",
+    403: "the server forbids this API key (environment variable {variable})",
+    404: "the server has no such route or model; look at {url}/models and give --served-model",
+}
+PASSING_ERRORS = (408, 409, 425, 429)
+
+
+def page_url(path: Path) -> str:
+    """A page image as a data URL. PNG and JPEG files go as they are; anything that a server might open differently than
+    training did (transparency, EXIF turns, other formats) goes as the PNG of what training saw."""
+    from PIL import Image
+
+    from toolkit.batches import open_page
+
+    try:
+        with Image.open(path) as image:
+            plain = image.mode in ("RGB", "L") and image.getexif().get(0x0112, 1) == 1
+            kind = {"PNG": "png", "JPEG": "jpeg"}.get(str(image.format), "")
+    except (OSError, ValueError):
+        kind, plain = "", False
+    if kind and plain:
+        open_page(path)  # a cut-off file must be named here, not at the server
+        data = path.read_bytes()
+    else:
+        buffer = io.BytesIO()
+        open_page(path).save(buffer, "PNG", compress_level=1)
+        kind, data = "png", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def request_body(
+    contract: Contract, model: str, pages: list[str], *, temperature: float = 0.0, seed: int = 0
+) -> dict[str, Any]:
+    """The one request shape; `pages` are data URLs."""
+    content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pages]
+    content.append({"type": "text", "text": contract.question})
+    return {
+        "model": model,
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": contract.system}]},
+            {"role": "user", "content": content},
+        ],
+        "temperature": temperature,
+        "seed": seed,
+        "max_tokens": contract.max_answer_tokens,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "document", "strict": True, "schema": contract.target.grammar()},
+        },
+    }
+
+
+def blank_request(
+    contract: Contract, model: str, *, max_tokens: int, grammar: bool = True, logprobs: bool = False
+) -> dict[str, Any]:
+    """A request of the served shape without a document: one striped page of the largest size."""
+    from PIL import Image, ImageDraw
+
+    from toolkit.page_images import fitted_size
+
+    size = fitted_size(595, 842, contract.image_max_tokens)
+    image = Image.new("RGB", size, "white")
+    for y in range(16, size[1], 64):
+        ImageDraw.Draw(image).rectangle((16, y, size[0] - 16, y + 12), fill=(40, 40, 40))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    body = request_body(contract, model, [url]) | {"max_tokens": max_tokens}
+    if not grammar:
+        del body["response_format"]
+    return body | ({"logprobs": True, "top_logprobs": 1} if logprobs else {})
+
+
+def headers(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def post(host: str, port: int, body: dict[str, Any]) -> dict[str, Any]:
+    """One request to a server that this project started. Raises StageError where it is not answered."""
+    import os
+
+    import httpx
+
+    try:
+        answer = httpx.post(
+            f"http://{host}:{port}/v1/chat/completions",
+            json=body,
+            headers=headers(os.environ.get(API_KEY_VARIABLE)),
+            timeout=600,
+        )
+    except httpx.HTTPError as error:
+        raise StageError(f"the server did not answer a warm-up request: {error!r}", ExitCode.PROBLEMS) from None
+    if answer.status_code != 200:
+        raise StageError(
+            f"the server answered a warm-up request with HTTP {answer.status_code}: {server_message(answer)}",
+            ExitCode.PROBLEMS,
+        )
+    return dict(answer.json())
+
+
+def server_message(response: Any) -> str:
+    """The server's own sentence, from OpenAI's error object or the body's start."""
+    try:
+        value = response.json()
+        error = value.get("error", value)
+        text = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        text = response.text
+    return " ".join(str(text).split())[:300]
+
+
+class ServerModel:
+    """A served model. `answer` may be called from many tasks at once; use as an async context.
+
+    `url` ends in /v1. `attempts` tries of one request; while the server cannot be reached at all nobody counts attempts:
+    everyone waits for it, `patience` seconds at most.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        contract: Contract,
+        *,
+        model: str | None = None,
+        key: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 300,
+        attempts: int = 6,
+        patience: float = 600,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        import httpx
+
+        self.url, self.contract, self.model = url.rstrip("/"), contract, model
+        self.attempts, self.patience, self.say = attempts, patience, say
+        self.retries = 0
+        self._reachable = asyncio.Event()
+        self._reachable.set()
+        self._waiting: asyncio.Task[None] | None = None
+        limits = httpx.Limits(max_connections=concurrency + 2, max_keepalive_connections=concurrency + 2)
+        self._http = httpx.AsyncClient(
+            headers=headers(key), limits=limits, timeout=httpx.Timeout(timeout, connect=10, pool=None)
+        )
+        # The constant part is built once: hundreds of requests share it.
+        self._body = request_body(contract, "", [])
+
+    async def __aenter__(self) -> ServerModel:
+        import httpx
+
+        try:
+            response = await self._http.get(f"{self.url}/models", timeout=30)
+            if response.status_code in SETUP_ERRORS:
+                raise self._setup_error(response)
+            names = [str(entry["id"]) for entry in response.json()["data"]]
+        except httpx.TransportError as error:
+            await self._http.aclose()
+            raise StageError(
+                f"{self.url}: no server answers ({type(error).__name__}); start one with serve_vllm.py, or correct --server"
+            ) from None
+        except (KeyError, ValueError, TypeError):
+            await self._http.aclose()
+            raise StageError(
+                f"{self.url}: this is no OpenAI-compatible server (GET /models); give the address up to /v1"
+            ) from None
+        except StageError:
+            await self._http.aclose()
+            raise
+        if self.model is None:
+            self.model = names[0]
+        elif self.model not in names:
+            await self._http.aclose()
+            raise StageError(f"{self.url}: no model {self.model!r} there; it serves {', '.join(names)}")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._waiting:
+            self._waiting.cancel()
+        await self._http.aclose()
+
+    def _setup_error(self, response: Any) -> StageError:
+        advice = SETUP_ERRORS[response.status_code].format(variable=API_KEY_VARIABLE, url=self.url)
+        return StageError(f"{self.url}: HTTP {response.status_code}: {advice}")
+
+    async def answer(self, pages: list[str], *, temperature: float = 0.0, seed: int = 0) -> Answer:
+        """One answer for the page images (data URLs). Raises NoAnswer where there is none, StageError where nobody will get
+        one."""
+        import httpx
+
+        content = [{"type": "image_url", "image_url": {"url": url}} for url in pages]
+        system, user = self._body["messages"]
+        messages = [system, user | {"content": [*content, *user["content"]]}]
+        body = self._body | {"model": self.model, "temperature": temperature, "seed": seed, "messages": messages}
+        complaint = ""
+        attempt = 0
+        while attempt < self.attempts:
+            await self._server_back()
+            began = time.monotonic()
+            attempt += 1
+            wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.7, 1.3)
+            try:
+                response = await self._http.post(f"{self.url}/chat/completions", json=body)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                self._server_gone()
+                attempt -= 1
+                complaint = f"no connection ({type(error).__name__})"
+                continue
+            except httpx.TransportError as error:
+                complaint = f"the connection broke off ({type(error).__name__})"
+            else:
+                if response.status_code == 200:
+                    try:
+                        return self._read(response.json(), time.monotonic() - began)
+                    except (ValueError, KeyError, IndexError, TypeError):
+                        complaint = f"not an answer: {response.text[:80]!r}"
+                elif response.status_code in PASSING_ERRORS or response.status_code >= 500:
+                    complaint = f"HTTP {response.status_code}: {server_message(response)}"
+                    wait = max(wait, retry_after(response))
+                elif response.status_code in SETUP_ERRORS:
+                    raise self._setup_error(response)
+                else:
+                    raise NoAnswer("refused", f"HTTP {response.status_code}: {server_message(response)}")
+            if attempt < self.attempts:
+                self.retries += 1
+                await asyncio.sleep(wait)
+        raise NoAnswer("http_error", f"{complaint}; {self.attempts} attempts")
+
+    @staticmethod
+    def _read(value: dict[str, Any], seconds: float) -> Answer:
+        choice = value["choices"][0]
+        usage = {
+            k: v for k, v in (value.get("usage") or {}).items() if k in ("prompt_tokens", "completion_tokens")
+        }
+        cached = ((value.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
+        if cached is not None:
+            usage["cached_tokens"] = cached
+        text = choice["message"]["content"]
+        return Answer("" if text is None else str(text), str(choice["finish_reason"]), usage, round(seconds, 3))
+
+    def _server_gone(self) -> None:
+        """The first to find the server gone starts the watch; the others wait with it."""
+        self._reachable.clear()
+        if self._waiting is None or self._waiting.done():
+            self._waiting = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        import httpx
+
+        began = time.monotonic()
+        self.say(f"{self.url}: the server is gone; waiting for it, {self.patience:g} s at most")
+        while time.monotonic() - began < self.patience:
+            await asyncio.sleep(1.0)
+            try:
+                if (await self._http.get(f"{self.url}/models", timeout=5)).status_code < 500:
+                    self.say(f"{self.url}: the server is back after {time.monotonic() - began:.0f} s")
+                    break
+            except httpx.TransportError:
+                continue
+        else:
+            self.patience = 0  # it will not come back: whoever asks next fails at once
+        self._reachable.set()
+
+    async def _server_back(self) -> None:
+        await self._reachable.wait()
+        if self.patience <= 0:
+            raise NoAnswer("http_error", "the server went away and did not come back")
+
+
+def retry_after(response: Any) -> float:
+    """Seconds that the server asks to wait, 60 at most; 0 where it does not say."""
+    try:
+        return min(60.0, max(0.0, float(response.headers.get("retry-after", 0))))
+    except ValueError:
+        return 0.0
