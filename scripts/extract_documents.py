@@ -72,6 +72,7 @@ def build_parser() -> console.Parser:
         metavar="ADDRESS",
         help="offline batch with Ray Data and vLLM on one machine (local) or a cluster; --model is then served inside",
     )
+    who.add_argument("--ray-actors", type=int, default=None, help="engines (default: one a GPU)")
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=int, default=8, help="local: documents decoded together (default: 8)")
     how.add_argument("--concurrency", type=int, default=16, help="server: documents at the same time (default: 16)")
@@ -170,10 +171,11 @@ async def predicted(
                 )
             )  # fmt: skip
 
-            async def ask(pages: list[Path], temperature: float, seed: int) -> Any:
+            async def from_server(pages: list[Path], temperature: float, seed: int) -> Any:
                 urls = [page_url(page) for page in pages]
                 return await server.answer(urls, temperature=temperature, seed=seed)
 
+            ask: Any = from_server
             concurrency = args.concurrency
         else:
             from toolkit.local_model import BatchingAsker, LocalModel
@@ -184,7 +186,7 @@ async def predicted(
                 torch.set_num_threads(args.threads)
             ask = BatchingAsker(
                 LocalModel(args.model, args.adapter, contract, grammar=not args.no_grammar), args.batch_size
-            )  # type: ignore[assignment]
+            )
             concurrency = args.batch_size
         async for line in extracted(
             documents, renderer, judge, ask, window=window, tries=args.tries, concurrency=concurrency

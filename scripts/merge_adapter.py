@@ -92,8 +92,7 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
     from toolkit import qwen3vl
 
     config = qwen3vl.load_config(base)
-    stored = getattr(config, "dtype", None) or config.text_config.dtype or torch.bfloat16
-    wanted = stored if dtype == "base" else getattr(torch, dtype)
+    wanted = qwen3vl.stored_dtype(config) if dtype == "base" else getattr(torch, dtype)
     model = qwen3vl.load_adapter(qwen3vl.load_model(base, device="cpu", dtype=wanted), adapter)
     relative = []
     with torch.no_grad():
@@ -102,7 +101,9 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
                 continue
             (key,) = module.lora_A.keys()
             if getattr(module, "lora_magnitude_vector", None):
-                raise StageError(f"{shown(adapter)}: a DoRA adapter; train without DoRA, its merge loses the magnitudes")
+                raise StageError(
+                    f"{shown(adapter)}: a DoRA adapter; train without DoRA, its merge loses the magnitudes"
+                )
             weight = module.get_base_layer().weight
             delta = module.scaling[key] * (module.lora_B[key].weight.float() @ module.lora_A[key].weight.float())
             if not torch.isfinite(delta).all():
@@ -118,7 +119,7 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
     targets = len(relative)
     if not targets:
         raise StageError(f"{shown(adapter)}: the adapter changes no weight of the base model")
-    plain.config.dtype = wanted
+    qwen3vl.set_stored_dtype(plain.config, wanted)
     qwen3vl.save_model(plain, folder)
     # The adapter's own processor: training may have been given another resolution than the base's default.
     qwen3vl.load_processor(str(adapter), load_contract(adapter).image_max_tokens).save_pretrained(folder)

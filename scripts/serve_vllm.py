@@ -151,9 +151,7 @@ def vllm_python(args: Any) -> Path | None:
         return Path(args.python).absolute()
     if importlib.util.find_spec("vllm"):
         return Path(sys.executable)
-    return next(
-        (environments.python_of(n) for n in ("serve", "serve-cpu") if environments.python_of(n).exists()), None
-    )
+    return next((environments.python_of(n) for n in ("serve", "serve-cpu") if environments.python_of(n).exists()), None)
 
 
 def cuda_of(python: Path) -> str | None:

@@ -19,7 +19,7 @@ from toolkit.target_schema import TargetSchema
 
 # The first answer is the most likely one; only where that is invalid is chance let in.
 TEMPERATURES = (0.0, 0.2, 0.5, 0.8)
-Asker = Callable[[list[Path], float, int], Awaitable[Answer]]
+Asker = Callable[[list[Any], float, int], Awaitable[Answer]]
 
 
 class Judge:
@@ -49,7 +49,7 @@ class Judge:
 
 
 async def prediction_of(
-    judge: Judge, ask: Asker, document: Document, pages: list[Path], *, window: int, tries: int
+    judge: Judge, ask: Asker, document: Document, pages: list[Any], *, window: int, tries: int
 ) -> dict[str, Any]:
     """The prediction line of one document: every window answered, invalid answers asked again, one public answer."""
     windows = windows_of(pages, window)
@@ -87,7 +87,7 @@ async def prediction_of(
     )
 
 
-async def best_answer(judge: Judge, ask: Asker, pages: list[Path], tries: int) -> dict[str, Any]:
+async def best_answer(judge: Judge, ask: Asker, pages: list[Any], tries: int) -> dict[str, Any]:
     """The first valid answer at rising temperatures; where none is, the first that keeps the schema, or the first."""
     best: dict[str, Any] = {}
     usage: dict[str, int] = {}

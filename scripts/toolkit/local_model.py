@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from toolkit.target_schema import compact_json
 
 
 class LocalModel:
-    """A base model, or a base model with an adapter, that answers as its contract says."""
+    """A base model, or a base model with an adapter, that answers as its contract says; `loaded` is one already in memory."""
 
-    def __init__(self, model: str, adapter: Path | None, contract: Contract, *, grammar: bool = True) -> None:
+    def __init__(
+        self, model: str, adapter: Path | None, contract: Contract, *, grammar: bool = True, loaded: Any = None
+    ) -> None:
         from toolkit.qwen3vl import load_adapter, load_config, load_model, load_processor
 
         self.contract = contract
         self.config = load_config(model)
         self.processor = load_processor(str(adapter) if adapter else model, contract.image_max_tokens)
         self.processor.tokenizer.padding_side = "left"
-        self.model = load_model(model)
+        self.model = load_model(model) if loaded is None else loaded
         if adapter:
             self.model = load_adapter(self.model, adapter)
         self.model.eval()
@@ -78,17 +80,20 @@ class LocalModel:
 
 
 class BatchingAsker:
-    """Gathers what many tasks ask at the same time into batches of one model, in the order asked. Use as an Asker."""
+    """Gathers what many tasks ask at the same time into batches of one model, in the order asked. Use as an Asker.
+
+    `opened` turns a page as the tasks give it into what the model's `answers` takes.
+    """
 
     GATHER_SECONDS = 0.05
 
-    def __init__(self, model: LocalModel, batch_size: int) -> None:
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, model: Any, batch_size: int, opened: Callable[[Any], Any] = open_page) -> None:
+        self.model, self.batch_size, self.opened = model, batch_size, opened
         self._waiting: list[tuple[list[Any], tuple[float, int], asyncio.Future[Answer]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def __call__(self, pages: list[Path], temperature: float, seed: int) -> Answer:
-        opened = [open_page(path) for path in pages]
+    async def __call__(self, pages: list[Any], temperature: float, seed: int) -> Answer:
+        opened = [self.opened(page) for page in pages]
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((opened, (temperature, seed), future))
         if self._worker is None or self._worker.done():

@@ -198,7 +198,9 @@ def unpacked_adapter(path: Path, scratch: Path) -> Path:
             for member in archive:
                 size += member.size
                 if size > MAX_ARCHIVE_BYTES:
-                    raise StageError(f"{shown(path)}: unpacks to more than {MAX_ARCHIVE_BYTES >> 30} GB; not an adapter")
+                    raise StageError(
+                        f"{shown(path)}: unpacks to more than {MAX_ARCHIVE_BYTES >> 30} GB; not an adapter"
+                    )
                 archive.extract(member, scratch, filter="data")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise StageError(f"{shown(path)}: not an adapter archive ({' '.join(str(error).split())[:120]})") from None
@@ -206,4 +208,3 @@ def unpacked_adapter(path: Path, scratch: Path) -> Path:
     if len(folders) != 1:
         raise StageError(f"{shown(path)}: {len(folders)} adapters inside ({ADAPTER_CONFIG}); it must hold exactly one")
     return folders[0]
-

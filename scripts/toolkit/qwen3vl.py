@@ -114,6 +114,19 @@ def load_adapter(model: Any, adapter: Path) -> Any:
     return adapted
 
 
+def stored_dtype(config: Any) -> Any:
+    """The dtype that a model folder says its weights are in; bfloat16 where it does not say."""
+    import torch
+
+    return getattr(config, "dtype", None) or config.text_config.dtype or torch.bfloat16
+
+
+def set_stored_dtype(config: Any, dtype: Any) -> None:
+    """The dtype in every part of a configuration: a server may read any of them."""
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = dtype
+
+
 def save_model(model: Any, folder: Path) -> None:
     """Write weights and config in the layout of the hub, which servers expect.
 
@@ -128,7 +141,9 @@ def save_model(model: Any, folder: Path) -> None:
             if name.endswith(("mlp.experts.gate_up_proj", "mlp.experts.down_proj")):
                 state[name] = weight.transpose(1, 2).contiguous()
             if name.endswith("mlp.experts.gate_up_proj") and tuple(weight.shape) != inside:
-                raise StageError(f"{name} is {list(weight.shape)}, {list(inside)} expected: another transformers layout")
+                raise StageError(
+                    f"{name} is {list(weight.shape)}, {list(inside)} expected: another transformers layout"
+                )
     # As given: the conversion that transformers applies when it saves would turn the experts back.
     model.save_pretrained(folder, state_dict=state, save_original_format=False)
 

@@ -252,9 +252,7 @@ class ServerModel:
     @staticmethod
     def _read(value: dict[str, Any], seconds: float) -> Answer:
         choice = value["choices"][0]
-        usage = {
-            k: v for k, v in (value.get("usage") or {}).items() if k in ("prompt_tokens", "completion_tokens")
-        }
+        usage = {k: v for k, v in (value.get("usage") or {}).items() if k in ("prompt_tokens", "completion_tokens")}
         cached = ((value.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
         if cached is not None:
             usage["cached_tokens"] = cached

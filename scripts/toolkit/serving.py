@@ -158,9 +158,7 @@ def plan_serving(
         Setting("--enable-prompt-tokens-details", None, "usage tells what the cache saved"),
         Setting("--seed", "0", "equal requests, equal answers"),
         Setting("--no-enable-log-requests", None, "nothing of a document goes into a log"),
-        Setting(
-            "--disable-access-log-for-endpoints", "/health,/metrics", "probes would drown the requests in the log"
-        ),
+        Setting("--disable-access-log-for-endpoints", "/health,/metrics", "probes would drown the requests in the log"),
     ]
     if method == "awq":
         settings.append(Setting("--dtype", "float16", "AutoAWQ's kernels take 16-bit floats of this kind"))

@@ -1,0 +1,163 @@
+"""Quantize a merged model (AWQ, GPTQ or FP8) and measure what it costs: one folder that vLLM serves, with its contract.
+
+Reads a merged model and your own records for calibration (pages, prompt and answer). Writes --out: quantized weights,
+processor, template, extraction_config.json, provenance.json. Vision tower and head stay as they are. With --check FILE its
+records are answered before and after; the scores of both are printed, and a fall beyond --max-drop ends in exit code 1.
+The backend autoawq is kept for those who standardised on it; AutoAWQ is no longer maintained.
+
+    python scripts/quantize_awq.py --model outputs/bl-8b-merged --out outputs/bl-8b-awq --calibration data/splits/train.jsonl --check data/splits/val.jsonl
+    python scripts/quantize_awq.py --method fp8 --model outputs/bl-8b-merged --out outputs/bl-8b-fp8 --check data/splits/val.jsonl
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from toolkit import console
+from toolkit.console import ExitCode, StageError, say
+from toolkit.contract import Contract, load_contract
+from toolkit.files import argument_path, atomic_folder, shown
+from toolkit.model_folder import check_model_folder, copy_companions, weight_bytes, write_provenance
+from toolkit.records import read_records
+
+SCORES = ("micro_f1", "row_f1", "document_exact", "valid")
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--model", type=argument_path, required=True, help="merged model folder (merge_adapter.py)")
+    parser.add_argument("--out", type=argument_path, required=True, help="folder to write")
+    parser.add_argument(
+        "--method",
+        choices=["awq", "gptq", "fp8"],
+        default="awq",
+        help="4 bit with activation-aware scales, 4 bit with error correction, or 8 bit floats (default: awq)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=["llmcompressor", "autoawq"],
+        default="llmcompressor",
+        help="autoawq writes --method awq only (default: llmcompressor)",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--calibration", type=argument_path, default=None, help="records to calibrate on (not for fp8)")
+    data.add_argument("--calibration-records", type=int, default=64, help="how many, drawn by seed (default: 64)")
+    data.add_argument("--check", type=argument_path, default=None, help="records to score before and after")
+    data.add_argument("--check-records", type=int, default=None, help="only the first N of them")
+    data.add_argument(
+        "--max-drop", type=float, default=0.02, help="fall of micro-F1 that is accepted with --check (default: 0.02)"
+    )
+    data.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    data.add_argument("--batch-size", type=int, default=8, help="records answered together (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="which records calibrate (default: 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.backend == "autoawq" and args.method != "awq":
+        raise StageError("AutoAWQ writes AWQ only; use --backend llmcompressor for gptq and fp8")
+    if args.method != "fp8" and args.calibration is None:
+        raise StageError(
+            f"--method {args.method} needs --calibration FILE: records like those to be served, such as the training split"
+        )
+    stored = check_model_folder(args.model)
+    if "quantization_config" in stored:
+        raise StageError(f"{shown(args.model)}: already quantized; give the merged model in 16 bit")
+    contract = load_contract(args.model)
+    records = calibration_records(args)
+
+    began = time.monotonic()
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # the quantizers' bars, hundreds of lines in a log
+    from toolkit import quantization, qwen3vl
+
+    config = qwen3vl.load_config(str(args.model))
+    quantization.check_divisible(config, args.method)
+    processor = qwen3vl.load_processor(str(args.model), contract.image_max_tokens)
+    model = qwen3vl.load_model(str(args.model))
+    before = scored(args, model, contract) if args.check else None
+    say(
+        f"{args.method} by {args.backend} on {len(records) or 'no'} calibration records: {shown(args.model)} ({weight_bytes(args.model) / 1e9:.2f} GB)"
+    )
+    with atomic_folder(args.out, overwrite=args.overwrite) as folder:
+        if args.backend == "autoawq":
+            model = quantization.with_autoawq(model, processor, records, args.root)
+        else:
+            model = quantization.with_llmcompressor(model, processor, args.method, records, args.root, seed=args.seed)
+        if args.backend == "llmcompressor":
+            # A CPU calibrates in 32 bit; what is not quantized goes back to what it was stored in, and is scored so.
+            model = model.to(qwen3vl.stored_dtype(config))
+        after = scored(args, model, contract) if args.check else None
+        quantization.save_quantized(model, folder, args.backend)
+        processor.save_pretrained(folder)
+        copy_companions(args.model, folder)
+        facts: dict[str, Any] = {"method": args.method, "backend": args.backend, "calibration_records": len(records)}
+        write_provenance(
+            folder, "quantize_awq.py", {"model": args.model}, quantization=facts, scores={"before": before, "after": after}
+        )  # fmt: skip
+        check_model_folder(folder)
+    size = {"gigabytes_before": weight_bytes(args.model) / 1e9, "gigabytes": weight_bytes(args.out) / 1e9}
+    say(f"{size['gigabytes_before']:.3f} GB -> {size['gigabytes']:.3f} GB in {time.monotonic() - began:.0f} s -> {shown(args.out)}")  # fmt: skip
+    result = facts | size | {"before": before, "after": after, "out": shown(args.out)}
+    return console.finish(args, result, verdict(args, before, after))
+
+
+def calibration_records(args: Any) -> list[dict[str, Any]]:
+    """Records drawn by seed, so that a sorted file does not give one template only."""
+    if args.method == "fp8" or args.calibration is None:
+        return []
+    records = list(read_records(args.calibration))
+    return random.Random(args.seed).sample(records, min(args.calibration_records, len(records)))
+
+
+def scored(args: Any, model: Any, contract: Contract) -> dict[str, float]:
+    """Scores of the model in memory on the --check records, with the served prompt, sizes and grammar."""
+    from toolkit.batches import open_page
+    from toolkit.local_model import LocalModel, batches_of
+    from toolkit.predictions import judged
+    from toolkit.records import gold_of, images_of
+    from toolkit.scoring import score_document, summary
+
+    schema = contract.target
+    validator = schema.validator()
+    records = list(read_records(args.check, args.check_records))
+    local = LocalModel(str(args.model), None, contract, loaded=model)
+    scores = []
+    for batch in console.progress(list(batches_of(records, args.batch_size)), what="batches"):
+        answers = local.answers([[open_page(args.root / image) for image in images_of(record)] for record in batch])
+        for record, answer in zip(batch, answers, strict=True):
+            gold = gold_of(record)
+            if gold is None:
+                raise StageError(f"record {record['id']!r} of --check has no answer to compare with")
+            status, prediction = judged(schema, validator, answer.raw, answer.finish_reason)
+            scores.append(score_document(schema, record["id"], gold, prediction, status))
+    found = summary(schema, scores)
+    return {"records": len(records)} | {name: found[name] for name in SCORES}
+
+
+def verdict(args: Any, before: dict[str, float] | None, after: dict[str, float] | None) -> ExitCode:
+    if before is None or after is None:
+        say("not measured: give --check FILE to see what the quantization costs")
+        return ExitCode.OK
+    for name in SCORES:
+        if before[name] is not None:
+            say(f"  {name:16s} {before[name]:9.4f} -> {after[name]:9.4f}  ({after[name] - before[name]:+.4f})")
+    drop = before["micro_f1"] - after["micro_f1"]
+    if drop > args.max_drop:
+        say(
+            f"micro-F1 fell by {drop:.4f}, more than --max-drop {args.max_drop:g}: try --method fp8 or gptq, or more --calibration-records"
+        )
+        return ExitCode.PROBLEMS
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

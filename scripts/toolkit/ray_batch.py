@@ -1,0 +1,194 @@
+"""Offline batch on one machine or many: Ray Data hands out the documents, each GPU runs vLLM's own engine on its share.
+
+Ray Data's map over actors is used rather than `ray.data.llm`, whose rows carry no finish reason (2.60): a truncated answer
+must be known as one. Pages are rendered by Ray tasks on any CPU of the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.answers import Answer
+from toolkit.console import StageError, say
+from toolkit.contract import Contract
+from toolkit.documents import Document, PageRenderer, Unreadable
+from toolkit.serving import Plan
+
+SERVER_ONLY = (
+    "--served-model-name",
+    "--host",
+    "--port",
+    "--enable-prompt-tokens-details",
+    "--no-enable-log-requests",
+    "--disable-access-log-for-endpoints",
+)
+
+
+def engine_options(plan: Plan) -> dict[str, Any]:
+    """The plan's settings as arguments of vLLM's engine; what belongs to the HTTP server only is left out."""
+    options: dict[str, Any] = {}
+    for setting in plan.settings:
+        if not setting.flag.startswith("--") or setting.flag in SERVER_ONLY:
+            continue
+        name = setting.flag.removeprefix("--").replace("-", "_")
+        if setting.value is None:
+            options[name] = True
+            continue
+        text = str(setting.value)
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+class VllmEngine:
+    """vLLM's engine in this process; answers like a LocalModel, its documents being lists of data URLs."""
+
+    def __init__(self, model: str, contract: Contract, plan: Plan) -> None:
+        os.environ.update(plan.environment)
+        from vllm import LLM
+
+        self.contract = contract
+        self.engine = LLM(model=model, disable_log_stats=True, **engine_options(plan))
+
+    def answers(self, documents: list[list[str]], *, temperature: float = 0.0, seed: int = 0) -> list[Answer]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        from toolkit.server_client import request_body
+
+        grammar = StructuredOutputsParams(json=self.contract.target.grammar())
+        sampling = SamplingParams(
+            temperature=temperature, seed=seed, max_tokens=self.contract.max_answer_tokens, structured_outputs=grammar
+        )
+        messages = [request_body(self.contract, "", urls)["messages"] for urls in documents]
+        outputs = self.engine.chat(messages, sampling, use_tqdm=False)
+        return [
+            Answer(
+                output.outputs[0].text,
+                str(output.outputs[0].finish_reason),
+                {
+                    "prompt_tokens": len(output.prompt_token_ids),
+                    "completion_tokens": len(output.outputs[0].token_ids),
+                },
+            )
+            for output in outputs
+        ]
+
+
+class Extractor:
+    """One actor: a batch of rendered documents in, their prediction lines out."""
+
+    def __init__(self, model: str, contract: Contract, plan: Plan, window: int, tries: int, batch_size: int) -> None:
+        from toolkit.extraction import Judge
+        from toolkit.local_model import BatchingAsker
+
+        self.judge, self.window, self.tries = Judge(contract.target), window, tries
+        self.ask = BatchingAsker(VllmEngine(model, contract, plan), batch_size, opened=lambda url: url)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        from toolkit.extraction import prediction_of
+        from toolkit.predictions import prediction_line
+
+        async def all_of_them() -> list[dict[str, Any]]:
+            async def one(identity: str, urls: list[str], error: str) -> dict[str, Any]:
+                if error:
+                    return prediction_line(identity, "unreadable", None, None, error=error)
+                return await prediction_of(self.judge, self.ask, Document(identity), urls, window=self.window, tries=self.tries)  # fmt: skip
+
+            rows = zip(batch["identity"], batch["urls"], batch["error"], strict=True)
+            return await asyncio.gather(*(one(str(i), json.loads(u), str(e)) for i, u, e in rows))
+
+        return {"line": [json.dumps(line, ensure_ascii=False) for line in asyncio.run(all_of_them())]}
+
+
+class Renderer:
+    """One actor: a document in, its pages as data URLs out; rendering has a process of its own and a time limit."""
+
+    def __init__(self, image_max_tokens: int, time_limit: float) -> None:
+        # Ends with the actor: Ray stops actors without closing anything.
+        self.renderer = PageRenderer(image_max_tokens, workers=1, time_limit=time_limit).__enter__()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        from toolkit.batches import UnreadablePage
+        from toolkit.server_client import page_url
+
+        source = Path(row["source"]) if row["source"] else None
+        document = Document(row["identity"], tuple(Path(page) for page in row["pages"]), source)
+        pages: list[Path] = []
+        urls: list[str] = []
+        error = ""
+        try:
+            pages = self.renderer.pages_of(document).result()
+            urls = [page_url(page) for page in pages]
+        except (Unreadable, UnreadablePage) as problem:
+            error = str(problem)
+        self.renderer.release(document, pages)
+        return {"identity": row["identity"], "urls": json.dumps(urls), "error": error}
+
+
+def extracted_with_ray(args: Any, contract: Contract, documents: list[Document]) -> Iterator[dict[str, Any]]:
+    """Prediction lines of `documents`, in the order in which actors finish. Paths must be the same on every machine."""
+    if not documents:
+        return
+    import ray
+    import torch
+
+    from toolkit.model_folder import check_model_folder
+    from toolkit.serving import installed_driver, known_gpu, plan_serving
+
+    if args.adapter:
+        raise StageError("--ray serves a merged model; merge the adapter with merge_adapter.py")
+    model = Path(args.model).resolve()
+    config = check_model_folder(model, contract=False)
+    driver = installed_driver() if torch.version.cuda else None
+    plan = plan_serving(
+        model, config, contract, profile="throughput", gpu=known_gpu(driver) if driver else None, adapters={}, served_name=model.name,
+        host="", port=0, max_pages=args.window,
+    )  # fmt: skip
+    # Workers find the toolkit as this process does.
+    here = str(Path(__file__).resolve().parents[1])
+    environment = {"env_vars": {"PYTHONPATH": here, "OMP_WAIT_POLICY": "PASSIVE", **plan.environment}}
+    address = None if args.ray == "local" else args.ray
+    try:
+        ray.init(address=address, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
+    except ConnectionError as error:
+        raise StageError(f"--ray {args.ray}: no Ray cluster answers ({' '.join(str(error).split())[:120]})") from None
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        actors = max(1, gpus) if args.ray_actors is None else args.ray_actors
+        say(
+            f"Ray: {len(ray.nodes())} machines, {gpus} GPUs, {actors} engines, {int(ray.cluster_resources()['CPU'])} CPUs"
+        )
+        rows = [
+            {
+                "identity": d.identity,
+                "source": str(d.source.resolve()) if d.source else "",
+                "pages": [str(page.resolve()) for page in d.pages],
+            }
+            for d in documents
+        ]
+        batch = max(1, min(args.batch_size, -(-len(rows) // actors)))
+        dataset = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * actors)))
+        dataset = dataset.map(
+            Renderer,
+            fn_constructor_args=(contract.image_max_tokens, args.render_timeout),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, len(rows) // 50)),
+            num_cpus=0.5,
+        )
+        dataset = dataset.map_batches(
+            Extractor, batch_size=batch, batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=actors), num_gpus=1 if gpus else 0, num_cpus=1,
+            fn_constructor_args=(str(model), contract, plan, args.window or contract.max_pages, args.tries, args.batch_size),
+        )  # fmt: skip
+        for row in dataset.iter_rows():
+            yield json.loads(row["line"])
+    finally:
+        ray.shutdown()
