@@ -31,6 +31,8 @@ from toolkit.documents import Document, PageRenderer, arriving, documents_of_fil
 from toolkit.files import argument_path, shown
 from toolkit.predictions import finished_ids
 
+END = Document("")  # the watched folders' end
+
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
@@ -142,11 +144,11 @@ async def arrivals(args: Any, done: set[str]) -> AsyncIterator[Document | None]:
     say(f"watching {', '.join(shown(folder) for folder in folders)}; Ctrl-C ends it")
     stream = arriving(folders, seconds=args.watch_for)
     while True:
-        found = await asyncio.to_thread(lambda: [item for item, _ in zip(stream, range(1), strict=False)])
-        if not found:
+        document = await asyncio.to_thread(next, stream, END)
+        if document is END:
             return
-        if found[0] is None or found[0].identity not in done:
-            yield found[0]
+        if document is None or document.identity not in done:
+            yield document
 
 
 async def predicted(

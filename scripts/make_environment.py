@@ -4,6 +4,8 @@ main       data, training, evaluation, quantization       .venv            Pytho
 dev        the same, and tests, lint, types                .venv
 serve      vLLM on a GPU                                   .venv-serve      Linux or WSL2
 serve-cpu  vLLM without a GPU, for trying and testing      .venv-serve-cpu  Linux, Python 3.11
+ray        serve, and Ray for offline batches              .venv-serve
+ray-cpu    serve-cpu, and Ray                              .venv-serve-cpu
 
     python scripts/make_environment.py main
     python scripts/make_environment.py serve-cpu

