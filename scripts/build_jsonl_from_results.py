@@ -1,6 +1,6 @@
 """Join a results table with the page images: one training record per document, all its pages, the gold JSON as the answer.
 
-Reads results.json (also JSONL or CSV), image folders and a target schema; the schema's x-extract says which column feeds
+Reads results.json (also JSONL, CSV or Excel), image folders and a target schema; the schema's x-extract says which column feeds
 which field. Writes data/train.jsonl, the dataset's schema beside it (fields whose column the table lacks are left out),
 and what was left over: labels without images, images without labels, documents with problems. Any of these makes the
 exit code 1; --allow-problems makes it 0 (they are still counted and listed).
@@ -18,8 +18,8 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import argument_path, read_text, sha256_of, shown, write_json, write_jsonl, write_text
-from toolkit.label_table import LabelledDocument, absent_columns, labelled_documents, read_rows
+from toolkit.files import argument_path, read_json, read_text, sha256_of, shown, write_json, write_jsonl, write_text
+from toolkit.label_table import LabelledDocument, absent_columns, fold, labelled_documents, read_rows
 from toolkit.page_images import IMAGE_SUFFIXES, KINDS, DocumentImages, match_images, page_gaps
 from toolkit.prompt import Prompt, generated_prompt
 from toolkit.records import make_record
@@ -35,6 +35,13 @@ def build_parser() -> console.Parser:
         type=argument_path,
         default=None,
         help=f"the table (default: the first of {', '.join(RESULTS_PLACES)})",
+    )
+    parser.add_argument("--sheet", default=None, help="sheet of an Excel file (default: the only one)")
+    parser.add_argument(
+        "--mapping",
+        type=argument_path,
+        default=None,
+        help='JSON that names your columns: {"document": "File", "columns": {"bl_number": "B/L No", "containers[].container_number": "Cntr"}}',
     )
     parser.add_argument(
         "--images-dir",
@@ -78,8 +85,11 @@ def main(argv: list[str] | None = None) -> int:
     results = args.results or next((Path(place) for place in RESULTS_PLACES if Path(place).is_file()), None)
     if results is None:
         raise StageError(f"no results table: none of {', '.join(RESULTS_PLACES)} exists; name it with --results FILE")
-    table = read_rows(results)
-    schema, left_out = dataset_schema(TargetSchema.load(args.schema), table)
+    table = read_rows(results, args.sheet)
+    wanted = TargetSchema.load(args.schema)
+    if args.mapping:
+        wanted = mapped_schema(wanted, args.mapping, table, results)
+    schema, left_out = dataset_schema(wanted, table)
     prompt = Prompt(read_text(args.prompt).strip()) if args.prompt else generated_prompt(schema)
     images = list_images(args.images_dir or [Path("data/images")])
     documents, problems = unambiguous(list(labelled_documents(schema, table)))
@@ -134,6 +144,23 @@ def parse_pages(text: str) -> int | None:
     if text.isdigit() and int(text) > 0:
         return int(text)
     raise StageError(f"--pages {text!r}: give all, first, or a number")
+
+
+def mapped_schema(
+    schema: TargetSchema, mapping: Path, table: list[tuple[str, dict[str, Any]]], results: Path
+) -> TargetSchema:
+    """The schema reading the columns that --mapping names; a named column that the table lacks is a mistake, not a gap."""
+    value = read_json(mapping)
+    if not isinstance(value, dict):
+        raise StageError(f"{shown(mapping)}: a JSON object is needed")
+    mapped = schema.with_columns(value, shown(mapping))
+    columns = {fold(str(column)) for _, row in table for column in row}
+    named = [value.get("document"), *value.get("columns", {}).values()]
+    for names in ([name] if isinstance(name, str) else name or [] for name in named):
+        if names and not any(fold(name) in columns for name in names):
+            there = first_few(sorted({str(column) for _, row in table for column in row}), 8)
+            raise StageError(f"{shown(mapping)}: {shown(results)} has no column {names[0]!r}; it has {there}")
+    return mapped
 
 
 def dataset_schema(schema: TargetSchema, table: list[tuple[str, dict[str, Any]]]) -> tuple[TargetSchema, set[str]]:

@@ -2,25 +2,43 @@
 
 Reads PDFs, images, folders or patterns. Writes <document>_page_0001.png ... and manifest.jsonl into --out-dir; with
 --text-layer also the PDF's own words and their boxes into data/ocr. Files that did not change are not rendered again;
-a file that cannot be read is named, and stops nothing else (exit code 1).
+a file that cannot be read is named, and stops nothing else (exit code 1). --shard 2/4 renders the second of four shares (one
+a machine, each with its own manifest); --ray spreads the documents over a Ray cluster.
 
     python scripts/pdf_to_images.py --in data/pdfs --out-dir data/images
     python scripts/pdf_to_images.py --in data/pdfs/*.pdf --image-max-tokens 2048 --format jpg --workers 4
+    python scripts/pdf_to_images.py --in data/pdfs --shard 2/4
 """
 
 from __future__ import annotations
 
+import argparse
+import errno
 import glob
+import hashlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, say
-from toolkit.files import expand_inputs, read_jsonl, safe_name, sha256_of, shown, write_jsonl, write_problems
-from toolkit.page_images import DEFAULT_MAX_TOKENS, IMAGE_SUFFIXES
+from toolkit.files import (
+    argument_path,
+    expand_inputs,
+    read_jsonl,
+    read_text,
+    safe_name,
+    sha256_of,
+    shown,
+    write_jsonl,
+    write_problems,
+)
+from toolkit.page_images import DEFAULT_MAX_TOKENS
+from toolkit.pdf_pages import SOURCE_SUFFIXES
 
 
 def build_parser() -> console.Parser:
@@ -46,6 +64,18 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--workers", type=int, default=0, help="processes; 0: one below 100 documents, else one a core (default: 0)"
     )
+    parser.add_argument(
+        "--password-file", type=argument_path, default=None, help="passwords to try on protected PDFs, one a line"
+    )
+    parser.add_argument("--shard", default=None, metavar="I/N", help="only the I-th of N shares, counted from 1")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        default=None,
+        metavar="ADDRESS",
+        help="render on a Ray cluster (local: on this machine); needs the package ray, and paths that all machines share",
+    )
     parser.add_argument("--limit", type=int, default=None, help="only the first N documents")
     parser.add_argument("--overwrite", action="store_true", help="render again what is already there")
     return parser
@@ -56,8 +86,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.image_max_tokens < 4:
         raise console.StageError("--image-max-tokens must be at least 4")
-    sources = expand_inputs(args.inputs, [".pdf", *IMAGE_SUFFIXES])[: args.limit]
-    manifest = args.out_dir / "manifest.jsonl"
+    sources = expand_inputs(args.inputs, SOURCE_SUFFIXES)[: args.limit]
+    sources, tag = share_of(sources, args.shard)
+    manifest = args.out_dir / f"manifest{tag}.jsonl"
     known = known_documents(manifest)
     sources, problems = without_collisions(sources)
 
@@ -93,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     if problems:
         named = console.first_few(f"{p['source']}: {p['problem']}" for p in problems)
         say(f"{len(problems)} files could not be rendered: {named}")
-    write_problems(args.out_dir / "problems.jsonl", problems, say)
+    write_problems(args.out_dir / f"problems{tag}.jsonl", problems, say)
     code = ExitCode.PROBLEMS if problems else ExitCode.OK
     result = {
         "documents": len(done),
@@ -104,6 +135,24 @@ def main(argv: list[str] | None = None) -> int:
         "manifest": shown(manifest),
     }
     return console.finish(args, result, code)
+
+
+def share_of(sources: list[Path], shard: str | None) -> tuple[list[Path], str]:
+    """The I-th of N shares, and what its files' names carry; every source lies in exactly one share.
+
+    A share holds whole names: two files whose images would collide meet in the same share, where that is reported.
+    """
+    if shard is None:
+        return sources, ""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise console.StageError(f"--shard {shard!r}: give I/N with I from 1 to N, for example 2/4")
+    index, count = int(match[1]), int(match[2])
+
+    def place(source: Path) -> int:
+        return int.from_bytes(hashlib.sha256(safe_name(source.stem).casefold().encode()).digest()[:8], "big") % count
+
+    return [source for source in sources if place(source) == index - 1], f".shard-{index:04d}-of-{count:04d}"
 
 
 def known_documents(manifest: Path) -> dict[str, list[dict[str, Any]]]:
@@ -156,52 +205,101 @@ def is_current(lines: list[dict[str, Any]], source: Path, args: Any) -> bool:
     )
 
 
-def rendered(todo: list[Path], args: Any) -> Any:
+def rendered(todo: list[Path], args: Any) -> Iterator[tuple[Path, list[dict[str, Any]], str]]:
     """`(source, manifest lines, "")` or `(source, [], sentence)` of every document, in input order."""
+    if not todo:
+        return
+    text_dir = str(args.text_layer_dir) if args.text_layer else None
+    passwords = tuple(line for line in read_text(args.password_file).splitlines() if line) if args.password_file else ()
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    how = (args.image_max_tokens, args.format, text_dir, passwords)
+    results = on_cluster(todo, args, how) if args.ray else in_processes(todo, args, how)
+    try:
+        yield from console.progress(results, total=len(todo), what="documents")
+    finally:
+        # A worker that was killed in the middle of a write left its temporary file.
+        for source in todo:
+            for leftover in args.out_dir.glob(f".{glob.escape(safe_name(source.stem))}_page_*.part"):
+                leftover.unlink(missing_ok=True)
+
+
+def in_processes(todo: list[Path], args: Any, how: tuple[Any, ...]) -> Iterator[tuple[Path, list[dict[str, Any]], str]]:
+    """On this machine: worker processes, one killed and replaced when a document takes too long."""
     from multiprocessing import get_context
 
     from pebble import ProcessPool
 
-    from toolkit.pdf_pages import UnreadableDocument, render_document
-
-    if not todo:
-        return
     workers = args.workers or (1 if len(todo) < 100 else os.cpu_count() or 1)
-    text_dir = str(args.text_layer_dir) if args.text_layer else None
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     pool = ProcessPool(max_workers=min(workers, len(todo)), context=get_context("spawn"))
     try:
         futures = [
-            pool.schedule(
-                render_document,
-                args=[str(source), str(args.out_dir), args.image_max_tokens, args.format, text_dir],
-                timeout=args.time_limit,
-            )
+            pool.schedule(outcome_of, args=[str(source), str(args.out_dir), *how], timeout=args.time_limit)
             for source in todo
         ]
-        for source, future in console.progress(zip(todo, futures, strict=True), total=len(todo), what="documents"):
+        for source, future in zip(todo, futures, strict=True):
             try:
-                yield source, future.result(), ""
-            except UnreadableDocument as error:
-                yield source, [], str(error)
+                lines, sentence = future.result()
             except (FutureTimeout, TimeoutError):
-                yield source, [], f"not finished after {args.time_limit:g} s (--time-limit); given up"
+                lines, sentence = [], f"not finished after {args.time_limit:g} s (--time-limit); given up"
             except OSError as error:
-                if error.errno in (28, 13):
+                if error.errno in (errno.ENOSPC, errno.EACCES):
                     raise
-                yield source, [], console.sentence_of(error)
+                lines, sentence = [], console.sentence_of(error)
             except Exception as error:
-                yield source, [], f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                lines, sentence = [], f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            yield source, lines, sentence
         pool.close()
     except BaseException:
         pool.stop()
         raise
     finally:
         pool.join()
-        # A worker that was killed in the middle of a write left its temporary file.
-        for source in todo:
-            for leftover in args.out_dir.glob(f".{glob.escape(safe_name(source.stem))}_page_*.part"):
-                leftover.unlink(missing_ok=True)
+
+
+def on_cluster(todo: list[Path], args: Any, how: tuple[Any, ...]) -> Iterator[tuple[Path, list[dict[str, Any]], str]]:
+    """On a Ray cluster: the same function, one share a task, each share in processes of its machine with the same limits."""
+    import ray
+
+    here = str(Path(__file__).resolve().parent)
+    address = None if args.ray == "local" else args.ray
+    try:
+        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": here}}, logging_level="ERROR", log_to_driver=False)  # fmt: skip
+    except ConnectionError as error:
+        raise console.StageError(
+            f"--ray {args.ray}: no Ray cluster answers ({' '.join(str(error).split())[:120]})"
+        ) from None
+    try:
+        say(f"Ray: {len(ray.nodes())} machines, {int(ray.cluster_resources().get('CPU', 0))} CPUs")
+        one = argparse.Namespace(**{**vars(args), "out_dir": args.out_dir.resolve(), "workers": 1})
+        where = Path.cwd()
+        size = max(1, min(50, len(todo) // (2 * int(ray.cluster_resources().get("CPU", 1))) + 1))
+        shares = [todo[start : start + size] for start in range(0, len(todo), size)]
+        remote = ray.remote(num_cpus=1, max_retries=2)(share_rendered)
+        tasks = [remote.remote([str(p) for p in share], str(where), one, how) for share in shares]
+        for share, task in zip(shares, tasks, strict=True):
+            for source, (lines, sentence) in zip(share, ray.get(task), strict=True):
+                yield source, lines, sentence
+    finally:
+        ray.shutdown()
+
+
+def share_rendered(
+    sources: list[str], folder: str, args: Any, how: tuple[Any, ...]
+) -> list[tuple[list[dict[str, Any]], str]]:
+    """A Ray task: one share of documents, rendered as on a single machine from the same working directory."""
+    os.chdir(folder)
+    args.out_dir = Path(os.path.relpath(args.out_dir))
+    return [(lines, sentence) for _, lines, sentence in in_processes([Path(source) for source in sources], args, how)]
+
+
+def outcome_of(source: str, out_dir: str, *how: Any) -> tuple[list[dict[str, Any]], str]:
+    """`(manifest lines, "")` or `([], sentence)`; runs in a worker."""
+    from toolkit.pdf_pages import UnreadableDocument, render_document
+
+    try:
+        return render_document(source, out_dir, *how), ""
+    except UnreadableDocument as error:
+        return [], str(error)
 
 
 if __name__ == "__main__":

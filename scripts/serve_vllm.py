@@ -171,9 +171,9 @@ def tell(plan: serving.Plan, args: Any, gpu: serving.Gpu | None) -> None:
     )
     for setting in plan.settings:
         text = " ".join((setting.flag, *setting.words))
-        say(f"  {text:58s} {setting.reason}".rstrip())
+        say(f"  {text:56s}  {setting.reason}".rstrip())
     if args.vllm:
-        say(f"  {' '.join(args.vllm):58s} as given")
+        say(f"  {' '.join(args.vllm):56s}  as given")
 
 
 def serve(args: Any, plan: serving.Plan, python: Path, contract: Any, result: dict[str, Any]) -> int:

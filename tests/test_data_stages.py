@@ -534,3 +534,161 @@ def test_other_document_types_go_through_the_data_stages(run, workspace, kind, l
     )
     assert (built.code, built.json["records"]) == (0, 6), built.err
     assert run("validate_jsonl", "data/train.jsonl", "--json").json["warnings"] == 0
+
+
+# --- other people's tables, protected PDFs, shares -----------------------------------------------------------------------
+
+
+def workbook(path, rows, sheets=("Sheet1",), formats=None):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.title = sheets[0]
+    for name in sheets[1:]:
+        book.create_sheet(name)
+    for row in rows:
+        book[sheets[-1]].append(row)
+    for place, text in (formats or {}).items():
+        book[sheets[-1]][place].number_format = text
+    book.save(path)
+
+
+def test_an_excel_table_is_read_as_people_see_it(run, workspace):
+    import datetime
+
+    png(workspace / "img/Rechnung 7_page_0001.png")
+    header = ["file", "supplier_name", "invoice_number", "invoice_date", "net_total"]
+    row = ["Rechnung 7.pdf", "Müller", 123, datetime.datetime(2024, 4, 3), 1234.5]
+    workbook(workspace / "t.xlsx", [header, row, [None] * 5], ("notes", "data"), {"C2": "00000"})
+    schema = json.loads((workspace / "schemas/invoice.schema.json").read_text(encoding="utf-8"))
+    leaves = schema["properties"]
+    mapping = {"document": "file", "columns": {}}
+    for field, column in (("invoice_number", "invoice_number"), ("invoice_date", "invoice_date")):
+        assert field in leaves
+        mapping["columns"][field] = column
+    (workspace / "map.json").write_text(json.dumps(mapping))
+    common = [
+        "--results",
+        "t.xlsx",
+        "--schema",
+        "schemas/invoice.schema.json",
+        "--images-dir",
+        "img",
+        "--mapping",
+        "map.json",
+    ]
+    several = run("build_jsonl_from_results", *common)
+    assert several.code == 2 and "2 sheets; name one with --sheet: notes, data" in several.err
+    done = run("build_jsonl_from_results", *common, "--sheet", "data", "--json")
+    assert done.json["records"] == 1, done.err
+    gold = json.loads(
+        json.loads((workspace / "data/train.jsonl").read_text(encoding="utf-8"))["messages"][-1]["content"][0]["text"]
+    )
+    assert gold["invoice_number"] == "00123" and gold["invoice_date"] == "2024-04-03"
+
+
+def test_a_mapping_that_names_what_is_not_there_is_one_sentence(run, workspace):
+    write_results(workspace / "t.json", [{"doc": "a.pdf", "Konossement": "B1", "Cntr": "MSKU1234565"}])
+    png(workspace / "img/a.png")
+    common = ["--results", "t.json", "--images-dir", "img", "--mapping", "m.json"]
+    for mapping, sentence in (
+        ({"document": "doc", "columns": {"bl_no": "Konossement"}}, "the schema has no field 'bl_no'"),
+        ({"document": "doc", "columns": {"bl_number": "B/L"}}, "has no column 'B/L'; it has Cntr, Konossement, doc"),
+        ({"columns": {"bl_number": 7}}, "a column name or a list of them"),
+        ({"fields": {}}, "a mapping is"),
+    ):
+        (workspace / "m.json").write_text(json.dumps(mapping))
+        done = run("build_jsonl_from_results", *common)
+        assert done.code == 2 and sentence in done.err and done.err.count("\n") == 1, done.err
+    (workspace / "m.json").write_text(json.dumps({"document": "doc", "columns": {"bl_number": "Konossement", "containers[].container_number": "Cntr"}}))  # fmt: skip
+    done = run("build_jsonl_from_results", *common, "--json")
+    gold = json.loads(json.loads((workspace / "data/train.jsonl").read_text())["messages"][-1]["content"][0]["text"])
+    assert gold == {"bl_number": "B1", "containers": [{"container_number": "MSKU1234565"}]}, done.err
+
+
+def test_dates_become_iso_only_where_the_schema_says_so_and_never_by_a_guess(run, workspace):
+    schema = {"type": "object", "additionalProperties": False, "required": [], "properties": {
+        "printed": {"type": ["string", "null"], "maxLength": 20, "x-extract": {"compare": "date"}},
+        "iso": {"type": ["string", "null"], "maxLength": 10, "x-extract": {"compare": "date", "normalise": "iso_date"}},
+    }}  # fmt: skip
+    rows = [
+        {"Filename": f"{n}.pdf", "printed": text, "iso": text}
+        for n, text in enumerate(("13/04/2024", "3 Apr 2024", "03/04/2024", "soon"))
+    ]
+    write_results(workspace / "t.json", rows)
+    for number in range(4):
+        png(workspace / f"img/{number}.png")
+    (workspace / "s.json").write_text(json.dumps(schema))
+    done = run("build_jsonl_from_results", "--results", "t.json", "--schema", "s.json", "--images-dir", "img")
+    golds = [
+        json.loads(json.loads(line)["messages"][-1]["content"][0]["text"])
+        for line in (workspace / "data/train.jsonl").read_text().splitlines()
+    ]
+    assert golds == [{"printed": "13/04/2024", "iso": "2024-04-13"}, {"printed": "3 Apr 2024", "iso": "2024-04-03"}]
+    problems = (workspace / "data/train.problems.jsonl").read_text()
+    assert done.code == 1 and "is two dates" in problems and "'soon' is no date" in problems
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1,234.50", 1234.5), ("1.234,50 EUR", 1234.5), ("$ 7", 7), ("(12.5)", -12.5), ("1 234", 1234), ("7 days", None), ("a7", 7), ("1234567890123456789012", None)],
+)  # fmt: skip
+def test_numbers_are_read_as_people_write_them(text, value):
+    from toolkit.label_table import coerce
+    from toolkit.target_schema import Leaf
+
+    leaf = Leaf(("n",), {"type": ["number", "null"]})
+    if value is None and text[0] in "7":
+        with pytest.raises(ValueError, match="no number"):
+            coerce(text, leaf)
+    elif value is not None:
+        assert coerce(text, leaf) == value
+    else:
+        assert coerce(text, leaf) == float(text)
+
+
+def protected_pdf(path, password):
+    import pymupdf
+
+    document = pymupdf.open()
+    document.new_page().insert_text((72, 72), "secret cargo")
+    document.save(path, encryption=pymupdf.PDF_ENCRYPT_AES_256, user_pw=password, owner_pw=password)
+
+
+def test_a_protected_pdf_opens_with_a_password_of_the_file(run, workspace):
+    (workspace / "pdfs").mkdir()
+    protected_pdf(workspace / "pdfs/a.pdf", "open sesame")
+    protected_pdf(workspace / "pdfs/b.pdf", "unknown")
+    (workspace / "words.txt").write_text("wrong\nopen sesame\n")
+    without = run("pdf_to_images", "--in", "pdfs", "--out-dir", "img")
+    assert without.code == 1 and "--password-file" in without.err
+    done = run("pdf_to_images", "--in", "pdfs", "--out-dir", "img", "--password-file", "words.txt", "--json")
+    assert done.code == 1 and done.json["documents"] == 1 and "b.pdf" in done.err
+    assert (workspace / "img/a_page_0001.png").is_file() and "open sesame" not in (
+        workspace / "img/manifest.jsonl"
+    ).read_text()
+
+
+def test_the_shares_of_all_machines_are_the_whole(run, workspace):
+    run("make_sample_documents", "--out-dir", "s", "--documents", 40, "--no-mess")
+    whole = run("pdf_to_images", "--in", "s/pdfs", "--out-dir", "whole", "--image-max-tokens", 64, "--json").json
+    counts = [
+        run(
+            "pdf_to_images",
+            "--in",
+            "s/pdfs",
+            "--out-dir",
+            "shared",
+            "--image-max-tokens",
+            64,
+            "--shard",
+            f"{n}/3",
+            "--json",
+        ).json["documents"]
+        for n in (1, 2, 3)
+    ]
+    assert sum(counts) == whole["documents"] and min(counts) > 0
+    images = {p.name: p.read_bytes() for p in (workspace / "whole").glob("*.png")}
+    assert images == {p.name: p.read_bytes() for p in (workspace / "shared").glob("*.png")}
+    assert len(list((workspace / "shared").glob("manifest.shard-*.jsonl"))) == 3
+    assert "give I/N" in run("pdf_to_images", "--in", "s/pdfs", "--shard", "4/3").err

@@ -8,7 +8,8 @@ from conftest import REPOSITORY
 
 from toolkit.checks import business_problems, is_container_number, summary_count
 from toolkit.console import StageError
-from toolkit.target_schema import TargetSchema, compact_json, iso_date
+from toolkit.target_schema import TargetSchema, compact_json
+from toolkit.values import iso_date
 
 SHIPPED = sorted(p for p in (REPOSITORY / "schemas").glob("*.schema.json") if "qwen" not in p.name)
 

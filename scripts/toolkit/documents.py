@@ -15,10 +15,8 @@ from typing import Any
 
 from toolkit.console import StageError, first_few
 from toolkit.files import expand_inputs
-from toolkit.page_images import IMAGE_SUFFIXES
+from toolkit.pdf_pages import SOURCE_SUFFIXES
 from toolkit.records import images_of, read_records
-
-SUFFIXES = (".pdf", *IMAGE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def documents_of_jsonl(path: Path, root: Path, *, limit: int | None, shuffle_pag
 
 def documents_of_files(inputs: list[Path], *, limit: int | None) -> list[Document]:
     """PDFs and images of files, folders and patterns; a document's id is its file name."""
-    documents = [Document(source.name, source=source) for source in expand_inputs(inputs, SUFFIXES)[:limit]]
+    documents = [Document(source.name, source=source) for source in expand_inputs(inputs, SOURCE_SUFFIXES)[:limit]]
     names = Counter(document.identity for document in documents)
     if twice := [name for name, count in names.items() if count > 1]:
         raise StageError(
@@ -71,7 +69,7 @@ def arriving(folders: list[Path], *, seconds: float | None, pause: float = 1.0) 
     while seconds is None or time.monotonic() - began < seconds:
         found = False
         for folder in folders:
-            for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+            for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOURCE_SUFFIXES and p.is_file()):
                 # A second file of the same name, in another folder, is another document.
                 taken = seen.get(path.name, path) != path
                 identity = path.relative_to(folder).as_posix() if taken else path.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import math
 import re
@@ -10,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,13 @@ from toolkit.console import StageError
 from toolkit.files import read_json, read_jsonl, read_text, shown
 from toolkit.page_images import document_key
 from toolkit.target_schema import Leaf, RowList, TargetSchema, put_at
+from toolkit.values import as_number, is_ambiguous_date, iso_date
 
+EXCEL_SUFFIXES = (".xlsx", ".xlsm")
+# A number as people write one: sign or brackets, a currency of up to three letters or a sign, digits and separators.
+NUMBER_TEXT = re.compile(
+    r"[-+(]?\s*(?:[A-Za-z]{1,3}|[^\w\s.,()+-])?\s*[-+]?[\d.,' ]*\d[\d.,' ]*\s*(?:[A-Za-z]{1,3}|[^\w\s.,()+-])?\s*\)?"
+)
 ABSENT_TEXTS = {"", "null", "none", "nan", "n/a"}
 
 
@@ -31,8 +39,8 @@ class LabelledDocument:
     problems: list[str] = field(default_factory=list)
 
 
-def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """`(where, row)` of every row of a JSON list, a JSONL or a CSV file. Raises StageError where it is none."""
+def read_rows(path: Path, sheet: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """`(where, row)` of every row of a JSON list, a JSONL, a CSV or an Excel file. Raises StageError where it is none."""
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         rows = [(f"{shown(path)}:{number}", value) for number, value in read_jsonl(path)]
@@ -45,6 +53,10 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
             rows = [(f"{shown(path)}:{reader.line_num}", dict(row)) for row in reader]
         except csv.Error as error:
             raise StageError(f"{shown(path)}:{reader.line_num}: not CSV: {error}") from None
+    elif suffix in EXCEL_SUFFIXES:
+        rows = sheet_rows(path, sheet)
+    elif suffix in (".xls", ".ods", ".numbers"):
+        raise StageError(f"{shown(path)}: save the table as .xlsx or .csv; {suffix} files are not read")
     else:
         value = read_json(path)
         if isinstance(value, dict):
@@ -63,6 +75,47 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not rows:
         raise StageError(f"{shown(path)}: the table has no rows")
     return rows
+
+
+def sheet_rows(path: Path, sheet: str | None) -> list[tuple[str, dict[str, Any]]]:
+    """Rows of one sheet (the only one, or the named one) as their values, not their formulas; the first row names the columns.
+
+    Dates come as YYYY-MM-DD texts; whole numbers that a cell formats with leading zeros (00123) keep them.
+    """
+    import zipfile
+
+    import openpyxl
+
+    if not path.is_file():
+        raise StageError(f"file not found: {shown(path)}")
+    try:
+        book = openpyxl.load_workbook(path, data_only=True)
+    except (zipfile.BadZipFile, openpyxl.utils.exceptions.InvalidFileException, KeyError, ValueError, OSError) as error:
+        raise StageError(f"{shown(path)}: not an Excel file ({' '.join(str(error).split())[:100]})") from None
+    if sheet is None and len(book.sheetnames) > 1:
+        raise StageError(f"{shown(path)}: {len(book.sheetnames)} sheets; name one with --sheet: {', '.join(book.sheetnames[:6])}")  # fmt: skip
+    if sheet is not None and sheet not in book.sheetnames:
+        raise StageError(f"{shown(path)}: no sheet {sheet!r}; it has {', '.join(book.sheetnames[:6])}")
+    lines = iter(book[sheet or book.sheetnames[0]].iter_rows())
+    header = [str(cell.value).strip() if cell.value is not None else None for cell in next(lines, ())]
+    names = [name for name in header if name]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise StageError(f"{shown(path)}: the column {twice[0]!r} stands twice; rename one")
+    rows = []
+    for line in lines:
+        values = {name: cell_value(cell) for name, cell in zip(header, line) if name}
+        if any(value is not None for value in values.values()):
+            rows.append((f"{shown(path)}:{line[0].row}", values))
+    return rows
+
+
+def cell_value(cell: Any) -> Any:
+    value = cell.value
+    if isinstance(value, datetime.datetime | datetime.date):
+        return value.strftime("%Y-%m-%d")
+    if isinstance(value, int) and re.fullmatch(r"0+", str(cell.number_format)) and len(cell.number_format) > 1:
+        return str(value).zfill(len(cell.number_format))
+    return value
 
 
 def absent_columns(schema: TargetSchema, columns: set[str]) -> set[str]:
@@ -102,15 +155,12 @@ def coerce(value: Any, leaf: Leaf) -> Any:
     if types & {"integer", "number"} and not isinstance(value, bool):
         number = value
         if isinstance(value, str):
-            text = value.strip().replace(" ", "")
-            if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text):
-                text = text.replace(",", "")
-            try:
-                number = float(text) if not re.fullmatch(r"[-+]?\d+", text) else int(text)
-            except ValueError:
+            parsed = as_number(value) if NUMBER_TEXT.fullmatch(value.strip()) else None
+            if not isinstance(parsed, Decimal):
                 if "string" not in types:
-                    raise ValueError(f"{value!r} is no number") from None
+                    raise ValueError(f"{value!r} is no number")
                 return value.strip()
+            number = int(parsed) if parsed == parsed.to_integral_value() and abs(parsed) < 10**18 else float(parsed)
         if isinstance(number, float) and number.is_integer() and abs(number) < 2**53:
             number = int(number) if "integer" in types or isinstance(value, str) else number
         if isinstance(number, float) and "number" not in types:
@@ -126,11 +176,24 @@ def coerce(value: Any, leaf: Leaf) -> Any:
         if text in ("false", "no", "0"):
             return False
         raise ValueError(f"{value!r} is neither true nor false")
+    if leaf.extract.get("normalise") == "iso_date":
+        return date_value(str(value), leaf)
     if isinstance(value, dict | list):
         raise ValueError(f"a single value is needed, this is {type(value).__name__}")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return unicodedata.normalize("NFC", str(value)).strip()
+
+
+def date_value(text: str, leaf: Leaf) -> str:
+    """An ISO date. Raises ValueError for what is none, and for 03/04/2024 where the schema does not say what comes first."""
+    day_first = leaf.extract.get("day_first")
+    if day_first is None and is_ambiguous_date(text):
+        raise ValueError(f'{text!r} is two dates; say "day_first": true or false under x-extract in the schema')
+    found = iso_date(text, day_first=bool(day_first))
+    if found is None:
+        raise ValueError(f"{text!r} is no date")
+    return found
 
 
 def enum_value(value: Any, leaf: Leaf) -> Any:

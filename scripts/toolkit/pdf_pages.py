@@ -6,15 +6,18 @@ for what PyMuPDF cannot open. Neither engine may be used from several threads: p
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit.files import atomic, safe_name, sha256_of, shown
-from toolkit.page_images import fitted_size, image_tokens
+from toolkit.page_images import IMAGE_SUFFIXES, fitted_size, image_tokens
 
 PDF_SUFFIXES = (".pdf",)
+HEIC_SUFFIXES = (".heic", ".heif")
+SOURCE_SUFFIXES = (*PDF_SUFFIXES, *IMAGE_SUFFIXES, *HEIC_SUFFIXES)
 MAX_DPI = 300  # a small page is not enlarged beyond this
 
 
@@ -42,11 +45,16 @@ class UnreadableDocument(Exception):
 
 
 def render_document(
-    source: str, out_dir: str, image_max_tokens: int, image_format: str, text_layer_dir: str | None
+    source: str,
+    out_dir: str,
+    image_max_tokens: int,
+    image_format: str,
+    text_layer_dir: str | None,
+    passwords: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
     """Render every page of one file into `out_dir`; returns manifest lines. Raises UnreadableDocument with a sentence.
 
-    Runs in worker processes, so arguments and result are plain values.
+    Runs in worker processes, so arguments and result are plain values. `passwords` are tried on a protected PDF.
     """
     path = Path(source)
     digest = sha256_of(path)
@@ -54,7 +62,7 @@ def render_document(
     lines: list[PageImage] = []
     words: list[list[list[Any]]] = []
     pages = (
-        pdf_page_images(path, image_max_tokens)
+        pdf_page_images(path, image_max_tokens, passwords)
         if path.suffix.lower() == ".pdf"
         else picture_pages(path, image_max_tokens)
     )
@@ -75,8 +83,14 @@ def render_document(
     return [asdict(line) for line in lines]
 
 
-def pdf_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
-    """`(RGB image, engine, warnings, words)` of every page; words are [x0, y0, x1, y1, text] in pixels of the image."""
+def pdf_page_images(
+    path: Path, image_max_tokens: int, passwords: tuple[str, ...] = ()
+) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
+    """`(RGB image, engine, warnings, words)` of every page; words are [x0, y0, x1, y1, text] in pixels of the image.
+
+    A page that PyMuPDF cannot render, or renders blank, goes to the second engine: each of the two renders a few files that
+    the other cannot (JBIG2 refinement pages come out blank in MuPDF).
+    """
     import pymupdf
 
     pymupdf.TOOLS.mupdf_display_errors(False)
@@ -84,32 +98,50 @@ def pdf_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, st
     try:
         document = pymupdf.open(path)
     except Exception:
-        yield from pdfium_page_images(path, image_max_tokens)
+        yield from pdfium_page_images(path, image_max_tokens, passwords)
         return
     with document:
         if not document.is_pdf:
             raise UnreadableDocument("it is not a PDF, whatever its name says")
+        password = None
         if document.needs_pass:
-            raise UnreadableDocument("it is protected by a password; remove the protection first")
-        if document.page_count == 0:
-            yield from pdfium_page_images(path, image_max_tokens)
-            return
-        for page in document.pages():
-            try:
-                image = page_image(page, image_max_tokens)
-            except ValueError as error:
-                raise UnreadableDocument(f"page {page.number + 1}: {error}") from None
-            except Exception as error:
+            password = next((word for word in passwords if document.authenticate(word)), None)
+            if password is None:
                 raise UnreadableDocument(
-                    f"page {page.number + 1} cannot be rendered: {' '.join(str(error).split())}"
-                ) from None
-            scale_x, scale_y = image.width / page.rect.width, image.height / page.rect.height
-            found = [
-                [round(x0 * scale_x, 1), round(y0 * scale_y, 1), round(x1 * scale_x, 1), round(y1 * scale_y, 1), text]
-                for x0, y0, x1, y1, text, *_ in page.get_text("words")
-            ]
-            complaints = sorted(set(pymupdf.TOOLS.mupdf_warnings().splitlines()))[:5]
-            yield image, "pymupdf", complaints, found
+                    "it is protected by a password; give it with --password-file, or remove the protection"
+                )
+        if document.page_count == 0:
+            yield from pdfium_page_images(path, image_max_tokens, passwords)
+            return
+        with contextlib.ExitStack() as stack:
+            second: SecondEngine | None = None
+            for page in document.pages():
+                image, complaint = None, ""
+                try:
+                    image = page_image(page, image_max_tokens)
+                except ValueError as error:
+                    raise UnreadableDocument(f"page {page.number + 1}: {error}") from None
+                except Exception as error:
+                    complaint = f"PyMuPDF cannot render it: {' '.join(str(error).split())[:120]}"
+                warnings = sorted(set(pymupdf.TOOLS.mupdf_warnings().splitlines()))[:5]
+                engine = "pymupdf"
+                if image is None or is_blank(image):
+                    second = second or stack.enter_context(SecondEngine(path, password))
+                    other = second.page(page.number, image_max_tokens)
+                    if other is not None and (image is None or not is_blank(other)):
+                        image, engine = other, "pypdfium2"
+                        warnings.append(complaint or "blank in PyMuPDF, rendered by the second engine")
+                if image is None:
+                    raise UnreadableDocument(f"page {page.number + 1}: {complaint}; nor can the second engine")
+                yield image, engine, warnings, page_words(page, image)
+
+
+def page_words(page: Any, image: Any) -> list[list[Any]]:
+    scale_x, scale_y = image.width / page.rect.width, image.height / page.rect.height
+    return [
+        [round(x0 * scale_x, 1), round(y0 * scale_y, 1), round(x1 * scale_x, 1), round(y1 * scale_y, 1), text]
+        for x0, y0, x1, y1, text, *_ in page.get_text("words")
+    ]
 
 
 def page_image(page: Any, image_max_tokens: int) -> Any:
@@ -129,27 +161,59 @@ def page_image(page: Any, image_max_tokens: int) -> Any:
     return image
 
 
-def pdfium_page_images(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
-    """The second engine, for files that PyMuPDF does not open. No words."""
-    import pypdfium2
+class SecondEngine:
+    """pypdfium2 on one file. Raises UnreadableDocument where it cannot open it either; use as a context."""
 
-    try:
-        document = pypdfium2.PdfDocument(path)
-    except pypdfium2.PdfiumError as error:
-        raise UnreadableDocument(f"neither engine can open it ({str(error).rstrip('.')})") from None
-    try:
-        for page in document:
+    def __init__(self, path: Path, password: str | None = None) -> None:
+        import pypdfium2
+
+        try:
+            self.document = pypdfium2.PdfDocument(path, password=password)
+        except pypdfium2.PdfiumError as error:
+            raise UnreadableDocument(f"neither engine can open it ({str(error).rstrip('.')})") from None
+
+    def __enter__(self) -> SecondEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.document.close()
+
+    def page(self, index: int, image_max_tokens: int) -> Any:
+        """Page `index` (from 0) as an RGB image, or None where this engine cannot render it. Raises ValueError for its shape."""
+        import pypdfium2
+
+        if index >= len(self.document):
+            return None
+        try:
+            page = self.document[index]
             page_width, page_height = page.get_size()
-            try:
-                width, height = fitted_size(page_width, page_height, image_max_tokens, max_scale=MAX_DPI / 72)
-            except ValueError as error:
-                raise UnreadableDocument(str(error)) from None
+            width, height = fitted_size(page_width, page_height, image_max_tokens, max_scale=MAX_DPI / 72)
             image = page.render(scale=max(width / page_width, height / page_height)).to_pil().convert("RGB")
-            if image.size != (width, height):
-                image = image.resize((width, height))
+        except pypdfium2.PdfiumError:
+            return None
+        return image if image.size == (width, height) else image.resize((width, height))
+
+
+def pdfium_page_images(
+    path: Path, image_max_tokens: int, passwords: tuple[str, ...]
+) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
+    """Every page by the second engine, for files that PyMuPDF does not open. No words."""
+    for number, password in enumerate((None, *passwords)):
+        try:
+            engine = SecondEngine(path, password)
+            break
+        except UnreadableDocument:
+            if number == len(passwords):
+                raise
+    with engine:
+        for index in range(len(engine.document)):
+            try:
+                image = engine.page(index, image_max_tokens)
+            except ValueError as error:
+                raise UnreadableDocument(f"page {index + 1}: {error}") from None
+            if image is None:
+                raise UnreadableDocument(f"page {index + 1}: neither engine can render it")
             yield image, "pypdfium2", ["opened by the second engine only"], []
-    finally:
-        document.close()
 
 
 def picture_pages(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
@@ -157,6 +221,14 @@ def picture_pages(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str,
     from PIL import Image, ImageOps, ImageSequence
 
     Image.MAX_IMAGE_PIXELS = 300_000_000
+    if path.suffix.lower() in HEIC_SUFFIXES:
+        try:
+            import pillow_heif
+        except ModuleNotFoundError:
+            raise UnreadableDocument(
+                "HEIC images need the package pillow-heif: python -m pip install pillow-heif"
+            ) from None
+        pillow_heif.register_heif_opener()
     try:
         with Image.open(path) as opened:
             for frame in ImageSequence.Iterator(opened):

@@ -8,15 +8,13 @@ MISS.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from toolkit.target_schema import Leaf, RowList, TargetSchema, iso_date, value_at
+from toolkit.target_schema import Leaf, RowList, TargetSchema, value_at
+from toolkit.values import as_id, as_number, as_text, iso_date
 
 OUTCOMES = ("tp", "wrong", "miss", "spurious", "tn")
 ROW_METRICS = ("row_precision", "row_recall", "row_f1", "cell_f1", "row_set_exact", "row_count_error")
@@ -26,41 +24,6 @@ ROW_BUCKETS = ((0, 0, "0"), (1, 5, "1-5"), (6, 20, "6-20"), (21, 50, "21-50"), (
 
 def is_absent(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, str) and not value.strip())
-
-
-def as_text(value: Any) -> str:
-    """NFKC, casefold, white space folded, edge punctuation stripped."""
-    text = " ".join(unicodedata.normalize("NFKC", str(value)).casefold().split())
-    return text.strip(".,;:!?'\"()[]{}-_ ") or text
-
-
-def as_id(value: Any) -> str:
-    """Upper case, A-Z and 0-9 only."""
-    folded = unicodedata.normalize("NFKC", str(value)).upper()
-    return re.sub(r"[^A-Z0-9]", "", folded) or folded
-
-
-def as_number(value: Any) -> Any:
-    """A Decimal; separators, currency and spaces removed ("1.234,50 EUR" and "1,234.50" are equal). Text where it is none."""
-    if isinstance(value, bool):
-        return str(value)
-    text = re.sub(r"[^\d.,+\-()]", "", unicodedata.normalize("NFKC", str(value)))
-    negative = text.startswith("(") and text.endswith(")")
-    text = text.strip("()")
-    last = max(text.rfind("."), text.rfind(","))
-    if last >= 0:
-        digits_after = len(text) - last - 1
-        separators = {c for c in text if c in ".,"}
-        # One kind of separator, once or more, three digits behind the last: thousands; else the last one is decimal.
-        if len(separators) == 1 and digits_after == 3 and (text.count(text[last]) > 1 or text[last] == ","):
-            text = text.replace(text[last], "")
-        else:
-            text = text[:last].replace(".", "").replace(",", "") + "." + text[last + 1 :]
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return as_text(value)
-    return -number if negative else number
 
 
 def normal_form(leaf: Leaf) -> Callable[[Any], Any]:

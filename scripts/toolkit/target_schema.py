@@ -4,16 +4,14 @@ It is a JSON Schema (draft 2020-12); everything of ours stands under the keyword
 One object drives the join of labels, the prompt, the label check, the served grammar, and the scoring.
 
 `x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key` (identifies
-a list's row), `synonyms` ({value: [spellings]}), `check` (iso6346), `day_first` (dates).
+a list's row), `synonyms` ({value: [spellings]}), `check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join).
 `x-extract` of the root: `document_column`, `checks`.
 """
 
 from __future__ import annotations
 
 import copy
-import datetime
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +207,8 @@ class TargetSchema:
             raise self._fail(path, 'a value must have a "type" or an "enum"')
         if "string" in leaf.types and "enum" not in schema and "maxLength" not in schema:
             raise self._fail(path, 'a string must be bounded; add "maxLength"')
+        if leaf.extract.get("normalise", "iso_date") != "iso_date":
+            raise self._fail(path, f"normalise {leaf.extract['normalise']!r} is unknown; iso_date is the one there is")
         if leaf.compare not in COMPARE_KINDS:
             raise self._fail(path, f"compare {leaf.compare!r} is unknown; use one of {', '.join(COMPARE_KINDS)}")
 
@@ -282,6 +282,37 @@ class TargetSchema:
 
         return order(value, self.raw, "$")
 
+    def with_columns(self, mapping: dict[str, Any], source: str) -> TargetSchema:
+        """The same schema reading other columns: `{"document": column(s), "columns": {dotted field name: column(s)}}`.
+
+        Raises StageError for a field that the schema does not have.
+        """
+
+        def names_of(value: Any, where: str) -> list[str]:
+            names = [value] if isinstance(value, str) else value
+            if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+                raise StageError(f"{source}: {where}: a column name or a list of them is needed")
+            return names
+
+        unknown = set(mapping) - {"document", "columns"}
+        columns = mapping.get("columns", {})
+        if unknown or not isinstance(columns, dict):
+            raise StageError(
+                f'{source}: a mapping is {{"document": COLUMN, "columns": {{FIELD: COLUMN}}}}; {sorted(unknown)[:1] or "columns"} is not'
+            )
+        raw = copy.deepcopy(self.raw)
+        made = TargetSchema(raw, self.source)
+        leaves = {leaf.name: leaf for leaf in made.leaves}
+        for name, value in columns.items():
+            if name not in leaves:
+                raise StageError(
+                    f"{source}: columns: the schema has no field {name!r}; it has {', '.join(list(leaves)[:8])}{' ...' if len(leaves) > 8 else ''}"
+                )
+            leaves[name].schema.setdefault("x-extract", {})["column"] = names_of(value, name)
+        if "document" in mapping:
+            raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")
+        return TargetSchema(raw, self.source)
+
     def validator(self) -> Any:
         import jsonschema
 
@@ -306,45 +337,3 @@ def put_at(target: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 def compact_json(value: Any) -> str:
     """JSON as the model writes it: no white space, keys in the order given, non-ASCII kept."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-DATE_FORMATS_DAY_FIRST = ("%d/%m/%Y", "%d-%m-%Y", "%d.%m.%Y", "%d/%m/%y", "%d-%m-%y", "%d.%m.%y")
-DATE_FORMATS_MONTH_FIRST = ("%m/%d/%Y", "%m-%d-%Y", "%m/%d/%y", "%m-%d-%y")
-DATE_FORMATS_NAMED = (
-    "%d %b %Y",
-    "%d %B %Y",
-    "%d-%b-%Y",
-    "%d-%b-%y",
-    "%d %b %y",
-    "%b %d, %Y",
-    "%B %d, %Y",
-    "%d%b%Y",
-    "%b %d %Y",
-    "%d/%b/%Y",
-)
-
-
-def iso_date(text: str, *, day_first: bool = False) -> str | None:
-    """`text` as YYYY-MM-DD, or None where it is no date; ambiguous numeric dates are read as `day_first` says."""
-    text = " ".join(text.strip().split())
-    head = text[:10]
-    numeric = (
-        DATE_FORMATS_DAY_FIRST + DATE_FORMATS_MONTH_FIRST
-        if day_first
-        else DATE_FORMATS_MONTH_FIRST + DATE_FORMATS_DAY_FIRST
-    )
-    candidates: Iterator[tuple[str, str]] = iter(
-        [
-            (head, "%Y-%m-%d"),
-            (head, "%Y/%m/%d"),
-            (head, "%Y.%m.%d"),
-            (text, "%Y%m%d"),
-            *((text, f) for f in numeric + DATE_FORMATS_NAMED),
-        ]
-    )
-    for candidate, form in candidates:
-        try:
-            return datetime.datetime.strptime(candidate, form).date().isoformat()
-        except ValueError:
-            continue
-    return None
