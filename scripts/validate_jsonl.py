@@ -2,27 +2,34 @@
 
 Reads one or more JSONL files; the target schema comes from each record's meta.schema (or --schema). Prints one line a
 problem, FILE:LINE: path: sentence. Exit code 0: valid; 1: problems; 2: unreadable. Business checks declared in the schema
-(container check digits, printed totals) are warnings unless the schema says otherwise.
+(container check digits, printed totals, date order) are warnings unless the schema says otherwise. --fix-out writes the
+valid records, and the problems beside them, so that a set with a few bad labels can be trained on today.
 
     python scripts/validate_jsonl.py data/train.jsonl
-    python scripts/validate_jsonl.py examples/example.jsonl --json
+    python scripts/validate_jsonl.py data/train.jsonl --fix-out data/train_valid.jsonl
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.checks import business_problems
-from toolkit.console import ExitCode, StageError
-from toolkit.files import argument_path, expand_inputs, iter_lines, read_json, shown, strict_json
-from toolkit.records import RECORD_SCHEMA
-from toolkit.target_schema import TargetSchema, compact_json
-
-Problem = tuple[str, str, str]  # JSON path, sentence, severity
+from toolkit.checks import Problem
+from toolkit.console import ExitCode, StageError, first_few, say
+from toolkit.files import (
+    argument_path,
+    atomic,
+    expand_inputs,
+    iter_data_lines,
+    iter_lines,
+    shown,
+    strict_json,
+    write_problems,
+)
+from toolkit.record_check import RecordCheck
 
 
 def build_parser() -> console.Parser:
@@ -35,6 +42,13 @@ def build_parser() -> console.Parser:
         default=None,
         help="target schema for all records (default: each record's meta.schema)",
     )
+    parser.add_argument(
+        "--fix-out",
+        type=argument_path,
+        default=None,
+        metavar="FILE",
+        help="write the valid records, and .problems.jsonl",
+    )
     parser.add_argument("--limit", type=int, default=50, help="problems to print a file; all are counted (default: 50)")
     return parser
 
@@ -45,37 +59,88 @@ def main(argv: list[str] | None = None) -> int:
     patterns = args.files + args.more
     if not patterns:
         raise StageError("name a JSONL file, for example: python scripts/validate_jsonl.py data/train.jsonl")
-    checker = Checker(args.schema)
-    records = errors = warnings = invalid = 0
-    for path in files_of(patterns):
-        count, shown_here = 0, 0
-        for line_number, line in iter_lines(path):
-            count += 1
-            bad = False
-            for where, sentence, severity in checker.problems(line):
-                errors += severity == "error"
-                warnings += severity != "error"
-                bad = bad or severity == "error"
-                if shown_here < args.limit:
-                    print(
-                        f"{shown(path)}:{line_number}: {where}: {'' if severity == 'error' else 'warning: '}{sentence}"
-                    )
-                shown_here += 1
-            invalid += bad
-        if shown_here > args.limit:
-            print(f"{shown(path)}: {shown_here - args.limit} more problems (--limit {shown_here} prints all)")
-        if count == 0:
-            raise StageError(f"{shown(path)}: no records")
-        records += count
-    print(f"{records} records, {records - invalid} valid, {invalid} invalid, {warnings} warnings")
-    result = {
-        "records": records,
-        "valid": records - invalid,
-        "invalid": invalid,
-        "errors": errors,
-        "warnings": warnings,
-    }
-    return console.finish(args, result, ExitCode.PROBLEMS if invalid else ExitCode.OK)
+    files = files_of(patterns)
+    check = RecordCheck(args.schema)
+    tally = Tally(args.limit)
+    with contextlib.ExitStack() as stack:
+        valid = stack.enter_context(atomic(args.fix_out, "wb")) if args.fix_out else None
+        for path in files:
+            count = 0
+            for line_number, data in iter_data_lines(path):
+                count += 1
+                found = check.problems(data, f"{shown(path)}:{line_number}")
+                if found:
+                    tally.add(path, line_number, found)
+                if valid and not any(severity == "error" for _, _, severity in found):
+                    valid.write(data + b"\n")
+            if count == 0:
+                raise StageError(f"{shown(path)}: no records")
+            tally.end_of_file(path, count)
+        if valid and (twice := check.ids.suspects()):
+            raise StageError(f"ids stand twice ({first_few(repeated(files, twice))}); --fix-out cannot choose one: remove or rename them first", ExitCode.PROBLEMS)  # fmt: skip
+    for sentence in repeated(files, check.ids.suspects()):
+        tally.add_plain(sentence)
+    if args.fix_out:
+        write_problems(args.fix_out.with_suffix(".problems.jsonl"), tally.filed, say)
+        say(f"{tally.records - tally.invalid} valid records -> {shown(args.fix_out)}")
+    print(f"{tally.records} records, {tally.records - tally.invalid} valid, {tally.invalid} invalid, {tally.warnings} warnings")  # fmt: skip
+    return console.finish(args, tally.result(), ExitCode.PROBLEMS if tally.invalid else ExitCode.OK)
+
+
+class Tally:
+    """Counts, the lines that are printed (--limit a file), and the problems that --fix-out files."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.records = self.invalid = self.errors = self.warnings = self.here = 0
+        self.filed: list[dict[str, Any]] = []
+
+    def add(self, path: Path, line: int, found: list[Problem]) -> None:
+        errors = sum(severity == "error" for _, _, severity in found)
+        self.errors += errors
+        self.warnings += len(found) - errors
+        self.invalid += errors > 0
+        for where, sentence, severity in found:
+            self.here += 1
+            text = f"{shown(path)}:{line}: {where}: {'' if severity == 'error' else 'warning: '}{sentence}"
+            if self.here <= self.limit:
+                print(text)
+            if severity == "error" and len(self.filed) < 100_000:
+                self.filed.append({"file": shown(path), "line": line, "path": where, "problem": sentence})
+
+    def add_plain(self, sentence: str) -> None:
+        self.errors += 1
+        self.invalid += 1
+        print(sentence)
+
+    def end_of_file(self, path: Path, count: int) -> None:
+        if self.here > self.limit:
+            print(f"{shown(path)}: {self.here - self.limit} more problems (--limit {self.here} prints all)")
+        self.records += count
+        self.here = 0
+
+    def result(self) -> dict[str, int]:
+        names = {"records": self.records, "valid": self.records - self.invalid, "invalid": self.invalid}
+        return names | {"errors": self.errors, "warnings": self.warnings}
+
+
+def repeated(files: list[Path], suspects: set[int]) -> list[str]:
+    """One sentence for every second and further use of an id; reads the files again, for the suspects' sake only."""
+    if not suspects:
+        return []
+    first: dict[str, str] = {}
+    sentences = []
+    for path in files:
+        for number, line in iter_lines(path):
+            with contextlib.suppress(ValueError):
+                identity = strict_json(line).get("id")
+                if not isinstance(identity, str) or hash(identity) not in suspects:
+                    continue
+                here = f"{shown(path)}:{number}"
+                if identity in first:
+                    sentences.append(f"{here}: $.id: the id {identity!r} stands twice, first in {first[identity]}")
+                first.setdefault(identity, here)
+    return sentences
 
 
 def files_of(patterns: list[str]) -> list[Path]:
@@ -85,104 +150,6 @@ def files_of(patterns: list[str]) -> list[Path]:
         path = argument_path(pattern)
         files += expand_inputs([path], [".jsonl"]) if any(c in pattern for c in "*?[") or path.is_dir() else [path]
     return files
-
-
-class Checker:
-    """Validators made once: the compiled one decides, the plain one explains what it flags."""
-
-    def __init__(self, schema: Path | None) -> None:
-        import jsonschema
-
-        record_schema = read_json(RECORD_SCHEMA)
-        self.record = jsonschema.Draft202012Validator(record_schema)
-        self.record_is_valid = fast_validator(record_schema)
-        self.fixed = TargetSchema.load(schema) if schema else None
-        self.targets: dict[str, tuple[TargetSchema, Any, Any]] = {}
-        self.seen_ids: set[str] = set()
-
-    def target(self, name: str) -> tuple[TargetSchema, Any, Any]:
-        if name not in self.targets:
-            target = self.fixed or TargetSchema.load(Path(name))
-            self.targets[name] = (target, fast_validator(target.raw), target.validator())
-        return self.targets[name]
-
-    def problems(self, line: str) -> Iterator[Problem]:
-        """Every problem of one line."""
-        from jsonschema.exceptions import best_match
-
-        try:
-            record = strict_json(line)
-        except ValueError as error:
-            yield "$", f"not JSON: {error}", "error"
-            return
-        if not self.record_is_valid(record):
-            broken = best_match(self.record.iter_errors(record))
-            yield broken.json_path, broken.message[:300], "error"
-            return
-        if record["id"] in self.seen_ids:
-            yield "$.id", f"the id {record['id']!r} stands twice", "error"
-        self.seen_ids.add(record["id"])
-        yield from self.turn_problems(record["messages"])
-        text = "".join(
-            item.get("text", "") for m in record["messages"] if m["role"] == "assistant" for item in m["content"]
-        )
-        try:
-            answer = strict_json(text)
-        except ValueError as error:
-            yield "$.messages[-1]", f"the answer is not only JSON: {error}", "error"
-            return
-        name = record.get("meta", {}).get("schema")
-        if self.fixed is None and name is None:
-            return
-        target, is_valid, validator = self.target(name or "")
-        if not is_valid(answer):
-            for broken in sorted(validator.iter_errors(answer), key=lambda e: e.json_path)[:5]:
-                yield "answer" + broken.json_path[1:], broken.message[:300], "error"
-            return
-        ordered = compact_json(target.ordered(answer))
-        if ordered != text:
-            yield "answer", "not compact JSON in schema order; the server's grammar could not write it", "warning"
-        yield from (
-            ("answer" + where[1:], sentence, severity)
-            for where, sentence, severity in business_problems(target, answer)
-        )
-
-    def turn_problems(self, messages: list[dict[str, Any]]) -> Iterator[Problem]:
-        roles = [message["role"] for message in messages]
-        expected = ["system"] * (roles[0] == "system") + ["user", "assistant"]
-        if roles != expected:
-            yield (
-                "$.messages",
-                f"the roles are {', '.join(roles)}; expected an optional system turn, one user turn, one assistant turn",
-                "error",
-            )
-            return
-        user = next(message for message in messages if message["role"] == "user")["content"]
-        kinds = [item["type"] for item in user]
-        if "image" not in kinds:
-            yield "$.messages", "the user turn has no image", "error"
-        elif "image" in kinds[kinds.index("text") :] if "text" in kinds else False:
-            yield "$.messages", "an image stands behind the question; images come first", "error"
-        for message in messages:
-            if message["role"] != "user" and any(item["type"] == "image" for item in message["content"]):
-                yield "$.messages", f"the {message['role']} turn holds an image", "error"
-        images = [item["image"] for item in user if item["type"] == "image"]
-        if len(set(images)) != len(images):
-            yield "$.messages", "the same page image stands twice", "error"
-        for image in images:
-            if "\\" in image:
-                yield "$.messages", f"{image!r}: write image paths with /, a back slash breaks on Linux", "error"
-
-
-def fast_validator(schema: dict[str, Any]) -> Any:
-    """`is_valid` of jsonschema-rs where it is installed, else of jsonschema."""
-    try:
-        import jsonschema_rs
-    except ModuleNotFoundError:
-        import jsonschema
-
-        return jsonschema.Draft202012Validator(schema).is_valid
-    return jsonschema_rs.Draft202012Validator(schema).is_valid
 
 
 if __name__ == "__main__":

@@ -1,28 +1,34 @@
-"""Business checks that a JSON Schema cannot say: ISO 6346 container numbers, and lists against printed totals."""
+"""Business checks that a JSON Schema cannot say: ISO 6346 container numbers, lists against printed totals, order of dates."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Iterator
+from operator import mul
 from typing import Any
 
 from toolkit.target_schema import TargetSchema, value_at
+from toolkit.values import iso_date
 
 # ISO 6346:2022, annex A: letters count 10 to 38 without the multiples of 11, position i weighs 2**i, the sum modulo 11 modulo 10.
-_LETTER_VALUES = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", [n for n in range(10, 39) if n % 11], strict=True))
+_VALUES = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", [n for n in range(10, 39) if n % 11], strict=True))
+_VALUES |= {digit: int(digit) for digit in "0123456789"}
+_WEIGHTS = [2**position for position in range(10)]
 _CONTAINER = re.compile(r"[A-Z]{4}\d{7}")
 _SUMMARY_PART = re.compile(r"(\d+)\s*[xX*]\s*(\d{2})")
 
 
 def iso6346_check_digit(first_ten: str) -> int:
-    """Check digit of the first ten characters of a container number ("CSQU305438" gives 3)."""
-    total = sum((_LETTER_VALUES[c] if c.isalpha() else int(c)) * 2**i for i, c in enumerate(first_ten))
-    return total % 11 % 10
+    """Check digit of a container number's first ten characters ("CSQU305438" gives 3)."""
+    # What stands behind the ten weights' characters is not looked at: map ends with the shorter.
+    return sum(map(mul, _WEIGHTS, map(_VALUES.__getitem__, first_ten))) % 11 % 10
 
 
 def is_container_number(text: str) -> bool:
     """True for four letters, six digits and the right check digit."""
-    return bool(_CONTAINER.fullmatch(text)) and iso6346_check_digit(text[:10]) == int(text[10])
+    return _CONTAINER.fullmatch(text) is not None and iso6346_check_digit(text) == _VALUES[text[10]]
 
 
 def summary_count(text: str) -> int | None:
@@ -31,29 +37,60 @@ def summary_count(text: str) -> int | None:
     return sum(int(count) for count, _ in parts) if parts else None
 
 
-def business_problems(schema: TargetSchema, answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """`(JSON path, sentence, severity)` of every declared check that `answer` fails; severity is "error" or "warning"."""
-    for rows in schema.lists:
-        for leaf in rows.leaves:
-            if leaf.extract.get("check") != "iso6346":
-                continue
-            for index, row in enumerate(value_at(answer, rows.path) or []):
-                number = value_at(row, leaf.path)
+Problem = tuple[str, str, str]  # JSON path, sentence, severity
+
+
+class BusinessChecks:
+    """The checks that one target schema declares; looked up once, because millions of records are held against them."""
+
+    def __init__(self, schema: TargetSchema) -> None:
+        self.numbers = [
+            (rows.path, rows.name, leaf.path, str(leaf.extract.get("severity", "warning")))
+            for rows in schema.lists
+            for leaf in rows.leaves
+            if leaf.extract.get("check") == "iso6346"
+        ]
+        self.others = [(check, str(check.get("severity", "warning"))) for check in schema.checks]
+
+    def __call__(self, answer: dict[str, Any]) -> list[Problem]:
+        found: list[Problem] = []
+        for path, name, leaf, severity in self.numbers:
+            for index, row in enumerate(value_at(answer, path) or ()):
+                number = row.get(leaf[0]) if len(leaf) == 1 else value_at(row, leaf)
                 if isinstance(number, str) and not is_container_number(number):
-                    where = f"$.{rows.name}[{index}].{'.'.join(leaf.path)}"
-                    yield (
-                        where,
-                        f"{number!r} is no ISO 6346 container number (form or check digit)",
-                        str(leaf.extract.get("severity", "warning")),
-                    )
-    for check in schema.checks:
-        if check.get("check") == "count_equals_summary":
-            printed = value_at(answer, tuple(check["field"].split(".")))
-            listed = len(value_at(answer, tuple(check["list"].split("."))) or [])
-            wanted = summary_count(printed) if isinstance(printed, str) else None
-            if wanted is not None and wanted != listed:
-                yield (
-                    f"$.{check['list']}",
-                    f"{listed} rows, but {check['field']} says {printed!r}",
-                    str(check.get("severity", "warning")),
-                )
+                    sentence = f"{number!r} is no ISO 6346 container number (form or check digit)"
+                    found.append((f"$.{name}[{index}].{'.'.join(leaf)}", sentence, severity))
+        for check, severity in self.others:
+            for where, sentence in KINDS[check["check"]](check, answer) if check.get("check") in KINDS else ():
+                found.append((where, sentence, severity))
+        return found
+
+
+def count_equals_summary(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    printed = value_at(answer, tuple(check["field"].split(".")))
+    wanted = summary_count(printed) if isinstance(printed, str) else None
+    listed = len(value_at(answer, tuple(check["list"].split("."))) or ())
+    if wanted is not None and wanted != listed:
+        yield f"$.{check['list']}", f"{listed} rows, but {check['field']} says {printed!r}"
+
+
+def date_order(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The dates of `fields` must not run backwards; absent ones are passed over."""
+    values = [(name, value_at(answer, tuple(name.split(".")))) for name in check["fields"]]
+    dates = [(name, date) for name, value in values if value and (date := iso_date(str(value)))]
+    for (first, earlier), (second, later) in itertools.pairwise(dates):
+        if earlier > later:
+            yield f"$.{second}", f"{later} lies before {first} {earlier}"
+
+
+KINDS = {"count_equals_summary": count_equals_summary, "date_order": date_order}
+
+
+@functools.lru_cache(maxsize=64)
+def checks_of(schema: TargetSchema) -> BusinessChecks:
+    return BusinessChecks(schema)
+
+
+def business_problems(schema: TargetSchema, answer: dict[str, Any]) -> list[Problem]:
+    """`(JSON path, sentence, severity)` of every declared check that `answer` fails; severity is "error" or "warning"."""
+    return checks_of(schema)(answer)

@@ -179,8 +179,8 @@ def read_json(path: Path | str) -> Any:
         raise StageError(f"{shown(path)}: not JSON: {error}") from None
 
 
-def iter_lines(path: Path | str) -> Iterator[tuple[int, str]]:
-    """`(line number, line)` of the non-empty lines, streamed; byte-order marks are honoured."""
+def iter_data_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
+    """`(line number, line as UTF-8 bytes without its end)` of the non-empty lines, streamed; byte-order marks are honoured."""
     path = Path(path)
     if path.is_dir():
         raise StageError(f"{shown(path)} is a folder, a JSONL file is needed here")
@@ -194,11 +194,20 @@ def iter_lines(path: Path | str) -> Iterator[tuple[int, str]]:
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (len(start) == 4 and 0 in start):
             for number, line in enumerate(decode_text(file.read(), shown(path)).splitlines(), 1):
                 if line.strip():
-                    yield number, line
+                    yield number, line.encode()
             return
+        if start.startswith(codecs.BOM_UTF8):
+            file.seek(3)
         for number, raw in enumerate(file, 1):
-            if raw.strip():
-                yield number, decode_text(raw, f"{shown(path)}:{number}").rstrip("\r\n")
+            line_data = raw.rstrip(b"\r\n")
+            if line_data and not line_data.isspace():
+                yield number, line_data
+
+
+def iter_lines(path: Path | str) -> Iterator[tuple[int, str]]:
+    """`(line number, line)` of the non-empty lines, streamed. Raises StageError where a line is no UTF-8."""
+    for number, data in iter_data_lines(path):
+        yield number, decode_text(data, f"{shown(path)}:{number}")
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
