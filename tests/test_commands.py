@@ -99,7 +99,8 @@ MISSING_FILE = {
     "validate_jsonl": ["gone.jsonl"], "verify_image_paths": ["--in", "gone.jsonl"], "dataset_stats": ["--in", "gone.jsonl"], "split_jsonl": ["--in", "gone.jsonl"],
     "extract_combined_zip": ["--zip", "gone.zip"], "pdf_to_images": ["--in", "gone.pdf"], "build_jsonl_from_results": ["--results", "gone.json"],
     "train_lora": ["--model", "x", "--train", "gone.jsonl", "--out", "o"], "extract_documents": ["--model", "gone", "--in", "gone.jsonl", "--out", "o.jsonl"],
-    "evaluate_predictions": ["--pred", "gone.jsonl", "--gold", "gone.jsonl"],
+    "evaluate_predictions": ["--pred", "gone.jsonl", "--gold", "gone.jsonl"], "merge_adapter": ["--adapter", "gone.tgz", "--out", "o"],
+    "quantize_awq": ["--model", "gone", "--out", "o", "--method", "fp8"], "serve_vllm": ["gone"],
 }  # fmt: skip
 
 
@@ -122,7 +123,11 @@ def test_the_readme_lists_every_script():
 def commands(document: Path) -> list[str]:
     """The `python ...` lines of a document's fenced blocks."""
     blocks = re.findall(r"```(?:powershell|bash|text)?\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S)
-    return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("python ")]
+    # An environment's own Python is a python like any other here.
+    lines = [
+        re.sub(r"^\.venv[\w-]*/bin/python ", "python ", line.strip()) for block in blocks for line in block.splitlines()
+    ]
+    return [line for line in lines if line.startswith("python ")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(REPOSITORY).as_posix())

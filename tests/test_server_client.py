@@ -141,6 +141,30 @@ def test_a_server_that_goes_away_is_waited_for(run, contract, pages, tmp_path):
     assert done.code == 0 and len(lines) == 8 and len(second[0].requests) >= 3
 
 
+def test_a_gateway_whose_server_is_gone_is_waited_for_too(run, contract, pages, tmp_path):
+    """Behind a proxy a dead server is no refused connection but one that breaks off, again and again."""
+    back = FaultServer(lambda _: None, answer=lambda _: GOOD)
+    with FaultServer(lambda _: None, target=back.port) as gateway:
+        back.__enter__()
+        port = back.port
+
+        def restart():
+            while len(gateway.requests) < 3:
+                time.sleep(0.01)
+            back.__exit__()
+            time.sleep(4)
+            replacements.append(FaultServer(lambda _: None, answer=lambda _: GOOD, port=port).__enter__())
+
+        replacements: list[FaultServer] = []
+        back.answer = lambda _: (time.sleep(0.2), GOOD)[1]
+        thread = threading.Thread(target=restart)
+        thread.start()
+        done, lines = extract(run, gateway, contract, pages, tmp_path, "--concurrency", 2, "--attempts", 2)
+        thread.join()
+        replacements[0].__exit__()
+    assert done.code == 0 and len(lines) == 8 and "the server is back" in done.err
+
+
 def test_a_server_that_stays_away_ends_the_run_with_every_document_named(run, contract, pages, tmp_path):
     server = FaultServer(lambda _: None, answer=lambda _: (time.sleep(0.3), GOOD)[1]).__enter__()
     threading.Timer(0.5, server.__exit__).start()

@@ -28,6 +28,7 @@ SETUP_ERRORS = {
     404: "the server has no such route or model; look at {url}/models and give --served-model",
 }
 PASSING_ERRORS = (408, 409, 425, 429)
+GATEWAY_ERRORS = (502, 503, 504)  # a gateway whose server may be gone
 
 
 def page_url(path: Path) -> str:
@@ -231,6 +232,10 @@ class ServerModel:
                 continue
             except httpx.TransportError as error:
                 complaint = f"the connection broke off ({type(error).__name__})"
+                if not await self._alive():
+                    self._server_gone()
+                    attempt -= 1
+                    continue
             else:
                 if response.status_code == 200:
                     try:
@@ -239,6 +244,10 @@ class ServerModel:
                         complaint = f"not an answer: {response.text[:80]!r}"
                 elif response.status_code in PASSING_ERRORS or response.status_code >= 500:
                     complaint = f"HTTP {response.status_code}: {server_message(response)}"
+                    if response.status_code in GATEWAY_ERRORS and not await self._alive():
+                        self._server_gone()
+                        attempt -= 1
+                        continue
                     wait = max(wait, retry_after(response))
                 elif response.status_code in SETUP_ERRORS:
                     raise self._setup_error(response)
@@ -259,6 +268,15 @@ class ServerModel:
         text = choice["message"]["content"]
         return Answer("" if text is None else str(text), str(choice["finish_reason"]), usage, round(seconds, 3))
 
+    async def _alive(self) -> bool:
+        """Whether the server answers at all; behind a gateway its end looks like a connection that breaks off."""
+        import httpx
+
+        try:
+            return bool((await self._http.get(f"{self.url}/models", timeout=5)).status_code < 500)
+        except httpx.TransportError:
+            return False
+
     def _server_gone(self) -> None:
         """The first to find the server gone starts the watch; the others wait with it."""
         self._reachable.clear()
@@ -266,18 +284,13 @@ class ServerModel:
             self._waiting = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        import httpx
-
         began = time.monotonic()
         self.say(f"{self.url}: the server is gone; waiting for it, {self.patience:g} s at most")
         while time.monotonic() - began < self.patience:
             await asyncio.sleep(1.0)
-            try:
-                if (await self._http.get(f"{self.url}/models", timeout=5)).status_code < 500:
-                    self.say(f"{self.url}: the server is back after {time.monotonic() - began:.0f} s")
-                    break
-            except httpx.TransportError:
-                continue
+            if await self._alive():
+                self.say(f"{self.url}: the server is back after {time.monotonic() - began:.0f} s")
+                break
         else:
             self.patience = 0  # it will not come back: whoever asks next fails at once
         self._reachable.set()

@@ -305,6 +305,10 @@ FAILURES = (
     (r"out of memory|OutOfMemoryError", "the GPU's memory does not suffice; quantize the model, or lower --max-pages"),
     (r"UnsupportedPtxVersion", "the driver is older than this vLLM's CUDA; update it, or choose another machine"),
     (r"Address already in use", "the port is taken; choose another --port"),
+    (
+        r"Unknown quantization method: bitsandbytes",
+        "this vLLM does not load bitsandbytes checkpoints; quantize with quantize_awq.py",
+    ),
     (r"No available memory for the cache blocks", "no memory is left for requests; quantize the model"),
     (r"Free memory on device .* is less than desired", "other programs hold the GPU's memory; stop them first"),
 )
@@ -316,6 +320,8 @@ def failure_sentence(log: Path) -> str:
     for pattern, sentence in FAILURES:
         if re.search(pattern, text):
             return f"vLLM did not start: {sentence} (its log: {shown(log)})"
-    errors = re.findall(r"^.*?\b(\w*(?:Error|Exception): .+)$", text, flags=re.MULTILINE)
-    first = errors[0][:200] if errors else "it ended without a word"
+    # The cause stands first, behind the log's own prefix; what follows are the processes that fell with it.
+    lines = [line for line in text.splitlines() if " WARNING " not in line and " INFO " not in line]
+    causes = (re.search(r"(?:^|\]\s*|\s)((?:[A-Z]\w*(?:Error|Exception): |Value error, ).+)$", line) for line in lines)
+    first = next((cause[1][:300] for cause in causes if cause), "it ended without a word")
     return f"vLLM did not start: {first} (its log: {shown(log)})"

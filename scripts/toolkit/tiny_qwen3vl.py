@@ -152,6 +152,7 @@ def build_config(tokenizer: Any, *, moe: bool = False) -> Any:
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 192,
             "decoder_sparse_step": 1,
+            "norm_topk_prob": True,  # transformers always does; vLLM reads it from the hub's configuration
             "mlp_only_layers": [],
         }
     vision = {
