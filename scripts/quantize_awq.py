@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     quantization.check_divisible(config, args.method)
     processor = qwen3vl.load_processor(str(args.model), contract.image_max_tokens)
     model = qwen3vl.load_model(str(args.model))
-    before = scored(args, model, contract) if args.check else None
+    before, answers_before = scored(args, model, contract) if args.check else (None, [])
     say(
         f"{args.method} by {args.backend} on {len(records) or 'no'} calibration records: {shown(args.model)} ({weight_bytes(args.model) / 1e9:.2f} GB)"
     )
@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.backend == "llmcompressor":
             # A CPU calibrates in 32 bit; what is not quantized goes back to what it was stored in, and is scored so.
             model = model.to(qwen3vl.stored_dtype(config))
-        after = scored(args, model, contract) if args.check else None
+        after, answers_after = scored(args, model, contract) if args.check else (None, [])
+        same = sum(a == b for a, b in zip(answers_before, answers_after, strict=True))
         quantization.save_quantized(model, folder, args.backend)
         processor.save_pretrained(folder)
         copy_companions(args.model, folder)
@@ -107,6 +108,9 @@ def main(argv: list[str] | None = None) -> int:
     size = {"gigabytes_before": weight_bytes(args.model) / 1e9, "gigabytes": weight_bytes(args.out) / 1e9}
     say(f"{size['gigabytes_before']:.3f} GB -> {size['gigabytes']:.3f} GB in {time.monotonic() - began:.0f} s -> {shown(args.out)}")  # fmt: skip
     result = facts | size | {"before": before, "after": after, "out": shown(args.out)}
+    if after:
+        result["same_answers"] = round(same / len(answers_after), 4)
+        say(f"  same answer on {same} of {len(answers_after)} records")
     return console.finish(args, result, verdict(args, before, after))
 
 
@@ -118,8 +122,8 @@ def calibration_records(args: Any) -> list[dict[str, Any]]:
     return random.Random(args.seed).sample(records, min(args.calibration_records, len(records)))
 
 
-def scored(args: Any, model: Any, contract: Contract) -> dict[str, float]:
-    """Scores of the model in memory on the --check records, with the served prompt, sizes and grammar."""
+def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float], list[str]]:
+    """Scores and answers of the model in memory on the --check records, with the served prompt, sizes and grammar."""
     from toolkit.batches import open_page
     from toolkit.local_model import LocalModel, batches_of
     from toolkit.predictions import judged
@@ -130,17 +134,18 @@ def scored(args: Any, model: Any, contract: Contract) -> dict[str, float]:
     validator = schema.validator()
     records = list(read_records(args.check, args.check_records))
     local = LocalModel(str(args.model), None, contract, loaded=model)
-    scores = []
+    scores, raw = [], []
     for batch in console.progress(list(batches_of(records, args.batch_size)), what="batches"):
         answers = local.answers([[open_page(args.root / image) for image in images_of(record)] for record in batch])
         for record, answer in zip(batch, answers, strict=True):
+            raw.append(answer.raw)
             gold = gold_of(record)
             if gold is None:
                 raise StageError(f"record {record['id']!r} of --check has no answer to compare with")
             status, prediction = judged(schema, validator, answer.raw, answer.finish_reason)
             scores.append(score_document(schema, record["id"], gold, prediction, status))
     found = summary(schema, scores)
-    return {"records": len(records)} | {name: found[name] for name in SCORES}
+    return {"records": len(records)} | {name: found[name] for name in SCORES}, raw
 
 
 def verdict(args: Any, before: dict[str, float] | None, after: dict[str, float] | None) -> ExitCode:

@@ -208,6 +208,8 @@ class Road:
                 files[name],
                 "--batch-size",
                 24,
+                "--tries",
+                1,
                 accept=(0, 1),
             )
         against = [word for name in list(runs)[1:] for word in ("--against", f"{name}={files[name]}")]

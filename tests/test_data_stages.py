@@ -670,7 +670,7 @@ def test_a_protected_pdf_opens_with_a_password_of_the_file(run, workspace):
 
 
 def test_the_shares_of_all_machines_are_the_whole(run, workspace):
-    run("make_sample_documents", "--out-dir", "s", "--documents", 40, "--no-mess")
+    run("make_sample_documents", "--out-dir", "s", "--documents", 24, "--no-mess")
     whole = run("pdf_to_images", "--in", "s/pdfs", "--out-dir", "whole", "--image-max-tokens", 64, "--json").json
     counts = [
         run(

@@ -286,13 +286,13 @@ def test_a_watched_folder_is_answered_as_it_fills(run, contract, pages, tmp_path
 
     def drop():
         for number in range(3):
-            time.sleep(0.8)
+            time.sleep(0.4)
             (pages / f"doc{number}.png").rename(inbox / f"doc{number}.png")
 
     thread = threading.Thread(target=drop)
     with FaultServer(lambda _: None, answer=lambda _: GOOD) as server:
         thread.start()
-        done, lines = extract(run, server, contract, inbox, tmp_path, "--watch", "--watch-for", 7)
+        done, lines = extract(run, server, contract, inbox, tmp_path, "--watch", "--watch-for", 5)
         thread.join()
     assert done.code == 0 and sorted(lines) == ["doc0.png", "doc1.png", "doc2.png"]
 

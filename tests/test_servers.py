@@ -192,10 +192,24 @@ def test_a_quantized_model_is_served_and_its_loss_is_known(vllm_python, merged, 
     assert found["micro_f1"] > reference["micro_f1"] - 0.1
 
 
-def test_a_live_adapter_is_another_model_than_its_base(vllm_python, fine_tuned, held_out, work, local):
+def test_a_live_adapter_is_another_model_than_its_base(vllm_python, fine_tuned, held_out, work, local, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "secret-7")  # the server wants it, and the client gives it
     with serving(vllm_python, BASE, "--adapter", f"bl={fine_tuned}", "--adapter", f"again={fine_tuned}"):
         served = extract(work / "adapter.jsonl", held_out, fine_tuned, "--served-model", "bl", "--limit", 40)
         base = extract(work / "base.jsonl", held_out, fine_tuned, "--served-model", "reading_base", "--limit", 8, "--tries", 1)  # fmt: skip
+        monkeypatch.setenv("VLLM_API_KEY", "wrong")
+        words = [
+            "--server",
+            f"http://127.0.0.1:{PORT}/v1",
+            "--contract",
+            fine_tuned,
+            "--in",
+            held_out,
+            "--out",
+            work / "no.jsonl",
+        ]
+        refused = subprocess.run([sys.executable, "scripts/extract_documents.py", *map(str, words)], cwd=REPOSITORY, capture_output=True, text=True)  # fmt: skip
+        assert refused.returncode == 2 and "another API key" in refused.stderr
     assert {line["status"] for line in served.values()} == {"ok"}
     same = sum(served[key]["prediction"] == local[key]["prediction"] for key in served) / len(served)
     print(f"live adapter: {same:.3f} of {len(served)} answers as the merged model's")
@@ -284,6 +298,47 @@ def long_document(path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
+def test_a_merged_moe_is_read_by_vllm_as_transformers_reads_it(vllm_python, run, tiny_moe, work):
+    """The hub's layout of the experts: with the transposed one the server would start, and answer from other weights."""
+    import base64
+    import io
+
+    import httpx
+    import torch
+    from PIL import Image
+    from test_serving import made_adapter
+
+    from toolkit import qwen3vl
+    from toolkit.batches import collate, encode_prompt
+    from toolkit.contract import load_contract
+    from toolkit.server_client import blank_request
+
+    adapter = made_adapter(tiny_moe, work / "moe_adapter")
+    assert run("merge_adapter", "--adapter", adapter, "--out", work / "moe").code == 0
+    contract = load_contract(work / "moe")
+    body = blank_request(contract, "moe", max_tokens=8, grammar=False, logprobs=True)
+    with serving(vllm_python, work / "moe"):
+        answer = httpx.post(f"http://127.0.0.1:{PORT}/v1/chat/completions", json=body, timeout=60).json()
+    served = [token["logprob"] for token in answer["choices"][0]["logprobs"]["content"]]
+    url = body["messages"][1]["content"][0]["image_url"]["url"]
+    page = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")
+    processor = qwen3vl.load_processor(str(work / "moe"), contract.image_max_tokens)
+    inputs = collate([encode_prompt(processor, contract.prompt, [page])], 0)
+    model = qwen3vl.load_model(str(work / "moe")).eval()
+    with torch.no_grad():
+        out = model.generate(
+            **inputs, max_new_tokens=8, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+    tokens = out.sequences[0, inputs["input_ids"].shape[1] :]
+    local = [
+        float(torch.log_softmax(step[0].float(), -1)[token]) for token, step in zip(tokens, out.logits, strict=True)
+    ]
+    assert len(served) == len(local) and max(abs(a - b) for a, b in zip(served, local, strict=True)) < 1e-3, (
+        served,
+        local,
+    )
+
+
 def test_an_offline_batch_runs_with_ray_and_vllm(vllm_python, merged, held_out, work, local):
     words = [
         "--ray",
@@ -311,4 +366,5 @@ def test_a_server_that_cannot_start_says_why(vllm_python, merged, work):
     (broken / "config.json").write_text(json.dumps(config))
     words = [sys.executable, "scripts/serve_vllm.py", broken, "--port", PORT, "--python", vllm_python]
     done = subprocess.run([str(word) for word in words], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 3 and "vLLM did not start" in done.stderr.splitlines()[-1], done.stderr[-2000:]
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 3 and "vLLM did not start" in last and "layers.5" in last, done.stderr[-2000:]

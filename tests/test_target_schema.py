@@ -43,6 +43,11 @@ def test_annotation_words_may_be_field_names():
             {"properties": {"a": {"type": "string", "maxLength": 3, "x-extract": {"compare": "fuzzy"}}}},
             "compare 'fuzzy' is unknown",
         ),
+        (
+            {"properties": {"a": {"type": "array", "maxItems": 2, "uniqueItems": True, "items": {"type": "integer"}}}},
+            "'uniqueItems' cannot be served",
+        ),
+        ({"properties": {"a": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}}, "'anyOf' is not followed"),
         ({"properties": {"a": {"type": "strin"}}}, "not a valid JSON Schema"),
         ({"properties": {}}, "no fields"),
         ({"type": "array"}, "no target schema"),

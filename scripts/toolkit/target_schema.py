@@ -45,7 +45,14 @@ UNSUPPORTED_BY_GRAMMAR = {
     "not",
     "dependentSchemas",
     "propertyNames",
+    "dependentRequired",
+    "unevaluatedProperties",
+    "unevaluatedItems",
+    "minProperties",
+    "maxProperties",
 }
+# Keywords that say a field's kind in a way that the join, the prompt and the scores do not follow.
+NOT_FOLLOWED = {"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "prefixItems"}
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,9 @@ class TargetSchema:
                 path,
                 f"the keyword '{keyword}' cannot be served as a grammar; remove it, or declare a check under x-extract",
             )
+
+        for keyword in sorted(NOT_FOLLOWED & set(schema)):
+            raise self._fail(path, f"the keyword '{keyword}' is not followed in a target schema; write the field out")
 
     def _check_leaf(self, schema: dict[str, Any], path: tuple[str, ...]) -> None:
         leaf = Leaf(path, schema)
