@@ -46,7 +46,12 @@ def build_parser() -> console.Parser:
     )
     data = parser.add_argument_group("data")
     data.add_argument("--calibration", type=argument_path, default=None, help="records to calibrate on (not for fp8)")
-    data.add_argument("--calibration-records", type=int, default=64, help="how many, drawn by seed (default: 64)")
+    data.add_argument(
+        "--calibration-records",
+        type=int,
+        default=None,
+        help="how many, drawn by seed (default: 64; 16 with autoawq, which holds the inputs of all layers in memory)",
+    )
     data.add_argument("--check", type=argument_path, default=None, help="records to score before and after")
     data.add_argument("--check-records", type=int, default=None, help="only the first N of them")
     data.add_argument(
@@ -119,7 +124,8 @@ def calibration_records(args: Any) -> list[dict[str, Any]]:
     if args.method == "fp8" or args.calibration is None:
         return []
     records = list(read_records(args.calibration))
-    return random.Random(args.seed).sample(records, min(args.calibration_records, len(records)))
+    wanted = args.calibration_records or (16 if args.backend == "autoawq" else 64)
+    return random.Random(args.seed).sample(records, min(wanted, len(records)))
 
 
 def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float], list[str]]:

@@ -96,7 +96,9 @@ def weight_bytes(folder: Path) -> int:
 def check_model_folder(folder: Path, *, contract: bool = True) -> dict[str, Any]:
     """The config of a complete model folder. Raises StageError with one sentence for the first thing that is missing."""
     if not folder.is_dir():
-        raise StageError(f"model folder not found: {shown(folder)}")
+        hub_name = folder.as_posix()
+        hint = f"; a hub's model is downloaded first: hf download {hub_name} --local-dir models/{folder.name}"
+        raise StageError(f"model folder not found: {shown(folder)}{hint if hub_name.count('/') == 1 else ''}")
     if not (folder / "config.json").is_file():
         hint = (
             "this is an adapter; merge it with merge_adapter.py, or serve its base model with --adapter"

@@ -10,7 +10,7 @@ from toolkit.console import StageError
 from toolkit.files import iter_lines, read_jsonl, shown, strict_json
 from toolkit.target_schema import TargetSchema
 
-STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "unreadable")
+STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "refused", "unreadable")
 
 
 def judged(schema: TargetSchema, validator: Any, raw: str, finish_reason: str) -> tuple[str, Any]:
@@ -27,7 +27,10 @@ def judged(schema: TargetSchema, validator: Any, raw: str, finish_reason: str) -
 
 
 def prediction_line(identity: str, status: str, prediction: Any, raw: str | None, **more: Any) -> dict[str, Any]:
-    """`id`, `status`, `prediction`, `raw`, `finish_reason`, `usage`, `seconds`, `confidence`, and `error` where there is one."""
+    """`id`, `status` (one of STATUSES), `prediction`, `raw`, `finish_reason`, `usage`, `seconds`, `confidence`, and `error` where
+    there is one."""
+    if status not in STATUSES:
+        raise ValueError(f"unknown status {status!r}")
     line = {
         "id": identity,
         "status": status,

@@ -180,27 +180,36 @@ def with_autoawq(model: Any, processor: Any, records: list[dict[str, Any]], root
         """
 
         def init_quant(self, n_samples: int = 0, max_seq_len: int = 0) -> tuple[Any, dict[str, Any], Any]:
-            batch = collate([encode_record(processor, record, root) for record in records], 0)
-            batch.pop("labels")
-            batch = {name: value.to(model.device) for name, value in batch.items()}
-            inputs: list[Any] = []
-            kwargs: dict[str, Any] = {}
+            from torch.nn.functional import pad
 
-            def keep(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-                inputs.append((args[0] if args else named["hidden_states"]).detach().cpu())
-                if not kwargs:
-                    kwargs.update({name: value for name, value in named.items() if name != "hidden_states"})
+            inputs: list[list[Any]] = [[] for _ in layers]
+            rotary: list[tuple[Any, Any]] = []
 
-            hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
+            def keep(index: int) -> Any:
+                def hook(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+                    inputs[index].append((args[0] if args else named["hidden_states"])[0].detach().cpu())
+                    if index == 0:
+                        rotary.append(tuple(part[0].cpu() for part in named["position_embeddings"]))
+
+                return hook
+
+            hooks = [layer.register_forward_pre_hook(keep(i), with_kwargs=True) for i, layer in enumerate(layers)]
             with torch.no_grad():
-                model(**batch, use_cache=False)
+                for record in records:
+                    batch = collate([encode_record(processor, record, root)], 0)
+                    batch.pop("labels")
+                    # Without the head: its logits over the vocabulary would be the largest tensor of all.
+                    model.model(**{name: value.to(model.device) for name, value in batch.items()}, use_cache=False)
             for hook in hooks:
                 hook.remove()
-            # Padding must not count: a zero input adds nothing to any mean.
-            mask = batch["attention_mask"].cpu().unsqueeze(-1)
-            self.layer_inputs = [hidden * mask.to(hidden.dtype) for hidden in inputs]
-            kwargs.pop("past_key_values", None)
-            return layers, kwargs, self.layer_inputs[0]
+            length = max(len(hidden) for hidden in inputs[0])
+            # Padded with zeros, which add nothing to any mean; behind the text, where causal attention never looks.
+            self.layer_inputs = [torch.stack([pad(h, (0, 0, 0, length - len(h))) for h in found]) for found in inputs]
+            angles = tuple(
+                torch.stack([pad(both[part], (0, 0, 0, length - len(both[part]))) for both in rotary]).to(model.device)
+                for part in (0, 1)
+            )
+            return layers, {"position_embeddings": angles, "attention_mask": None}, self.layer_inputs[0]
 
         def _get_input_feat(self, layer: Any, named_linears: Any) -> Any:
             index = next(i for i, known in enumerate(layers) if known is layer)
