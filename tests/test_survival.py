@@ -18,8 +18,10 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and tmpfs of Li
 def begin(script: str, *arguments: object, cwd: Path) -> subprocess.Popen:
     words = [sys.executable, str(REPOSITORY / "scripts" / f"{script}.py"), *map(str, arguments)]
     return subprocess.Popen(
-        words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # Where the tests run in the background of a shell, interrupts are ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )  # fmt: skip
 
 
 def interrupt_when(process: subprocess.Popen, ready) -> tuple[int, str]:
