@@ -189,7 +189,7 @@ def test_a_truncated_answer_is_no_answer_and_a_loop_is_called_one(run, contract,
     looped = {"message": {"content": '{"name":"' + "AB 12 " * 60}, "finish_reason": "length"}
     with FaultServer(lambda _: None, answer=lambda _: looped) as server:
         done, lines = extract(run, server, contract, pages, tmp_path, "--limit", 1)
-    assert done.code == 1 and len(server.requests) == 3
+    assert done.code == 1 and len(server.requests) == 2
     assert lines["doc0.png"]["status"] == "truncated" and "a loop" in lines["doc0.png"]["error"]
 
 

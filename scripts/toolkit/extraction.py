@@ -110,7 +110,8 @@ async def best_answer(judge: Judge, ask: Asker, pages: list[Any], tries: int) ->
         }
         if not best or (status == "ok" and (not sentence or best["status"] != "ok")):
             best = found
-        if status == "ok" and not sentence:
+        # A truncated answer costs the longest time there is, so it is asked once more, not --tries times.
+        if (status == "ok" and not sentence) or (status == "truncated" and attempt):
             break
     return best | {"usage": usage, "seconds": seconds, "attempts": attempts}
 
