@@ -12,15 +12,12 @@ a machine, each with its own manifest); --ray spreads the documents over a Ray c
 
 from __future__ import annotations
 
-import argparse
-import errno
 import glob
 import hashlib
 import os
 import re
 import sys
 from collections.abc import Iterator
-from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +36,7 @@ from toolkit.files import (
 )
 from toolkit.page_images import DEFAULT_MAX_TOKENS
 from toolkit.pdf_pages import SOURCE_SUFFIXES
+from toolkit.rendering import in_processes, on_cluster
 
 
 def build_parser() -> console.Parser:
@@ -213,7 +211,12 @@ def rendered(todo: list[Path], args: Any) -> Iterator[tuple[Path, list[dict[str,
     passwords = tuple(line for line in read_text(args.password_file).splitlines() if line) if args.password_file else ()
     args.out_dir.mkdir(parents=True, exist_ok=True)
     how = (args.image_max_tokens, args.format, text_dir, passwords)
-    results = on_cluster(todo, args, how) if args.ray else in_processes(todo, args, how)
+    workers = args.workers or (1 if len(todo) < 100 else os.cpu_count() or 1)
+    results = (
+        on_cluster(todo, args.out_dir, how, address=args.ray, time_limit=args.time_limit)
+        if args.ray
+        else in_processes(todo, args.out_dir, how, workers=workers, time_limit=args.time_limit)
+    )
     try:
         yield from console.progress(results, total=len(todo), what="documents")
     finally:
@@ -221,85 +224,6 @@ def rendered(todo: list[Path], args: Any) -> Iterator[tuple[Path, list[dict[str,
         for source in todo:
             for leftover in args.out_dir.glob(f".{glob.escape(safe_name(source.stem))}_page_*.part"):
                 leftover.unlink(missing_ok=True)
-
-
-def in_processes(todo: list[Path], args: Any, how: tuple[Any, ...]) -> Iterator[tuple[Path, list[dict[str, Any]], str]]:
-    """On this machine: worker processes, one killed and replaced when a document takes too long."""
-    from multiprocessing import get_context
-
-    from pebble import ProcessPool
-
-    workers = args.workers or (1 if len(todo) < 100 else os.cpu_count() or 1)
-    pool = ProcessPool(max_workers=min(workers, len(todo)), context=get_context("spawn"))
-    try:
-        futures = [
-            pool.schedule(outcome_of, args=[str(source), str(args.out_dir), *how], timeout=args.time_limit)
-            for source in todo
-        ]
-        for source, future in zip(todo, futures, strict=True):
-            try:
-                lines, sentence = future.result()
-            except (FutureTimeout, TimeoutError):
-                lines, sentence = [], f"not finished after {args.time_limit:g} s (--time-limit); given up"
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EACCES):
-                    raise
-                lines, sentence = [], console.sentence_of(error)
-            except Exception as error:
-                lines, sentence = [], f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            yield source, lines, sentence
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
-    finally:
-        pool.join()
-
-
-def on_cluster(todo: list[Path], args: Any, how: tuple[Any, ...]) -> Iterator[tuple[Path, list[dict[str, Any]], str]]:
-    """On a Ray cluster: the same function, one share a task, each share in processes of its machine with the same limits."""
-    import ray
-
-    here = str(Path(__file__).resolve().parent)
-    address = None if args.ray == "local" else args.ray
-    try:
-        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": here}}, logging_level="ERROR", log_to_driver=False)  # fmt: skip
-    except ConnectionError as error:
-        raise console.StageError(
-            f"--ray {args.ray}: no Ray cluster answers ({' '.join(str(error).split())[:120]})"
-        ) from None
-    try:
-        say(f"Ray: {len(ray.nodes())} machines, {int(ray.cluster_resources().get('CPU', 0))} CPUs")
-        one = argparse.Namespace(**{**vars(args), "out_dir": args.out_dir.resolve(), "workers": 1})
-        where = Path.cwd()
-        size = max(1, min(50, len(todo) // (2 * int(ray.cluster_resources().get("CPU", 1))) + 1))
-        shares = [todo[start : start + size] for start in range(0, len(todo), size)]
-        remote = ray.remote(num_cpus=1, max_retries=2)(share_rendered)
-        tasks = [remote.remote([str(p) for p in share], str(where), one, how) for share in shares]
-        for share, task in zip(shares, tasks, strict=True):
-            for source, (lines, sentence) in zip(share, ray.get(task), strict=True):
-                yield source, lines, sentence
-    finally:
-        ray.shutdown()
-
-
-def share_rendered(
-    sources: list[str], folder: str, args: Any, how: tuple[Any, ...]
-) -> list[tuple[list[dict[str, Any]], str]]:
-    """A Ray task: one share of documents, rendered as on a single machine from the same working directory."""
-    os.chdir(folder)
-    args.out_dir = Path(os.path.relpath(args.out_dir))
-    return [(lines, sentence) for _, lines, sentence in in_processes([Path(source) for source in sources], args, how)]
-
-
-def outcome_of(source: str, out_dir: str, *how: Any) -> tuple[list[dict[str, Any]], str]:
-    """`(manifest lines, "")` or `([], sentence)`; runs in a worker."""
-    from toolkit.pdf_pages import UnreadableDocument, render_document
-
-    try:
-        return render_document(source, out_dir, *how), ""
-    except UnreadableDocument as error:
-        return [], str(error)
 
 
 if __name__ == "__main__":

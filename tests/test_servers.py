@@ -358,6 +358,16 @@ def test_an_offline_batch_runs_with_ray_and_vllm(vllm_python, merged, held_out, 
     assert len(lines) == 24 and all(line["raw"] == local[key]["raw"] for key, line in lines.items())
 
 
+def test_a_ray_cluster_renders_what_one_machine_renders(vllm_python, work):
+    pdfs = REPOSITORY / "data/quickstart/held_out/samples/pdfs"
+    for name, more in (("one", []), ("ray", ["--ray"])):
+        script(
+            "pdf_to_images", "--in", pdfs, "--out-dir", work / name, "--image-max-tokens", 64, *more, python=vllm_python
+        )
+    one, ray = ({p.name: p.read_bytes() for p in (work / name).glob("*.png")} for name in ("one", "ray"))
+    assert one == ray and len(one) > 10
+
+
 def test_a_server_that_cannot_start_says_why(vllm_python, merged, work):
     broken = work / "broken"
     shutil.copytree(merged, broken)

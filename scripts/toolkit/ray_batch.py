@@ -133,6 +133,19 @@ class Renderer:
         return {"identity": row["identity"], "urls": json.dumps(urls), "error": error}
 
 
+def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
+    """Start Ray on this machine's loopback ("local"), or join the cluster at `address`. Raises StageError where there is none."""
+    import ray
+
+    options: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if address == "local" else {"address": address}
+    try:
+        ray.init(
+            runtime_env=runtime_env, logging_level="ERROR", log_to_driver=False, include_dashboard=False, **options
+        )
+    except (ConnectionError, ValueError) as error:
+        raise StageError(f"--ray {address}: no Ray cluster answers ({' '.join(str(error).split())[:200]})") from None
+
+
 def extracted_with_ray(args: Any, contract: Contract, documents: list[Document]) -> Iterator[dict[str, Any]]:
     """Prediction lines of `documents`, in the order in which actors finish. Paths must be the same on every machine."""
     if not documents:
@@ -155,11 +168,7 @@ def extracted_with_ray(args: Any, contract: Contract, documents: list[Document])
     # Workers find the toolkit as this process does.
     here = str(Path(__file__).resolve().parents[1])
     environment = {"env_vars": {"PYTHONPATH": here, "OMP_WAIT_POLICY": "PASSIVE", **plan.environment}}
-    address = None if args.ray == "local" else args.ray
-    try:
-        ray.init(address=address, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
-    except ConnectionError as error:
-        raise StageError(f"--ray {args.ray}: no Ray cluster answers ({' '.join(str(error).split())[:120]})") from None
+    join_cluster(args.ray, environment)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
