@@ -1,24 +1,37 @@
-"""What a JSONL holds: documents, pages, rows, field fill rates, answer lengths, vision tokens.
+"""What a JSONL holds, what of it fits, and what it will cost: documents, pages, rows, values, tokens, training, serving.
 
-With --model the tokens of whole records are counted with that model's own tokenizer.
+With --model the tokens of whole records are counted exactly with that model's own processor; without, text tokens are estimated (and
+said to be). The predictions are for --size on --gpu. --html writes a page with plots. Reads in constant memory.
 
     python scripts/dataset_stats.py --in data/train.jsonl
-    python scripts/dataset_stats.py --in data/train.jsonl --model outputs/tiny --json
+    python scripts/dataset_stats.py --in data/train.jsonl --model outputs/tiny --html data/reports/dataset.html --json
 """
 
 from __future__ import annotations
 
+import heapq
 import sys
+from array import array
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.console import StageError
+from toolkit.console import StageError, say
+from toolkit.dataset_page import write_page
 from toolkit.files import argument_path, shown
+from toolkit.gpus import GPUS, Gpu
+from toolkit.latency_model import WEIGHT_BYTES, predicted_latency, weight_gib
+from toolkit.model_shapes import SHAPES, ModelShape
 from toolkit.page_images import DEFAULT_MAX_TOKENS, image_tokens, processor_size
 from toolkit.records import answer_text, gold_of, images_of, prompt_of, read_records
 from toolkit.target_schema import TargetSchema, value_at
+from toolkit.training_plan import optimizer_steps, training_hours, training_memory
+
+MAX_LENGTHS = (2048, 4096, 8192, 16384, 32768)
+DISTINCT = 20_000  # values counted per field; beyond, new ones are only counted together
+LONGEST = 10
 
 
 def build_parser() -> console.Parser:
@@ -35,8 +48,12 @@ def build_parser() -> console.Parser:
         help="vision tokens of a page at most (default: 1280)",
     )
     parser.add_argument(
-        "--model", type=argument_path, default=None, help="model folder whose tokenizer counts the text"
+        "--model", type=argument_path, default=None, help="model folder whose processor counts the tokens"
     )
+    parser.add_argument("--size", choices=list(SHAPES), default="8b", help="model size to predict for (default: 8b)")
+    parser.add_argument("--gpu", choices=list(GPUS), default="a6000", help="GPU to predict for (default: a6000)")
+    parser.add_argument("--epochs", type=float, default=3, help="passes over the data to predict for (default: 3)")
+    parser.add_argument("--html", type=argument_path, default=None, help="also write a page with plots here")
     parser.add_argument("--limit", type=int, default=None, help="only the first N records")
     return parser
 
@@ -44,45 +61,112 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    records = list(read_records(args.input, args.limit))
-    name = args.schema or records[0].get("meta", {}).get("schema")
+    schema = schema_of(args)
+    counter = exact_tokens(args) if args.model else estimated_tokens
+    stats = Statistics(schema, args.root, args.image_max_tokens, counter)
+    for record in console.progress(read_records(args.input, args.limit), what="records"):
+        stats.add(record)
+    result = stats.result(exact=bool(args.model))
+    result["predicted"] = predictions(stats, SHAPES[args.size], GPUS[args.gpu], args.epochs)
+    tell(args, schema, result)
+    if args.html:
+        write_page(args.html, f"{schema.title}: {shown(args.input)}", result, stats.series())
+        say(f"page -> {shown(args.html)}")
+    return console.finish(args, result)
+
+
+def schema_of(args: Any) -> TargetSchema:
+    first = next(read_records(args.input, 1))
+    name = args.schema or first.get("meta", {}).get("schema")
     if name is None:
         raise StageError("the records name no schema in meta.schema; give --schema FILE")
-    schema = TargetSchema.load(Path(name))
-    tokenizer = load_tokenizer(args.model) if args.model else None
-    filled: Counter[str] = Counter()
-    rows: list[int] = []
-    pages, vision, characters, text_tokens = [], [], [], []
-    unreadable = 0
-    for record in console.progress(records, total=len(records), what="records"):
+    return TargetSchema.load(Path(name))
+
+
+class Statistics:
+    """Counts of a stream of records: numbers per record as arrays, values per field up to a bound."""
+
+    def __init__(
+        self, schema: TargetSchema, root: Path, budget: int, tokens: Callable[[dict[str, Any]], tuple[int, int]]
+    ) -> None:
+        self.schema, self.root, self.budget, self.tokens = schema, root, budget, tokens
+        self.pages, self.rows, self.characters = array("I"), array("I"), array("I")
+        self.vision, self.prompts, self.answers, self.totals = array("I"), array("I"), array("I"), array("I")
+        self.filled: Counter[str] = Counter({leaf.name: 0 for leaf in schema.leaves})
+        self.cells: Counter[str] = Counter()
+        self.values: dict[str, Counter[str]] = {leaf.name: Counter() for leaf in schema.leaves}
+        self.beyond: Counter[str] = Counter()
+        self.longest: list[tuple[int, str]] = []
+        self.unreadable: list[str] = []
+
+    def add(self, record: dict[str, Any]) -> None:
         gold = gold_of(record) or {}
-        for leaf in schema.header:
-            filled[leaf.name] += value_at(gold, leaf.path) is not None
-        for row_list in schema.lists:
-            rows.append(len(value_at(gold, row_list.path) or []))
-            filled[row_list.name] += bool(value_at(gold, row_list.path))
-        pages.append(len(images_of(record)))
-        characters.append(len(answer_text(record)))
+        for leaf in self.schema.header:
+            self.count(leaf.name, value_at(gold, leaf.path))
+        for rows in self.schema.lists:
+            found = value_at(gold, rows.path) or []
+            self.rows.append(len(found))
+            for row in found:
+                for leaf in rows.leaves:
+                    self.count(leaf.name, value_at(row, leaf.path) if leaf.path else row)
+        self.pages.append(len(images_of(record)))
+        self.characters.append(len(answer_text(record)))
         try:
-            vision.append(sum(vision_tokens(args.root / image, args.image_max_tokens) for image in images_of(record)))
+            vision = sum(vision_tokens(self.root / image, self.budget) for image in images_of(record))
         except OSError:
-            unreadable += 1
-        if tokenizer:
-            prompt = prompt_of(record)
-            text_tokens.append(len(tokenizer.encode(prompt.system + prompt.question + answer_text(record))))
-    result: dict[str, Any] = {
-        "documents": len(records), "pages": sum(pages), "pages_per_document": spread(pages), "rows_per_document": spread(rows),
-        "answer_characters": spread(characters), "vision_tokens": spread(vision), "text_tokens": spread(text_tokens),
-        "records_with_unreadable_images": unreadable, "fill_rate": {name: round(count / len(records), 4) for name, count in filled.items()},
-    }  # fmt: skip
-    print(f"{shown(args.input)}: {len(records)} documents, {sum(pages)} pages, schema {shown(name)}")
-    for label in ("pages_per_document", "rows_per_document", "answer_characters", "vision_tokens", "text_tokens"):
-        if result[label]:
-            print(f"  {label.replace('_', ' '):20s} " + "  ".join(f"{k} {v}" for k, v in result[label].items()))
-    print("  filled: " + ", ".join(f"{name} {rate:.0%}" for name, rate in result["fill_rate"].items()))
-    if unreadable:
-        print(f"  {unreadable} records have images that cannot be read; run verify_image_paths.py")
-    return console.finish(args, result)
+            self.unreadable.append(record["id"])
+            return
+        prompt, answer = self.tokens(record)
+        total = vision + prompt + answer
+        for numbers, value in ((self.vision, vision), (self.prompts, prompt), (self.answers, answer)):
+            numbers.append(value)
+        self.totals.append(total)
+        heapq.heappush(self.longest, (total, record["id"]))
+        if len(self.longest) > LONGEST:
+            heapq.heappop(self.longest)
+
+    def count(self, name: str, value: Any) -> None:
+        self.cells[name] += 1
+        if value is None or value == "":
+            return
+        self.filled[name] += 1
+        text, seen = str(value), self.values[name]
+        if text in seen or len(seen) < DISTINCT:
+            seen[text] += 1
+        else:
+            self.beyond[name] += 1
+
+    def result(self, *, exact: bool) -> dict[str, Any]:
+        count = len(self.pages)
+        return {
+            "documents": count,
+            "pages": sum(self.pages),
+            "pages_per_document": spread(self.pages),
+            "rows_per_document": spread(self.rows),
+            "answer_characters": spread(self.characters),
+            "vision_tokens": spread(self.vision),
+            "prompt_tokens": spread(self.prompts),
+            "answer_tokens": spread(self.answers),
+            "total_tokens": spread(self.totals),
+            "tokens_are": "exact" if exact else "estimated (no --model)",
+            "fits_max_length": {str(length): sum(t <= length for t in self.totals) for length in MAX_LENGTHS},
+            "longest": [{"id": identity, "tokens": tokens} for tokens, identity in sorted(self.longest, reverse=True)],
+            "records_with_unreadable_images": len(self.unreadable),
+            "unreadable": self.unreadable[:LONGEST],
+            "fill_rate": {name: round(self.filled[name] / max(1, self.cells[name]), 4) for name in self.filled},
+            "values": {name: self.distribution(name) for name in self.values},
+        }
+
+    def distribution(self, name: str) -> dict[str, Any]:
+        """Distinct values (`more`: at least so many) and the ten most frequent."""
+        seen = self.values[name]
+        top = sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:10]
+        return {"distinct": len(seen), "more": bool(self.beyond[name]), "top": [list(item) for item in top]}
+
+    def series(self) -> dict[str, list[int]]:
+        """The numbers per document that the page draws."""
+        named = {"pages": self.pages, "rows": self.rows, "answer tokens": self.answers, "vision tokens": self.vision}
+        return {name: list(values) for name, values in {**named, "total tokens": self.totals}.items() if values}
 
 
 def vision_tokens(path: Path, budget: int) -> int:
@@ -92,13 +176,105 @@ def vision_tokens(path: Path, budget: int) -> int:
         return image_tokens(*processor_size(*image.size, budget))
 
 
-def load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+def exact_tokens(args: Any) -> Callable[[dict[str, Any]], tuple[int, int]]:
+    """`(prompt tokens without its pages, answer tokens with the end mark)` by the model's own processor."""
+    from toolkit.qwen3vl import load_processor
+    from toolkit.training import answer_lengths, prompt_length
 
-    return AutoTokenizer.from_pretrained(folder)
+    processor = load_processor(str(args.model), args.image_max_tokens)
+    known: dict[Any, int] = {}
+
+    def tokens(record: dict[str, Any]) -> tuple[int, int]:
+        prompt = prompt_of(record)
+        if prompt not in known:
+            known[prompt] = prompt_length(processor, prompt)
+        # A page brings two marks beside its vision tokens.
+        return known[prompt] + 2 * len(images_of(record)), answer_lengths(processor, [record])[0]
+
+    return tokens
 
 
-def spread(values: list[int]) -> dict[str, int]:
+def estimated_tokens(record: dict[str, Any]) -> tuple[int, int]:
+    """The same, estimated for Qwen's tokenizer: each digit is a token, and about four other characters are one."""
+
+    def estimate(text: str) -> int:
+        digits = sum(character.isdigit() for character in text)
+        return digits + -(-(len(text) - digits) // 4)
+
+    prompt = prompt_of(record)
+    return estimate(prompt.system + prompt.question) + 12 + 2 * len(images_of(record)), estimate(
+        answer_text(record)
+    ) + 1
+
+
+def predictions(stats: Statistics, shape: ModelShape, gpu: Gpu, epochs: float) -> dict[str, Any]:
+    """Training memory, steps and hours, and the latency of a median and a long document; all predicted."""
+    if not stats.totals:
+        return {}
+    longest, total = max(stats.totals), sum(stats.totals)
+    training = {}
+    for method in ("lora", "qlora"):
+        for checkpointing in (False, True):
+            memory = training_memory(shape, method, tokens=longest, checkpointing=checkpointing)
+            training[f"{method}{', checkpointing' if checkpointing else ''}"] = {
+                "memory_gib": round(memory.total, 1),
+                "fits": memory.total <= gpu.memory_gib,
+                "hours": round(training_hours(shape, gpu, tokens=total * epochs, vision_tokens=sum(stats.vision) * epochs, checkpointing=checkpointing), 2),
+            }  # fmt: skip
+    serving = {}
+    for precision in WEIGHT_BYTES:
+        times = [request_time(stats, shape, gpu, precision, share) for share in (0.5, 0.95)]
+        serving[precision] = {
+            "weights_gib": round(weight_gib(shape, precision), 1),
+            "fits": weight_gib(shape, precision) + 3 <= gpu.memory_gib,
+            "p50_ms": round(times[0]),
+            "p95_ms": round(times[1]),
+        }
+    steps = optimizer_steps(len(stats.totals), epochs, 8)
+    return {"size": shape.name, "gpu": gpu.name, "epochs": epochs, "optimizer_steps": steps, "records_a_step": 8, "training": training, "serving": serving}  # fmt: skip
+
+
+def request_time(stats: Statistics, shape: ModelShape, gpu: Gpu, precision: str, share: float) -> float:
+    """Milliseconds of a request at this rank of pages, prompt and answer, alone on the GPU, as one JSON answer."""
+    vision, prompt, answer = (rank(values, share) for values in (stats.vision, stats.prompts, stats.answers))
+    return predicted_latency(
+        shape, gpu, precision, vision_tokens=vision, text_tokens=prompt, answer_tokens=answer
+    ).total
+
+
+def tell(args: Any, schema: TargetSchema, result: dict[str, Any]) -> None:
+    print(
+        f"{shown(args.input)}: {result['documents']} documents, {result['pages']} pages, schema {shown(schema.source)}"
+    )
+    numbers = ("pages_per_document", "rows_per_document", "answer_characters", "vision_tokens", "prompt_tokens", "answer_tokens", "total_tokens")  # fmt: skip
+    for label in numbers:
+        if result[label]:
+            note = f"  {result['tokens_are']}" if label.endswith("tokens") and not label.startswith("vision") else ""
+            values = "  ".join(f"{k} {v}" for k, v in result[label].items())
+            print(f"  {label.replace('_', ' '):20s} {values}{note}")
+    print("  filled: " + ", ".join(f"{name} {rate:.0%}" for name, rate in result["fill_rate"].items()))
+    fits = ", ".join(f"{length}: {count}" for length, count in result["fits_max_length"].items())
+    print(f"  records that fit --max-length {fits}")
+    if result["longest"]:
+        print("  longest: " + ", ".join(f"{item['id']} ({item['tokens']})" for item in result["longest"][:3]))
+    if planned := result["predicted"]:
+        print(f"  predicted for {planned['size']} on {planned['gpu']}, {planned['epochs']:g} epochs, {planned['optimizer_steps']} steps of 8 records:")  # fmt: skip
+        for name, line in planned["training"].items():
+            print(f"    training {name:22s} {line['memory_gib']:6.1f} GiB{'' if line['fits'] else ' (does not fit)'}, {line['hours']:g} h")  # fmt: skip
+        for name, line in planned["serving"].items():
+            print(f"    serving {name:23s} {line['weights_gib']:6.1f} GiB of weights{'' if line['fits'] else ' (does not fit)'}, p50 {line['p50_ms']} ms, p95 {line['p95_ms']} ms")  # fmt: skip
+    if result["records_with_unreadable_images"]:
+        print(
+            f"  {result['records_with_unreadable_images']} records have images that cannot be read; run verify_image_paths.py"
+        )
+
+
+def rank(values: Any, share: float) -> int:
+    ordered = sorted(values)
+    return ordered[int(share * (len(ordered) - 1))]
+
+
+def spread(values: Any) -> dict[str, int]:
     """Smallest, median, 95th percentile, largest, by rank; empty for no values."""
     if not values:
         return {}

@@ -21,9 +21,9 @@ from typing import Any
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path, atomic, expand_inputs, safe_name, shown, write_problems
-from toolkit.page_images import IMAGE_SUFFIXES
+from toolkit.pdf_pages import SOURCE_SUFFIXES
 
-WANTED = {".pdf", *IMAGE_SUFFIXES}
+WANTED = set(SOURCE_SUFFIXES)
 CHUNK = 1 << 20
 
 
@@ -43,6 +43,12 @@ def build_parser() -> console.Parser:
         default=200,
         help="refuse a member that unpacks to more times its packed size (default: 200)",
     )
+    parser.add_argument(
+        "--names-encoding",
+        default="cp437",
+        metavar="CODEC",
+        help="of member names that are neither marked as UTF-8 nor are it, for example gbk or cp1252 (default: cp437)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="write members again that are already there")
     return parser
 
@@ -50,6 +56,10 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    try:
+        "".encode(args.names_encoding)
+    except LookupError:
+        raise StageError(f"--names-encoding {args.names_encoding!r}: Python knows no such codec") from None
     zips = [argument_path(name) for name in args.zip] or expand_inputs(["data/*.zip"], [".zip"])
     total: dict[str, Any] = {"zips": 0, "extracted": 0, "unchanged": 0, "other_files": 0, "problems": 0, "folders": []}
     problems: list[dict[str, Any]] = []
@@ -89,7 +99,8 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
     owners: dict[str, str] = {}
     with archive:
         for member in archive.infolist():
-            name = member.filename.replace("\\", "/")
+            called = member_name(member, args.names_encoding)
+            name = called.replace("\\", "/")
             if name.endswith("/"):
                 continue
             refusal = refused(member, name, args.max_ratio)
@@ -106,17 +117,42 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
             if not refusal and written + member.file_size > args.max_total_gb * 2**30:
                 refusal = f"would exceed --max-total-gb {args.max_total_gb:g}"
             if not refusal:
-                owners[identity] = member.filename
+                owners[identity] = called
                 if not args.overwrite and target.is_file() and same_content(target, member):
                     counts["unchanged"] += 1
                     continue
                 refusal = copy_member(archive, member, target)
             if refusal:
-                problems.append({"zip": shown(path), "member": member.filename, "problem": refusal})
+                problems.append({"zip": shown(path), "member": called, "problem": refusal})
             else:
                 counts["extracted"] += 1
                 written += member.file_size
     return counts, problems
+
+
+def member_name(member: zipfile.ZipInfo, encoding: str) -> str:
+    """The member's name as its maker meant it.
+
+    A name without the UTF-8 mark is cp437 by the standard, and Python reads it so; macOS writes UTF-8 without the mark, Windows
+    the machine's own code page. Info-ZIP's Unicode path field (0x7075) wins where it fits the name.
+    """
+    if member.flag_bits & 0x800:
+        return member.filename
+    try:
+        raw = member.orig_filename.encode("cp437")
+    except UnicodeEncodeError:
+        return member.filename  # this Python read the Unicode path field by itself
+    extra = member.extra
+    while len(extra) >= 4:
+        kind, size = int.from_bytes(extra[:2], "little"), int.from_bytes(extra[2:4], "little")
+        field = extra[4 : 4 + size]
+        if kind == 0x7075 and len(field) > 5 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw):
+            return field[5:].decode("utf-8", "replace")
+        extra = extra[4 + size :]
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode(encoding, "replace")
 
 
 def refused(member: zipfile.ZipInfo, name: str, max_ratio: float) -> str:

@@ -3,7 +3,8 @@
 Reads PDFs, images, folders or patterns. Writes <document>_page_0001.png ... and manifest.jsonl into --out-dir; with
 --text-layer also the PDF's own words and their boxes into data/ocr. Files that did not change are not rendered again;
 a file that cannot be read is named, and stops nothing else (exit code 1). --shard 2/4 renders the second of four shares (one
-a machine, each with its own manifest); --ray spreads the documents over a Ray cluster.
+a machine, each with its own manifest); --ray spreads the documents over a Ray cluster; as the entry script of an Azure ML parallel
+job (init and run below) it renders the mini-batches that it is given.
 
     python scripts/pdf_to_images.py --in data/pdfs --out-dir data/images
     python scripts/pdf_to_images.py --in data/pdfs/*.pdf --image-max-tokens 2048 --format jpg --workers 4
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 import sys
@@ -37,6 +39,8 @@ from toolkit.files import (
 from toolkit.page_images import DEFAULT_MAX_TOKENS
 from toolkit.pdf_pages import SOURCE_SUFFIXES
 from toolkit.rendering import in_processes, on_cluster
+
+step: Any = None  # the arguments of an Azure ML parallel step, set by init()
 
 
 def build_parser() -> console.Parser:
@@ -201,6 +205,27 @@ def is_current(lines: list[dict[str, Any]], source: Path, args: Any) -> bool:
         and len(lines) == lines[0]["pages"]
         and lines[0]["source_sha256"] == sha256_of(source)
     )
+
+
+def init() -> None:
+    """Azure ML parallel job, once a process: the step's program_arguments are this script's, but for --in."""
+    global step
+    step = build_parser().parse_known_args([*sys.argv[1:], "--in", "mini-batches"])[0]
+
+
+def run(mini_batch: list[str]) -> list[str]:
+    """Azure ML parallel job: one manifest line (JSON) a page, for the step's `append_row_to: manifest.jsonl`.
+
+    A document that cannot be rendered gives none, so that the job's error threshold counts it, and is named in problems_<hash>.jsonl.
+    """
+    lines = []
+    for source, pages, sentence in rendered([Path(name) for name in mini_batch], step):
+        if sentence:
+            name = hashlib.sha256(source.as_posix().encode()).hexdigest()[:16]
+            problem = [{"source": shown(source), "problem": sentence}]
+            write_problems(step.out_dir / f"problems_{name}.jsonl", problem, say)
+        lines += [json.dumps(page, ensure_ascii=False, separators=(",", ":")) for page in pages]
+    return lines
 
 
 def rendered(todo: list[Path], args: Any) -> Iterator[tuple[Path, list[dict[str, Any]], str]]:

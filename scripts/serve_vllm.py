@@ -26,6 +26,7 @@ from toolkit import console, environments, serving
 from toolkit.console import ExitCode, StageError, say
 from toolkit.contract import load_contract
 from toolkit.files import argument_path, shown, write_json
+from toolkit.gpus import GPUS
 from toolkit.model_folder import check_adapter_folder, check_model_folder, model_shapes
 
 
@@ -46,7 +47,7 @@ def build_parser() -> console.Parser:
         help="few requests as fast as possible, or many (default: latency)",
     )
     parser.add_argument(
-        "--gpu", choices=sorted(serving.GPUS), default=None, help="plan for this GPU (default: the one that is here)"
+        "--gpu", choices=sorted(GPUS), default=None, help="plan for this GPU (default: the one that is here)"
     )
     parser.add_argument("--name", default=None, help="model name that requests give (default: the folder's name)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     driver = serving.installed_driver()
     if python:
         serving.check_driver(driver, wheel_cuda)
-    gpu = serving.GPUS[args.gpu] if args.gpu else serving.known_gpu(driver) if driver and wheel_cuda else None
+    gpu = GPUS[args.gpu] if args.gpu else serving.known_gpu(driver) if driver and wheel_cuda else None
     name = args.name or args.model.resolve().name
     plan = serving.plan_serving(
         args.model,

@@ -1,7 +1,9 @@
 """Check that every image of a JSONL exists, opens, and is what its name says; names that differ only in case are errors.
 
-python scripts/verify_image_paths.py --in data/train.jsonl
-python scripts/verify_image_paths.py --in data/train.jsonl --root /mnt/dataset --json
+Images over the vision-token budget are counted: training and serving shrink them alike, to what --image-max-tokens says.
+
+    python scripts/verify_image_paths.py --in data/train.jsonl
+    python scripts/verify_image_paths.py --in data/train.jsonl --root /mnt/dataset --json
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 from toolkit import console
 from toolkit.console import ExitCode, first_few, say
 from toolkit.files import argument_path, shown, write_jsonl
+from toolkit.page_images import DEFAULT_MAX_TOKENS, image_tokens, processor_size
 from toolkit.records import images_of, read_records
 
 FORMATS = {
@@ -24,6 +27,8 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+# Format: its end mark, and within how many last bytes it stands (cameras append data of their own to a JPEG).
+END_MARKS = {"JPEG": (b"\xff\xd9", 64), "PNG": (b"IEND\xaeB`\x82", 12)}
 
 
 def build_parser() -> console.Parser:
@@ -34,6 +39,12 @@ def build_parser() -> console.Parser:
         type=argument_path,
         default=Path(),
         help="folder that image paths are relative to (default: the working directory)",
+    )
+    parser.add_argument(
+        "--image-max-tokens",
+        type=int,
+        default=DEFAULT_MAX_TOKENS,
+        help="vision tokens of a page at most; larger images are counted (default: 1280)",
     )
     parser.add_argument("--report", type=argument_path, default=None, help="write every problem to this JSONL")
     return parser
@@ -47,10 +58,14 @@ def main(argv: list[str] | None = None) -> int:
         for image in images_of(record):
             images.setdefault(image, record["id"])
     folders: dict[Path, set[str]] = {}
-    problems = []
+    problems, shrunk = [], []
     for image, identity in console.progress(images.items(), total=len(images), what="images"):
-        if sentence := problem_of(args.root / image, folders):
+        sentence, size = look_at(args.root / image, folders)
+        if sentence:
             problems.append({"id": identity, "image": image, "problem": sentence})
+        elif image_tokens(size[0] + 31, size[1] + 31) > args.image_max_tokens:
+            wide, high = processor_size(*size, args.image_max_tokens)
+            shrunk.append(f"{image} ({size[0]} x {size[1]} to {wide} x {high})")
     if args.report:
         write_jsonl(args.report, problems)
     if problems:
@@ -60,13 +75,19 @@ def main(argv: list[str] | None = None) -> int:
         )
     else:
         say(f"{len(images)} images of {shown(args.input)}: all there and readable")
-    return console.finish(
-        args, {"images": len(images), "problems": len(problems)}, ExitCode.PROBLEMS if problems else ExitCode.OK
-    )
+    if shrunk:
+        say(
+            f"{len(shrunk)} images are larger than {args.image_max_tokens} vision tokens and will be shrunk in training and serving: {first_few(shrunk)}"
+        )
+    result = {"images": len(images), "problems": len(problems), "over_budget": len(shrunk)}
+    return console.finish(args, result, ExitCode.PROBLEMS if problems else ExitCode.OK)
 
 
-def problem_of(path: Path, folders: dict[Path, set[str]]) -> str:
-    """What is wrong with one image; empty where nothing is. One listing a folder instead of one stat call an image."""
+def look_at(path: Path, folders: dict[Path, set[str]]) -> tuple[str, tuple[int, int]]:
+    """`(what is wrong with one image, (width, height) in pixels)`; the sentence is empty where nothing is wrong.
+
+    One listing a folder instead of one stat call an image.
+    """
     from PIL import Image
 
     if path.parent not in folders:
@@ -74,28 +95,29 @@ def problem_of(path: Path, folders: dict[Path, set[str]]) -> str:
     names = folders[path.parent]
     if path.name not in names:
         similar = [name for name in names if name.casefold() == path.name.casefold()]
-        return f"the file is called {similar[0]!r}; Linux tells upper and lower case apart" if similar else "not found"
+        sentence = (
+            f"the file is called {similar[0]!r}; Linux tells upper and lower case apart" if similar else "not found"
+        )
+        return sentence, (0, 0)
     try:
         with Image.open(path) as image:
-            found = str(image.format)
+            found, size = str(image.format), image.size
             # Turned photos: training and serving would see another page than people do.
             turned = image.getexif().get(0x0112, 1) != 1
-        if found == "JPEG" and not jpeg_is_complete(path):
-            return "the JPEG is cut off"
-        if found == "PNG" and not path.read_bytes()[-12:].endswith(b"IEND\xaeB`\x82"):
-            return "the PNG is cut off"
+        if found in END_MARKS and not ends_with(path, *END_MARKS[found]):
+            return f"the {found} is cut off", size
     except Exception as error:
-        return f"cannot be opened ({' '.join(str(error).split())[:120]})"
+        return f"cannot be opened ({' '.join(str(error).split())[:120]})", (0, 0)
     if FORMATS.get(path.suffix.lower()) != found:
-        return f"is a {found} file, whatever its name says"
-    return "is turned by EXIF; render it with pdf_to_images.py" if turned else ""
+        return f"is a {found} file, whatever its name says", size
+    return "is turned by EXIF; render it with pdf_to_images.py" if turned else "", size
 
 
-def jpeg_is_complete(path: Path) -> bool:
-    """A truncated JPEG passes Pillow's `verify()`; its missing end marker tells."""
+def ends_with(path: Path, mark: bytes, within: int) -> bool:
+    """A truncated image passes Pillow's lazy open and, as JPEG, its `verify()`; the missing end mark tells."""
     with path.open("rb") as file:
-        file.seek(-min(64, path.stat().st_size), os.SEEK_END)
-        return b"\xff\xd9" in file.read()
+        file.seek(-min(within, path.stat().st_size), os.SEEK_END)
+        return mark in file.read()
 
 
 if __name__ == "__main__":

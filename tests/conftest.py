@@ -95,5 +95,7 @@ def png(path: Path, size: tuple[int, int] = (64, 64), shade: int = 200) -> Path:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (shade, shade, shade)).save(path)
+    image = Image.new("RGB", size, (shade, shade, shade))
+    image.paste((shade ^ 0x80,) * 3, (4, 4, 12, 12))  # a page with something on it: a blank one identifies nothing
+    image.save(path)
     return path

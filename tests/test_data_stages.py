@@ -78,6 +78,53 @@ def test_a_damaged_member_is_named_and_the_rest_comes_out(run, workspace):
     assert (workspace / "data/raw/half/b.png").exists() and not (workspace / "data/raw/half/a.png").exists()
 
 
+def test_names_come_out_as_their_maker_meant_them(run, workspace):
+    """Made by macOS (UTF-8 without the mark), by a Chinese Windows (gbk), and as one letter or two (NFC, NFD)."""
+
+    def unmarked(path, members):
+        with zipfile.ZipFile(path, "w") as archive:
+            for raw in members:
+                archive.writestr(zipfile.ZipInfo("~" * len(raw)), b"x")
+        data = path.read_bytes()
+        for raw in members:
+            data = data.replace(b"~" * len(raw), raw)
+        path.write_bytes(data)
+
+    unmarked(workspace / "mac.zip", ["Zo\u0308e.png".encode()])
+    unmarked(workspace / "cn.zip", ["提单一.png".encode("gbk")])
+    make_zip(workspace / "twins.zip", {"Zo\u0308e.png": b"1", "Z\u00f6e.png": b"2"})
+    assert run("extract_combined_zip", "--zip", "mac.zip").code == 0
+    assert (workspace / "data/raw/mac/Z\u00f6e.png").is_file()
+    assert run("extract_combined_zip", "--zip", "cn.zip", "--names-encoding", "gbk").code == 0
+    assert (workspace / "data/raw/cn/提单一.png").is_file()
+    twins = run("extract_combined_zip", "--zip", "twins.zip", "--json")
+    assert (twins.code, twins.json["extracted"], twins.json["problems"]) == (
+        1,
+        1,
+        1,
+    ) and "has the same name" in twins.err
+    assert "knows no such codec" in run("extract_combined_zip", "--zip", "cn.zip", "--names-encoding", "latin-99").err
+
+
+def test_zip64_archives_come_out_and_nested_ones_are_reported(run, workspace):
+    with zipfile.ZipFile(workspace / "big.zip", "w") as archive:
+        with archive.open(zipfile.ZipInfo("a.png"), "w", force_zip64=True) as member:
+            member.write(b"x" * 1000)
+        for number in range(70_000):  # more members than the old format can count
+            archive.writestr(f"n/{number}.txt", b"")
+        archive.write(make_zip(workspace / "inner.zip", {"b.png": b"y"}), "inner.zip")
+    outcome = run("extract_combined_zip", "--zip", "big.zip", "--json")
+    assert (outcome.code, outcome.json["extracted"], outcome.json["other_files"]) == (1, 1, 70_000)
+    assert "'inner.zip' is a zip inside the zip" in outcome.err
+
+
+def test_totals_and_ratios_are_limits_that_users_set(run, workspace):
+    make_zip(workspace / "z.zip", {f"{n}.png": bytes(2**20) for n in range(5)})
+    outcome = run("extract_combined_zip", "--zip", "z.zip", "--max-total-gb", "0.0021", "--json")
+    assert (outcome.code, outcome.json["extracted"]) == (1, 2) and "--max-total-gb" in outcome.err
+    assert run("extract_combined_zip", "--zip", "z.zip", "--json").json["extracted"] == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"this is no zip"])
 def test_a_file_that_is_no_zip_is_one_sentence(run, workspace, content):
     (workspace / "no.zip").write_bytes(content)
@@ -450,9 +497,35 @@ def test_image_defects_are_named(run, workspace):
     )
 
 
+def test_images_over_the_budget_are_counted_with_what_becomes_of_them(run, workspace):
+    png(workspace / "a.png", size=(1024, 1024))
+    write_records(workspace / "d.jsonl", [record()])
+    outcome = run("verify_image_paths", "--in", "d.jsonl", "--image-max-tokens", "256", "--json")
+    assert (outcome.code, outcome.json["over_budget"]) == (0, 1) and "1024 x 1024 to 512 x 512" in outcome.err
+    assert run("verify_image_paths", "--in", "d.jsonl", "--json").json["over_budget"] == 0
+
+
+def test_statistics_count_tokens_as_training_does(run, easy_dataset, tiny_model, monkeypatch):
+    from toolkit.qwen3vl import load_processor
+    from toolkit.records import read_records
+    from toolkit.training import record_length
+
+    monkeypatch.chdir(easy_dataset)
+    found = run("dataset_stats", "--in", "data/train.jsonl", "--model", tiny_model, "--html", "s.html", "--json").json
+    processor = load_processor(str(tiny_model), 1280)
+    lengths = [record_length(processor, r, Path(), 1280) for r in read_records("data/train.jsonl")]
+    assert found["total_tokens"]["max"] == max(lengths) and found["total_tokens"]["min"] == min(lengths)
+    assert found["longest"][0]["tokens"] == max(lengths) and found["tokens_are"] == "exact"
+    assert found["fits_max_length"]["2048"] == sum(length <= 2048 for length in lengths)
+    assert "http" not in Path("s.html").read_text() and "port_of_discharge" in Path("s.html").read_text()
+
+
 def test_statistics_count_what_is_there(run, easy_dataset, monkeypatch):
     monkeypatch.chdir(easy_dataset)
     found = run("dataset_stats", "--in", "data/train.jsonl", "--json").json
+    ports = found["values"]["port_of_discharge"]
+    assert sum(count for _, count in ports["top"]) <= 24 and ports["distinct"] >= len(ports["top"]) > 1
+    assert found["predicted"]["training"]["qlora"]["memory_gib"] < found["predicted"]["training"]["lora"]["memory_gib"]
     assert found["documents"] == 24 and found["vision_tokens"] == {"min": 384, "median": 384, "p95": 384, "max": 384}
     assert found["fill_rate"]["bl_number"] == 1.0
 
@@ -504,6 +577,95 @@ def test_copies_and_groups_never_lie_on_both_sides(run, workspace):
     run("split_jsonl", "--in", "d.jsonl", "--ratios", "50/25/25", "--group-by", "company")
     places = splits_of(workspace)
     assert all(len({places[f"doc {n}"] for n in range(company, 60, 7)}) == 1 for company in range(7))
+
+
+def test_one_page_in_two_formats_is_one_page(run, workspace):
+    from PIL import Image
+
+    records = split_records(workspace, 40)
+    for number in range(0, 40, 2):  # the next record's page again, as another file with the same pixels
+        image = records[number + 1]["messages"][0]["content"][0]["image"]
+        Image.open(image).save(image.replace(".png", ".bmp"))
+        records[number]["messages"][0]["content"][0]["image"] = image.replace(".png", ".bmp")
+    write_records(workspace / "d.jsonl", records)
+    assert run("split_jsonl", "--in", "d.jsonl", "--json").json["groups"] == 20
+    assert run("split_jsonl", "--in", "d.jsonl", "--compare-images", "bytes", "--json").json["groups"] == 40
+
+
+def test_a_form_printed_on_every_document_joins_none_and_label_keys_join(run, workspace):
+    schema = json.loads((workspace / "schemas/receipt.schema.json").read_text())
+    schema["properties"]["total"]["x-extract"]["key"] = True
+    (workspace / "s.json").write_text(json.dumps(schema))
+    records = split_records(workspace, 30)
+    back = png(workspace / "back.png", shade=3).relative_to(workspace).as_posix()
+    for number, one in enumerate(records):
+        one["meta"]["schema"] = "s.json"
+        one["messages"][0]["content"].insert(1, {"type": "image", "image": back})
+        if number >= 20:  # a revised copy: other page and company, the same key
+            one["messages"][1]["content"][0]["text"] = json.dumps(
+                {"company": f"NEW {number}", "date": None, "address": None, "total": str(number - 20)}
+            )
+    write_records(workspace / "d.jsonl", records)
+    outcome = run("split_jsonl", "--in", "d.jsonl", "--json")
+    assert outcome.json["groups"] == 20 and "1 pages stand in more than five" in outcome.err
+    joined = json.loads((workspace / "data/splits/report.json").read_text())["joined_by"]
+    assert (joined["label"], joined["image"], joined["common_pages"]) == (10, 0, 1)
+
+
+def test_balanced_splits_meet_the_ratios_and_keep_an_earlier_split(run, workspace):
+    records = split_records(workspace, 100)
+    write_records(workspace / "d.jsonl", records[:80])
+    first = run("split_jsonl", "--in", "d.jsonl", "--assign", "balanced", "--out-dir", "one", "--json").json
+    assert (first["train"], first["val"], first["test"]) == (64, 8, 8)
+    write_records(workspace / "d.jsonl", records)
+    again = run("split_jsonl", "--in", "d.jsonl", "--assign", "balanced", "--keep", "one", "--json").json
+    assert (again["train"], again["val"], again["test"]) == (80, 10, 10)
+    after = splits_of(workspace)
+    for name in ("train", "val", "test"):
+        for line in (workspace / f"one/{name}.jsonl").read_text().splitlines():
+            assert after[json.loads(line)["id"]] == name
+
+
+def test_every_stratum_gets_its_share(run, workspace):
+    """Documents of one to three pages: balanced within one document, by hash within chance."""
+    records = split_records(workspace, 90)
+    for number, one in enumerate(records):
+        for page in range(number % 3):
+            extra = png(workspace / f"x/{number}_{page}.png", shade=number + 100 * page, size=(96, 64))
+            one["messages"][0]["content"].insert(1, {"type": "image", "image": extra.relative_to(workspace).as_posix()})
+    write_records(workspace / "d.jsonl", records)
+    run("split_jsonl", "--in", "d.jsonl", "--assign", "balanced")
+    strata = json.loads((workspace / "data/splits/report.json").read_text())["strata"]
+    assert [list(places.values()) for places in strata.values()] == [[24, 3, 3]] * 3
+    assert set(strata) == {"1 pages, 0 rows", "2 pages, 0 rows", "3-5 pages, 0 rows"}
+
+
+def test_held_out_documents_go_to_test_and_unknown_ids_are_named(run, workspace):
+    write_records(workspace / "d.jsonl", split_records(workspace, 30))
+    (workspace / "held.txt").write_text("doc 3\ndoc 7\n\ndoc 999\n")
+    outcome = run("split_jsonl", "--in", "d.jsonl", "--holdout-file", "held.txt")
+    places = splits_of(workspace)
+    assert outcome.code == 1 and "1 ids of held.txt are in no record: doc 999" in outcome.err
+    assert places["doc 3"] == places["doc 7"] == "test"
+
+
+def test_near_duplicates_on_both_sides_are_listed_and_stay(run, workspace):
+    records = []
+    words = [f"word{n}" for n in range(400)]
+    for number in range(60):
+        own = random.Random(number // 2).sample(words, 30)  # pairs share all words but one
+        own[0] = f"only{number}"
+        answer = json.dumps({"company": " ".join(own), "date": None, "address": None, "total": str(number)})
+        records.append(record(answer, id=f"doc {number}"))
+        records[-1]["messages"][0]["content"][0]["image"] = png(workspace / f"i/{number}.png", shade=number, size=(64 + number, 64)).relative_to(workspace).as_posix()  # fmt: skip
+    write_records(workspace / "d.jsonl", records)
+    outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--near-bits", "-1", "--json")
+    places = splits_of(workspace)
+    across = {n for n in range(60) if places[f"doc {n}"] != "train" and places[f"doc {n ^ 1}"] == "train"}
+    listed = [json.loads(line) for line in (workspace / "data/splits/near_duplicates.jsonl").read_text().splitlines()]
+    assert across and {pair["held_out"] for pair in listed} == {f"doc {n}" for n in across}
+    assert all(int(p["held_out"][4:]) ^ 1 == int(p["train"][4:]) and p["text"] > 0.8 for p in listed)
+    assert outcome.code == 0 and outcome.json["near_duplicates"] == len(across) and len(places) == 60
 
 
 def test_the_same_seed_makes_the_same_documents(run, workspace):
@@ -692,3 +854,44 @@ def test_the_shares_of_all_machines_are_the_whole(run, workspace):
     assert images == {p.name: p.read_bytes() for p in (workspace / "shared").glob("*.png")}
     assert len(list((workspace / "shared").glob("manifest.shard-*.jsonl"))) == 3
     assert "give I/N" in run("pdf_to_images", "--in", "s/pdfs", "--shard", "4/3").err
+
+
+def test_an_azure_ml_parallel_job_calls_the_same_function(run, workspace, monkeypatch):
+    """The service calls init() once and run() with the paths of a mini-batch; rows returned are appended to one file."""
+    import pdf_to_images
+
+    run("make_sample_documents", "--out-dir", "s", "--documents", 4, "--no-mess")
+    (workspace / "s/pdfs/broken.pdf").write_text("no pdf")
+    whole = run("pdf_to_images", "--in", "s/pdfs", "--out-dir", "whole", "--image-max-tokens", 64)
+    assert whole.code == 1
+    monkeypatch.setattr("sys.argv", ["driver", "--out-dir", "step", "--image-max-tokens", "64", "--amlbi_unknown", "1"])
+    pdf_to_images.init()
+    sources = sorted(str(path) for path in (workspace / "s/pdfs").iterdir())
+    rows = [row for start in (0, 3) for row in pdf_to_images.run(sources[start : start + 3])]
+    expected = (workspace / "whole/manifest.jsonl").read_text().replace("whole/", "step/").splitlines()
+    assert sorted(map(json.loads, rows), key=str) == sorted(map(json.loads, expected), key=str)
+    assert len(list((workspace / "step").glob("problems_*.jsonl"))) == 1
+
+
+def test_any_number_of_workers_writes_the_same_bytes(run, workspace):
+    run("make_sample_documents", "--out-dir", "s", "--documents", 12, "--no-mess", "--layout", "realistic")
+    for workers, order in ((1, 1), (4, -1)):
+        sources = sorted((workspace / "s/pdfs").iterdir())[::order]
+        run("pdf_to_images", "--in", *sources, "--out-dir", "img", "--workers", workers, "--text-layer", "--overwrite")
+        files = {p: p.read_bytes() for folder in ("img", "data/ocr") for p in (workspace / folder).iterdir()}
+        if workers == 1:
+            first = files
+    assert len(first) > 8 and files == first
+
+
+def test_a_page_that_one_engine_renders_blank_goes_to_the_other(workspace, monkeypatch):
+    """MuPDF leaves some JBIG2 pages blank; none can be made here, so its answer is replaced by a blank one."""
+    from PIL import Image
+
+    from toolkit import pdf_pages
+
+    pdf(workspace / "a.pdf", pages=2)
+    monkeypatch.setattr(pdf_pages, "page_image", lambda page, budget: Image.new("RGB", (64, 96), "white"))
+    lines = pdf_pages.render_document(str(workspace / "a.pdf"), str(workspace / "img"), 64, "png", None, ())
+    assert [(line["engine"], line["blank"]) for line in lines] == [("pypdfium2", False)] * 2
+    assert "rendered by the second engine" in lines[0]["warnings"][-1]

@@ -24,6 +24,10 @@ _SUFFIX = re.compile(
 )
 
 
+class PageShape(ValueError):
+    """A page whose shape no model takes; the message is one sentence."""
+
+
 def image_tokens(width: int, height: int) -> int:
     """Vision tokens of an image whose sides are multiples of 32."""
     return (width // TOKEN_SIDE) * (height // TOKEN_SIDE)
@@ -33,12 +37,12 @@ def fitted_size(width: float, height: float, max_tokens: int, *, max_scale: floa
     """`(width, height)` in pixels, multiples of 32, of at most `max_tokens`, closest to the aspect of the input.
 
     The size is a fixed point of Qwen3-VL's `smart_resize`, so that the processor does not resize the image again.
-    `max_scale` bounds the enlargement (pixels out per unit in). Raises ValueError for an aspect above 200.
+    `max_scale` bounds the enlargement (pixels out per unit in). Raises PageShape for an aspect above 200.
     """
     if width <= 0 or height <= 0:
-        raise ValueError("the page has no area")
+        raise PageShape("the page has no area")
     if max(width, height) / min(width, height) > MAX_ASPECT:
-        raise ValueError(
+        raise PageShape(
             f"the page is {max(width, height) / min(width, height):.0f} times longer than wide; the model takes {MAX_ASPECT} at most"
         )
     scale = (max_tokens * TOKEN_SIDE**2 / (width * height)) ** 0.5

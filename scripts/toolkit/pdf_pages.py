@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.files import atomic, safe_name, sha256_of, shown
-from toolkit.page_images import IMAGE_SUFFIXES, fitted_size, image_tokens
+from toolkit.page_images import IMAGE_SUFFIXES, PageShape, fitted_size, image_tokens
 
 PDF_SUFFIXES = (".pdf",)
 HEIC_SUFFIXES = (".heic", ".heif")
@@ -110,30 +110,45 @@ def pdf_page_images(
                 raise UnreadableDocument(
                     "it is protected by a password; give it with --password-file, or remove the protection"
                 )
-        if document.page_count == 0:
+        if page_count(document) == 0:
             yield from pdfium_page_images(path, image_max_tokens, passwords)
             return
         with contextlib.ExitStack() as stack:
             second: SecondEngine | None = None
-            for page in document.pages():
-                image, complaint = None, ""
+            for number in range(document.page_count):
+                image, words, complaint = None, [], ""
                 try:
+                    page = document.load_page(number)
                     image = page_image(page, image_max_tokens)
-                except ValueError as error:
-                    raise UnreadableDocument(f"page {page.number + 1}: {error}") from None
+                    words = page_words(page, image)
+                except PageShape as error:
+                    raise UnreadableDocument(f"page {number + 1}: {error}") from None
                 except Exception as error:
-                    complaint = f"PyMuPDF cannot render it: {' '.join(str(error).split())[:120]}"
+                    complaint = f"PyMuPDF cannot {'read its text' if image else 'render it'}: {' '.join(str(error).split())[:120]}"
                 warnings = sorted(set(pymupdf.TOOLS.mupdf_warnings().splitlines()))[:5]
                 engine = "pymupdf"
                 if image is None or is_blank(image):
                     second = second or stack.enter_context(SecondEngine(path, password))
-                    other = second.page(page.number, image_max_tokens)
+                    try:
+                        other = second.page(number, image_max_tokens)
+                    except PageShape as error:
+                        raise UnreadableDocument(f"page {number + 1}: {error}") from None
                     if other is not None and (image is None or not is_blank(other)):
                         image, engine = other, "pypdfium2"
                         warnings.append(complaint or "blank in PyMuPDF, rendered by the second engine")
                 if image is None:
-                    raise UnreadableDocument(f"page {page.number + 1}: {complaint}; nor can the second engine")
-                yield image, engine, warnings, page_words(page, image)
+                    raise UnreadableDocument(f"page {number + 1}: {complaint}; nor can the second engine")
+                if complaint and complaint not in warnings:
+                    warnings.append(complaint)
+                yield image, engine, warnings, words
+
+
+def page_count(document: Any) -> int:
+    """The number of pages as PyMuPDF finds it; 0 where the page tree makes no sense to it (the second engine may know better)."""
+    try:
+        return int(document.page_count)
+    except Exception:
+        return 0
 
 
 def page_words(page: Any, image: Any) -> list[list[Any]]:
@@ -145,7 +160,7 @@ def page_words(page: Any, image: Any) -> list[list[Any]]:
 
 
 def page_image(page: Any, image_max_tokens: int) -> Any:
-    """One PyMuPDF page as an RGB image, rastered straight to its size in vision tokens. Raises ValueError for its shape."""
+    """One PyMuPDF page as an RGB image, rastered straight to its size in vision tokens. Raises PageShape."""
     import pymupdf
     from PIL import Image
 
@@ -179,7 +194,7 @@ class SecondEngine:
         self.document.close()
 
     def page(self, index: int, image_max_tokens: int) -> Any:
-        """Page `index` (from 0) as an RGB image, or None where this engine cannot render it. Raises ValueError for its shape."""
+        """Page `index` (from 0) as an RGB image, or None where this engine cannot render it. Raises PageShape."""
         import pypdfium2
 
         if index >= len(self.document):
@@ -209,7 +224,7 @@ def pdfium_page_images(
         for index in range(len(engine.document)):
             try:
                 image = engine.page(index, image_max_tokens)
-            except ValueError as error:
+            except PageShape as error:
                 raise UnreadableDocument(f"page {index + 1}: {error}") from None
             if image is None:
                 raise UnreadableDocument(f"page {index + 1}: neither engine can render it")

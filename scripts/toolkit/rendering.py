@@ -58,6 +58,11 @@ def outcome_of(source: str, out_dir: str, *how: Any) -> tuple[list[dict[str, Any
         return render_document(source, out_dir, *how), ""
     except UnreadableDocument as error:
         return [], str(error)
+    except OSError:
+        raise  # a full disk concerns every document
+    except Exception as error:
+        # As a sentence: some of the engines' exceptions cannot be sent to another process.
+        return [], f"it cannot be rendered ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
 
 
 def on_cluster(todo: list[Path], out_dir: Path, how: How, *, address: str, time_limit: float) -> Iterator[Result]:

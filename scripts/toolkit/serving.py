@@ -1,6 +1,6 @@
 """How a model is served by vLLM: every setting with its reason, the memory it will take, and what must be true before.
 
-Facts about vLLM are of version 0.32. Sizes of GPUs are of the vendors' data sheets.
+Facts about vLLM are of version 0.32.
 """
 
 from __future__ import annotations
@@ -17,31 +17,12 @@ from typing import Any
 from toolkit.console import ExitCode, StageError
 from toolkit.contract import Contract
 from toolkit.files import shown
+from toolkit.gpus import GPUS, Gpu
 from toolkit.model_folder import weight_bytes
 
 GIB = 2**30
 # CUDA context, CUDA graphs, activations of one prefill: an allowance, not a measurement.
 GPU_OVERHEAD_GIB = 3.0
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU: memory in GiB as the driver reports it, compute capability."""
-
-    name: str
-    memory_gib: float
-    capability: float
-
-
-GPUS = {
-    "a10": Gpu("A10", 22.5, 8.6),
-    "l4": Gpu("L4", 22.5, 8.9),
-    "a6000": Gpu("RTX A6000", 48.0, 8.6),
-    "l40s": Gpu("L40S", 45.0, 8.9),
-    "a100": Gpu("A100 80GB", 80.0, 8.0),
-    "h100": Gpu("H100", 80.0, 9.0),
-    "h200": Gpu("H200", 140.0, 9.0),
-}
 
 
 @dataclass(frozen=True)

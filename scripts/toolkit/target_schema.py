@@ -4,7 +4,7 @@ It is a JSON Schema (draft 2020-12); everything of ours stands under the keyword
 One object drives the join of labels, the prompt, the label check, the served grammar, and the scoring.
 
 `x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key` (identifies
-a list's row), `synonyms` ({value: [spellings]}), `check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join).
+a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}), `check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join).
 `x-extract` of the root: `document_column`, `checks`.
 """
 
