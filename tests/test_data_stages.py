@@ -895,3 +895,36 @@ def test_a_page_that_one_engine_renders_blank_goes_to_the_other(workspace, monke
     lines = pdf_pages.render_document(str(workspace / "a.pdf"), str(workspace / "img"), 64, "png", None, ())
     assert [(line["engine"], line["blank"]) for line in lines] == [("pypdfium2", False)] * 2
     assert "rendered by the second engine" in lines[0]["warnings"][-1]
+
+
+def test_several_lists_come_from_flat_rows_and_from_nested_objects(run, workspace):
+    def leaf(column, **more):
+        return {"type": ["string", "null"], "maxLength": 40, "x-extract": {"column": column, **more}}
+
+    def rows(**properties):
+        item = {"type": "object", "additionalProperties": False, "required": [], "properties": properties}
+        return {"type": "array", "maxItems": 50, "items": item}
+
+    schema = {"type": "object", "additionalProperties": False, "required": [], "x-extract": {"document_column": "file"}, "properties": {
+        "containers": rows(number=leaf("cntr", compare="id", key=True), size=leaf("size")),
+        "charges": rows(code=leaf("charge", key=True), amount=leaf("amount")),
+    }}  # fmt: skip
+    (workspace / "s.json").write_text(json.dumps(schema))
+    png(workspace / "img/a.png")
+    flat = [
+        {"file": "a.pdf", "cntr": "MSKU1234565", "size": "40", "charge": "THC", "amount": "10"},
+        {"file": "a.pdf", "cntr": "CSQU3054383", "size": "20", "charge": None, "amount": None},
+        {"file": "a.pdf", "cntr": None, "size": None, "charge": "DOC", "amount": "5"},
+    ]
+    nested = [{"file": "a.pdf",
+               "containers": [{"cntr": "MSKU1234565", "size": "40"}, {"cntr": "CSQU3054383", "size": "20"}],
+               "charges": [{"charge": "THC", "amount": "10"}, {"charge": "DOC", "amount": "5"}]}]  # fmt: skip
+    for table in (flat, nested):
+        write_results(workspace / "t.json", table)
+        done = run("build_jsonl_from_results", "--results", "t.json", "--schema", "s.json", "--images-dir", "img")
+        gold = json.loads(json.loads((workspace / "data/train.jsonl").read_text())["messages"][-1]["content"][0]["text"])  # fmt: skip
+        assert done.code == 0, done.err
+        assert gold == {
+            "containers": [{"number": "MSKU1234565", "size": "40"}, {"number": "CSQU3054383", "size": "20"}],
+            "charges": [{"code": "THC", "amount": "10"}, {"code": "DOC", "amount": "5"}],
+        }

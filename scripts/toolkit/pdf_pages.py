@@ -40,6 +40,17 @@ class PageImage:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass
+class RenderedPage:
+    """One page as an RGB image; `words` are [x0, y0, x1, y1, text] in pixels of it, empty where no text layer was asked for."""
+
+    image: Any
+    engine: str
+    blank: bool
+    warnings: list[str] = field(default_factory=list)
+    words: list[list[Any]] = field(default_factory=list)
+
+
 class UnreadableDocument(Exception):
     """The document cannot be rendered; the message is one sentence without the file's name."""
 
@@ -58,35 +69,36 @@ def render_document(
     """
     path = Path(source)
     digest = sha256_of(path)
-    document = safe_name(path.stem)
+    document, shown_source, shown_folder = safe_name(path.stem), shown(path), shown(out_dir)
     lines: list[PageImage] = []
     words: list[list[list[Any]]] = []
     pages = (
-        pdf_page_images(path, image_max_tokens, passwords)
+        pdf_page_images(path, image_max_tokens, passwords, text=text_layer_dir is not None)
         if path.suffix.lower() == ".pdf"
         else picture_pages(path, image_max_tokens)
     )
-    for number, (image, engine, warnings, page_words) in enumerate(pages, 1):
-        target = Path(out_dir) / f"{document}_page_{number:04d}.{image_format}"
-        save_image(image, target)
+    for number, page in enumerate(pages, 1):
+        name = f"{document}_page_{number:04d}.{image_format}"
+        save_image(page.image, Path(out_dir) / name)
+        width, height = page.image.size
         lines.append(
-            PageImage(document, shown(path), digest, number, 0, shown(target), image.width, image.height,
-                      image_tokens(image.width, image.height), is_blank(image), engine, image_max_tokens, warnings)
+            PageImage(document, shown_source, digest, number, 0, (Path(shown_folder) / name).as_posix(), width, height,
+                      image_tokens(width, height), page.blank, page.engine, image_max_tokens, page.warnings)
         )  # fmt: skip
-        words.append(page_words)
+        words.append(page.words)
     if not lines:
         raise UnreadableDocument("it has no pages (a truncated or damaged file)")
     for line in lines:
         line.pages = len(lines)
     if text_layer_dir is not None:
-        write_text_layer(Path(text_layer_dir) / f"{document}.json", shown(path), lines, words)
+        write_text_layer(Path(text_layer_dir) / f"{document}.json", shown_source, lines, words)
     return [asdict(line) for line in lines]
 
 
 def pdf_page_images(
-    path: Path, image_max_tokens: int, passwords: tuple[str, ...] = ()
-) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
-    """`(RGB image, engine, warnings, words)` of every page; words are [x0, y0, x1, y1, text] in pixels of the image.
+    path: Path, image_max_tokens: int, passwords: tuple[str, ...] = (), *, text: bool = False
+) -> Iterator[RenderedPage]:
+    """Every page of a PDF, with its words where `text` is given.
 
     A page that PyMuPDF cannot render, or renders blank, goes to the second engine: each of the two renders a few files that
     the other cannot (JBIG2 refinement pages come out blank in MuPDF).
@@ -116,31 +128,34 @@ def pdf_page_images(
         with contextlib.ExitStack() as stack:
             second: SecondEngine | None = None
             for number in range(document.page_count):
-                image, words, complaint = None, [], ""
+                image, blank, words, complaint = None, True, [], ""
                 try:
                     page = document.load_page(number)
                     image = page_image(page, image_max_tokens)
-                    words = page_words(page, image)
+                    blank = is_blank(image)
+                    words = page_words(page, image) if text else []
                 except PageShape as error:
                     raise UnreadableDocument(f"page {number + 1}: {error}") from None
                 except Exception as error:
                     complaint = f"PyMuPDF cannot {'read its text' if image else 'render it'}: {' '.join(str(error).split())[:120]}"
                 warnings = sorted(set(pymupdf.TOOLS.mupdf_warnings().splitlines()))[:5]
                 engine = "pymupdf"
-                if image is None or is_blank(image):
+                if blank:
                     second = second or stack.enter_context(SecondEngine(path, password))
                     try:
                         other = second.page(number, image_max_tokens)
                     except PageShape as error:
                         raise UnreadableDocument(f"page {number + 1}: {error}") from None
                     if other is not None and (image is None or not is_blank(other)):
-                        image, engine = other, "pypdfium2"
+                        image, engine, blank = other, "pypdfium2", is_blank(other)
                         warnings.append(complaint or "blank in PyMuPDF, rendered by the second engine")
                 if image is None:
                     raise UnreadableDocument(f"page {number + 1}: {complaint}; nor can the second engine")
                 if complaint and complaint not in warnings:
                     warnings.append(complaint)
-                yield image, engine, warnings, words
+                yield RenderedPage(image, engine, blank, warnings, words)
+        # MuPDF keeps up to 256 MB of glyphs and images for later; the next document has its own.
+        pymupdf.TOOLS.store_shrink(100)
 
 
 def page_count(document: Any) -> int:
@@ -167,7 +182,8 @@ def page_image(page: Any, image_max_tokens: int) -> Any:
     width, height = fitted_size(page.rect.width, page.rect.height, image_max_tokens, max_scale=MAX_DPI / 72)
     matrix = pymupdf.Matrix(width / page.rect.width, height / page.rect.height)
     pixmap = page.get_pixmap(matrix=matrix, colorspace=pymupdf.csRGB, alpha=False)
-    image = Image.frombytes("RGB", (pixmap.width, pixmap.height), pixmap.samples_mv)
+    image = Image.new("RGB", (pixmap.width, pixmap.height), None)  # not filled first: every pixel follows
+    image.frombytes(pixmap.samples_mv)
     if image.size != (width, height):
         # MuPDF rounds a page box outwards; at most one row or column is off.
         canvas = Image.new("RGB", (width, height), "white")
@@ -209,9 +225,7 @@ class SecondEngine:
         return image if image.size == (width, height) else image.resize((width, height))
 
 
-def pdfium_page_images(
-    path: Path, image_max_tokens: int, passwords: tuple[str, ...]
-) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
+def pdfium_page_images(path: Path, image_max_tokens: int, passwords: tuple[str, ...]) -> Iterator[RenderedPage]:
     """Every page by the second engine, for files that PyMuPDF does not open. No words."""
     for number, password in enumerate((None, *passwords)):
         try:
@@ -228,10 +242,10 @@ def pdfium_page_images(
                 raise UnreadableDocument(f"page {index + 1}: {error}") from None
             if image is None:
                 raise UnreadableDocument(f"page {index + 1}: neither engine can render it")
-            yield image, "pypdfium2", ["opened by the second engine only"], []
+            yield RenderedPage(image, "pypdfium2", is_blank(image), ["opened by the second engine only"])
 
 
-def picture_pages(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str, list[str], list[list[Any]]]]:
+def picture_pages(path: Path, image_max_tokens: int) -> Iterator[RenderedPage]:
     """The frames of an image file (a TIFF may hold several), turned as EXIF says and fitted to the token budget."""
     from PIL import Image, ImageOps, ImageSequence
 
@@ -251,7 +265,7 @@ def picture_pages(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str,
                 width, height = fitted_size(image.width, image.height, image_max_tokens, max_scale=1.0)
                 if image.size != (width, height):
                     image = image.resize((width, height), Image.Resampling.LANCZOS)
-                yield image, "pillow", [], []
+                yield RenderedPage(image, "pillow", is_blank(image))
     except UnreadableDocument:
         raise
     except Exception as error:
@@ -259,9 +273,15 @@ def picture_pages(path: Path, image_max_tokens: int) -> Iterator[tuple[Any, str,
 
 
 def is_blank(image: Any) -> bool:
-    """True where the darkest and the lightest pixel hardly differ: 1-2 ms a page, not MuPDF's `is_unicolor`."""
-    low, high = image.convert("L").getextrema()
-    return bool(high - low < 24)
+    """True where the darkest and the lightest pixel hardly differ. Pillow's extrema, not MuPDF's `is_unicolor` (0.2-2 s a page).
+
+    Every eighth pixel settles it for almost every page; only where those look alike all are looked at.
+    """
+    for view in (image.resize((max(1, image.width // 8), max(1, image.height // 8)), 0), image):  # 0: nearest
+        low, high = view.convert("L").getextrema()
+        if high - low >= 24:
+            return False
+    return True
 
 
 def save_image(image: Any, target: Path) -> None:
