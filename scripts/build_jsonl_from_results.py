@@ -96,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     found, images_left = match_images(images, (document.key for document in documents))
 
     schema_path = args.out.with_suffix(".schema.json")
+    schema_name = shown(schema_path)
     records: list[dict[str, Any]] = []
     without_images: list[str] = []
     cut: list[str] = []
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             pages = pages[:page_limit]
         if args.limit is not None and len(records) >= args.limit:
             continue
-        meta = {"schema": shown(schema_path), "source": document.file_name, "pages": len(pages), "images": kind}
+        meta = {"schema": schema_name, "source": document.file_name, "pages": len(pages), "images": kind}
         records.append(make_record(document.file_name, pages, prompt, compact_json(document.answer), meta))
     report(args, records, left_out, without_images, images_left, problems, cut, results)
     if not records:

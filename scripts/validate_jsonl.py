@@ -66,9 +66,10 @@ def main(argv: list[str] | None = None) -> int:
         valid = stack.enter_context(atomic(args.fix_out, "wb")) if args.fix_out else None
         for path in files:
             count = 0
+            name = shown(path)  # once: it asks the file system
             for line_number, data in iter_data_lines(path):
                 count += 1
-                found = check.problems(data, f"{shown(path)}:{line_number}")
+                found = check.problems(data, f"{name}:{line_number}")
                 if found:
                     tally.add(path, line_number, found)
                 if valid and not any(severity == "error" for _, _, severity in found):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import io
 import math
 import re
@@ -41,16 +42,16 @@ class LabelledDocument:
 
 def read_rows(path: Path, sheet: str | None = None) -> list[tuple[str, dict[str, Any]]]:
     """`(where, row)` of every row of a JSON list, a JSONL, a CSV or an Excel file. Raises StageError where it is none."""
-    suffix = path.suffix.lower()
+    suffix, name = path.suffix.lower(), shown(path)
     if suffix in (".jsonl", ".ndjson"):
-        rows = [(f"{shown(path)}:{number}", value) for number, value in read_jsonl(path)]
+        rows = [(f"{name}:{number}", value) for number, value in read_jsonl(path)]
     elif suffix in (".csv", ".tsv"):
         text = read_text(path)
         first = text.splitlines()[0] if text.strip() else ""
         delimiter = max(",;\t", key=first.count)
         reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restkey="", strict=True)
         try:
-            rows = [(f"{shown(path)}:{reader.line_num}", dict(row)) for row in reader]
+            rows = [(f"{name}:{reader.line_num}", dict(row)) for row in reader]
         except csv.Error as error:
             raise StageError(f"{shown(path)}:{reader.line_num}: not CSV: {error}") from None
     elif suffix in EXCEL_SUFFIXES:
@@ -68,7 +69,7 @@ def read_rows(path: Path, sheet: str | None = None) -> list[tuple[str, dict[str,
             value = value[lists[0]]
         if not isinstance(value, list):
             raise StageError(f"{shown(path)}: a list of rows is needed, this is a JSON {type(value).__name__}")
-        rows = [(f"{shown(path)}[{index}]", row) for index, row in enumerate(value)]
+        rows = [(f"{name}[{index}]", row) for index, row in enumerate(value)]
     for where, row in rows:
         if not isinstance(row, dict):
             raise StageError(f"{where}: a row must be an object with column names, this is {type(row).__name__}")
@@ -133,6 +134,7 @@ def absent_columns(schema: TargetSchema, columns: set[str]) -> set[str]:
     return missing
 
 
+@functools.lru_cache(maxsize=4096)
 def fold(column: str) -> str:
     """A column name without case, spaces, underscores and hyphens."""
     return re.sub(r"[\s_\-]+", "", column.casefold())
