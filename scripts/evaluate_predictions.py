@@ -1,28 +1,34 @@
 """Score predictions against gold under a target schema, field by field and row by row; failed answers count as all missed.
 
 Reads a prediction JSONL (--pred), gold (a training JSONL) and optionally other prediction files to stand beside it
-(--against NAME=FILE). Writes metrics (JSON) and a self-contained HTML report. The last line of --json holds micro_f1,
-macro_f1, header_macro_f1, row_precision, row_recall, row_f1, cell_f1, document_exact, documents, valid and more.
+(--against NAME=FILE: the adapter, the quantized model, the hosted API), each with a verdict: better, worse, or no difference
+shown. Writes metrics (JSON), and on request a table (CSV, Markdown) and a self-contained HTML report. --fail-under and
+--max-drop make the exit code 1 where a score does not hold. The last line of --json holds micro_f1, macro_f1, header_macro_f1,
+row_precision, row_recall, row_f1, cell_f1, document_exact, documents, valid and more.
 
     python scripts/evaluate_predictions.py --pred data/predictions/test.jsonl --gold data/splits/test.jsonl --report data/reports/test.html
-    python scripts/evaluate_predictions.py --pred adapter.jsonl --against base=base.jsonl --gold test.jsonl --schema schemas/invoice.schema.json --json
+    python scripts/evaluate_predictions.py --pred awq.jsonl --against adapter=adapter.jsonl --gold test.jsonl --fail-under micro_f1=0.95 --max-drop micro_f1=0.01
 """
 
 from __future__ import annotations
 
+import csv
+import itertools
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.console import StageError, first_few, say
-from toolkit.files import argument_path, shown, write_json
-from toolkit.predictions import read_gold, read_predictions
-from toolkit.scoring import DocumentScore, buckets, field_table, intervals, score_document, summary
-from toolkit.target_schema import TargetSchema
+from toolkit.checks import business_problems
+from toolkit.console import ExitCode, StageError, first_few, say
+from toolkit.files import argument_path, atomic, shown, write_json, write_text
+from toolkit.predictions import PredictionFile, read_gold
+from toolkit.score_table import RATES, ScoreTable, compared
+from toolkit.scoring import DocumentScore, score_document
+from toolkit.target_schema import TargetSchema, value_at
 
 HEADLINE = ("micro_f1", "macro_f1", "header_macro_f1", "row_f1", "cell_f1", "document_exact")
+Gold = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 def build_parser() -> console.Parser:
@@ -44,12 +50,40 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--name", default="predictions", help="what --pred is called in the report (default: predictions)"
     )
-    parser.add_argument("--report", type=argument_path, default=None, help="HTML report to write")
     parser.add_argument(
+        "--bucket-by",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="also score by this field of the records' meta, or of the gold answer; repeat for more",
+    )
+    parser.add_argument(
+        "--companions", action="store_true", help="also ANLS* and nTED (means over documents; seconds a long document)"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--report", type=argument_path, default=None, help="HTML report to write")
+    output.add_argument(
         "--metrics", type=argument_path, default=None, help="metrics JSON to write (default: beside the report)"
     )
-    parser.add_argument("--note", default="", help="a sentence to stand at the head of the report")
-    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    output.add_argument("--csv", type=argument_path, default=None, help="one line a run, metric and field")
+    output.add_argument("--markdown", type=argument_path, default=None, help="the tables as Markdown")
+    output.add_argument("--note", default="", help="a sentence to stand at the head of the report")
+    output.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    gates = parser.add_argument_group("gates")
+    gates.add_argument(
+        "--fail-under",
+        action="append",
+        default=[],
+        metavar="METRIC=VALUE",
+        help="exit 1 where --pred scores less; repeat for more",
+    )
+    gates.add_argument(
+        "--max-drop",
+        action="append",
+        default=[],
+        metavar="METRIC=VALUE",
+        help="exit 1 where --pred scores less than any --against by more than this; repeat for more",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     return parser
 
@@ -57,75 +91,154 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    gold = list(read_gold(args.gold))
-    name = args.schema or gold[0][2].get("meta", {}).get("schema")
+    gold = read_gold(args.gold)
+    first = next(gold)
+    schema = schema_of(args, first[2])
+    floors = [gate(text, "--fail-under") for text in args.fail_under]
+    drops = [gate(text, "--max-drop") for text in args.max_drop]
+    files = prediction_files(args)
+    if drops and len(files) == 1:
+        raise StageError("--max-drop compares with other predictions; give them with --against NAME=FILE")
+    tables = {label: ScoreTable(schema) for label in files}
+    companions: dict[str, list[tuple[float, float]]] = {label: [] for label in files}
+    shown_documents: list[tuple[Gold, DocumentScore]] = []
+    ids: set[str] = set()
+    for document in console.progress(itertools.chain([first], gold), what="documents"):
+        if document[0] in ids:
+            raise StageError(
+                f"{shown(args.gold)}: the id {document[0]!r} stands twice; which is its gold cannot be told"
+            )
+        ids.add(document[0])
+        for label, file in files.items():
+            score = scored(schema, document, file, tables[label], args.bucket_by)
+            if args.companions:
+                companions[label].append(companion_scores(document[1], file.get(document[0]), score.status))
+            if args.report and label == args.name:
+                shown_documents.append((document, score))
+    for label, file in files.items():
+        name_leftovers(label, file, tables[label], ids)
+    say(f"{len(ids)} documents, schema {shown(schema.source)}")
+
+    results = {label: run_result(table, args.seed) for label, table in tables.items()}
+    for label, pairs in companions.items():
+        if pairs:
+            anls, nted = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+            results[label] |= {"anls_star": anls, "nted": nted}
+    for label in list(files)[1:]:
+        results[label]["difference"] = compared(tables[args.name], tables[label], seed=args.seed)
+    print_tables(results, args.name)
+    write_outputs(args, schema, results, files[args.name], shown_documents)
+    broken = broken_gates(results, args.name, floors, drops)
+    for sentence in broken:
+        say(sentence)
+    final = last_line(results[args.name])
+    final |= {"against": {label: last_line(r) for label, r in results.items() if label != args.name}}
+    if floors or drops:
+        final["gates_broken"] = broken
+    return console.finish(args, final, ExitCode.PROBLEMS if broken else ExitCode.OK)
+
+
+def schema_of(args: Any, record: dict[str, Any]) -> TargetSchema:
+    name = args.schema or record.get("meta", {}).get("schema")
     if name is None:
         raise StageError(f"{shown(args.gold)} names no schema in meta.schema; give --schema FILE")
-    schema = TargetSchema.load(Path(name))
-    runs = {args.name: read_predictions(args.pred)}
+    return TargetSchema.load(Path(name))
+
+
+def prediction_files(args: Any) -> dict[str, PredictionFile]:
+    files = {args.name: PredictionFile(args.pred)}
     for item in args.against:
         label, separator, path = item.partition("=")
-        if not separator or not label or label in runs:
+        if not separator or not label or label in files:
             raise StageError(f"--against {item!r}: give NAME=FILE with a name of its own")
-        runs[label] = read_predictions(argument_path(path))
-    say(f"{len(gold)} documents, schema {shown(name)}")
-    results: dict[str, dict[str, Any]] = {}
-    scores: dict[str, list[DocumentScore]] = {}
-    for label, predictions in runs.items():
-        scores[label] = scored(schema, gold, predictions, label)
-        results[label] = {
-            **summary(schema, scores[label]),
-            "intervals": intervals(scores[label], seed=args.seed),
-            "funnel": dict(Counter(score.status for score in scores[label]).most_common()),
-            "fields": field_table(schema, scores[label]),
-            "buckets": buckets(schema, scores[label]),
-        }
-    print_table(results)
-    metrics = args.metrics or (args.report.with_suffix(".json") if args.report else None)
-    if metrics:
-        write_json(metrics, results)
-        say(f"metrics -> {shown(metrics)}")
-    if args.report:
-        from toolkit.report import write_report
+        files[label] = PredictionFile(argument_path(path))
+    return files
 
-        write_report(args.report, schema, gold, runs, scores, results, args.root, args.note)
-        say(f"report -> {shown(args.report)}")
-    final = {key: value for key, value in results[args.name].items() if key not in ("fields", "buckets")}
-    final |= {
-        "against": {
-            label: {k: v for k, v in r.items() if k not in ("fields", "buckets")}
-            for label, r in results.items()
-            if label != args.name
-        }
-    }
-    return console.finish(args, final)
+
+def gate(text: str, flag: str) -> tuple[str, float]:
+    metric, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if metric not in RATES or number != number:
+        raise StageError(f"{flag} {text!r}: give METRIC=VALUE with a metric of {', '.join(RATES)}")
+    return metric, number
 
 
 def scored(
-    schema: TargetSchema,
-    gold: list[tuple[str, dict[str, Any], dict[str, Any]]],
-    predictions: dict[str, dict[str, Any]],
-    label: str,
-) -> list[DocumentScore]:
-    """One score per gold document; a document without a prediction counts as all missed, and is named."""
+    schema: TargetSchema, document: Gold, file: PredictionFile, table: ScoreTable, bucket_by: list[str]
+) -> DocumentScore:
+    """Score one gold document into the run's table; a document without a prediction counts as all missed."""
     from toolkit.records import images_of
 
-    result = []
-    for identity, answer, record in gold:
-        line = predictions.get(identity)
-        status = "missing" if line is None else str(line.get("status", "ok"))
-        pages = len(images_of(record)) if "messages" in record else 0
-        result.append(score_document(schema, identity, answer, line.get("prediction") if line else None, status, pages))
-    missing = [score.identity for score in result if score.status == "missing"]
+    identity, answer, record = document
+    line = file.get(identity)
+    status = "missing" if line is None else str(line.get("status", "ok"))
+    prediction = line.get("prediction") if line else None
+    pages = len(images_of(record)) if "messages" in record else 0
+    score = score_document(schema, identity, answer, prediction, status, pages)
+    checked = status == "ok" and isinstance(prediction, dict) and not business_problems(schema, prediction)
+    groups = []
+    for field in bucket_by:
+        value = record.get("meta", {}).get(field)
+        value = value_at(answer, tuple(field.split("."))) if value is None else value
+        groups.append(f"{field} {'none' if value is None else value}")
+    table.add(score, checked=checked, groups=groups)
+    return score
+
+
+def companion_scores(gold: dict[str, Any], line: dict[str, Any] | None, status: str) -> tuple[float, float]:
+    """`(ANLS*, nTED)` of one document; a failed answer is an empty one."""
+    from toolkit.companions import anls_star, tree_similarity
+
+    answer = line.get("prediction") if line and status == "ok" else None
+    answer = answer if isinstance(answer, dict) else {}
+    return anls_star(gold, answer), tree_similarity(gold, answer)
+
+
+def name_leftovers(label: str, file: PredictionFile, table: ScoreTable, ids: set[str]) -> None:
+    missing = [identity for identity, state in zip(table.ids, table.states, strict=True) if state == "missing"]
     if missing:
         say(f"{label}: {len(missing)} gold documents have no prediction and count as all missed: {first_few(missing)}")
-    unknown = sorted(set(predictions) - {identity for identity, *_ in gold})
+    unknown = sorted(file.ids() - ids)
     if unknown:
         say(f"{label}: {len(unknown)} predictions have no gold and are not scored: {first_few(unknown)}")
-    return result
 
 
-def print_table(results: dict[str, dict[str, Any]]) -> None:
+def run_result(table: ScoreTable, seed: int) -> dict[str, Any]:
+    return {
+        **table.summary(),
+        "intervals": table.intervals(seed=seed),
+        "funnel": table.states_counted(),
+        "validity": table.funnel(),
+        "fields": table.field_table(),
+        "buckets": table.buckets(),
+    }
+
+
+def last_line(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key not in ("fields", "buckets")}
+
+
+def broken_gates(
+    results: dict[str, dict[str, Any]], name: str, floors: list[tuple[str, float]], drops: list[tuple[str, float]]
+) -> list[str]:
+    """One sentence per gate that does not hold; a metric that the schema does not have breaks its gate."""
+    ours, sentences = results[name], []
+    for metric, floor in floors:
+        if ours[metric] is None or ours[metric] < floor:
+            value = "not measured" if ours[metric] is None else f"{ours[metric]:.4f}"
+            sentences.append(f"{metric} of {name} is {value}, less than --fail-under {floor:g}")
+    for metric, allowed in drops:
+        for label, other in results.items():
+            if label != name and (ours[metric] is None or other[metric] - ours[metric] > allowed):
+                fall = "not measured" if ours[metric] is None else f"{other[metric] - ours[metric]:.4f} below {label}"
+                sentences.append(f"{metric} of {name} is {fall}, more than --max-drop {allowed:g}")
+    return sentences
+
+
+def print_tables(results: dict[str, dict[str, Any]], name: str) -> None:
     width = max(len(label) for label in results) + 2
     print(" " * width + "".join(f"{key:>17s}" for key in HEADLINE) + f"{'valid':>12s}")
     for label, result in results.items():
@@ -134,6 +247,90 @@ def print_table(results: dict[str, dict[str, Any]]) -> None:
             + "".join("-".rjust(17) if result[key] is None else f"{result[key]:17.4f}" for key in HEADLINE)
             + f"{result['valid']:>6d}/{result['documents']}"
         )
+    for label, result in results.items():
+        if "anls_star" in result:
+            print(f"{label}: ANLS* {result['anls_star']:.4f}, nTED {result['nted']:.4f}")
+        if "difference" in result:
+            print(f"{name} against {label}:")
+            for metric in HEADLINE:
+                if metric in result["difference"]:
+                    print(f"  {metric:18s} {difference_text(result['difference'][metric])}")
+
+
+def difference_text(difference: dict[str, Any]) -> str:
+    low, high = difference["interval"]
+    return f"{difference['difference']:+.4f} ({low:+.4f} to {high:+.4f}): {difference['verdict']}"
+
+
+def write_outputs(
+    args: Any,
+    schema: TargetSchema,
+    results: dict[str, dict[str, Any]],
+    predictions: PredictionFile,
+    documents: list[tuple[Gold, DocumentScore]],
+) -> None:
+    metrics = args.metrics or (args.report.with_suffix(".json") if args.report else None)
+    if metrics:
+        write_json(metrics, results)
+        say(f"metrics -> {shown(metrics)}")
+    if args.csv:
+        with atomic(args.csv) as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["run", "field", "metric", "value", "low", "high"])
+            table.writerows(csv_lines(results))
+        say(f"table -> {shown(args.csv)}")
+    if args.markdown:
+        write_text(args.markdown, markdown(results, args.name))
+        say(f"table -> {shown(args.markdown)}")
+    if args.report:
+        from toolkit.report import write_report
+
+        write_report(args.report, schema, documents, predictions, results, args.root, args.note)
+        say(f"report -> {shown(args.report)}")
+
+
+def csv_lines(results: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    lines: list[list[Any]] = []
+    for label, result in results.items():
+        for metric in RATES:
+            if result[metric] is not None:
+                lines.append([label, "", metric, result[metric], *result["intervals"][metric]])
+        for field in result["fields"]:
+            for metric in ("f1", "precision", "recall", "tp", "wrong", "miss", "spurious"):
+                lines.append([label, field["field"], metric, field[metric], "", ""])
+    return lines
+
+
+def markdown(results: dict[str, dict[str, Any]], name: str) -> str:
+    """The scores with their intervals, the differences, and the fields of the first run."""
+
+    def table(rows: list[list[str]]) -> str:
+        rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in [rows[0], rule, *rows[1:]])
+
+    scores = [["", *HEADLINE, "valid"]]
+    for label, result in results.items():
+        cells = []
+        for metric in HEADLINE:
+            if result[metric] is None:
+                cells.append("-")
+            else:
+                low, high = result["intervals"][metric]
+                cells.append(f"{result[metric]:.3f} ({low:.3f} to {high:.3f})")
+        scores.append([label, *cells, f"{result['valid']} of {result['documents']}"])
+    parts = ["## Scores\n", table(scores)]
+    for label, result in results.items():
+        if "difference" in result:
+            rows = [["metric", "difference", "verdict"]]
+            for metric in HEADLINE:
+                if found := result["difference"].get(metric):
+                    low, high = found["interval"]
+                    rows.append([metric, f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})", found["verdict"]])
+            parts += [f"\n## {name} against {label}\n", table(rows)]
+    fields = [["field", "F1", "right", "wrong", "missed", "spurious"]]
+    for f in results[name]["fields"]:
+        fields.append([f["field"], f"{f['f1']:.3f}", str(f["tp"]), str(f["wrong"]), str(f["miss"]), str(f["spurious"])])
+    return "\n".join([*parts, f"\n## Fields of {name}, costliest first\n", table(fields), ""])
 
 
 if __name__ == "__main__":

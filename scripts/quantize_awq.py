@@ -134,13 +134,14 @@ def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float],
     from toolkit.local_model import LocalModel, batches_of
     from toolkit.predictions import judged
     from toolkit.records import gold_of, images_of
-    from toolkit.scoring import score_document, summary
+    from toolkit.score_table import ScoreTable
+    from toolkit.scoring import score_document
 
     schema = contract.target
     validator = schema.validator()
     records = list(read_records(args.check, args.check_records))
     local = LocalModel(str(args.model), None, contract, loaded=model)
-    scores, raw = [], []
+    scores, raw = ScoreTable(schema), []
     for batch in console.progress(list(batches_of(records, args.batch_size)), what="batches"):
         answers = local.answers([[open_page(args.root / image) for image in images_of(record)] for record in batch])
         for record, answer in zip(batch, answers, strict=True):
@@ -149,8 +150,8 @@ def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float],
             if gold is None:
                 raise StageError(f"record {record['id']!r} of --check has no answer to compare with")
             status, prediction = judged(schema, validator, answer.raw, answer.finish_reason)
-            scores.append(score_document(schema, record["id"], gold, prediction, status))
-    found = summary(schema, scores)
+            scores.add(score_document(schema, record["id"], gold, prediction, status))
+    found = scores.summary()
     return {"records": len(records)} | {name: found[name] for name in SCORES}, raw
 
 

@@ -6,7 +6,8 @@ import random
 import pytest
 from conftest import REPOSITORY
 
-from toolkit.scoring import as_number, field_table, intervals, outcome, score_document, summary
+from toolkit.score_table import ScoreTable
+from toolkit.scoring import as_number, outcome, score_document
 from toolkit.target_schema import Leaf, TargetSchema
 
 SCHEMA = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
@@ -81,8 +82,15 @@ def gold_document(rows=2):
     )
 
 
+def table_of(*scores, schema=SCHEMA):
+    table = ScoreTable(schema)
+    for score in scores:
+        table.add(score)
+    return table
+
+
 def scored(gold, predicted, status="ok"):
-    return summary(SCHEMA, [score_document(SCHEMA, "d", gold, predicted, status)])
+    return table_of(score_document(SCHEMA, "d", gold, predicted, status)).summary()
 
 
 def test_a_perfect_prediction_scores_one_everywhere():
@@ -157,7 +165,7 @@ def test_a_failed_answer_counts_as_all_missed(status):
     score = score_document(SCHEMA, "d", gold_document(), gold_document(), status)
     counts = {name: dict(c) for name, c in score.fields.items()}
     assert all(set(c) <= {"miss", "tn"} for c in counts.values())
-    result = summary(SCHEMA, [score])
+    result = table_of(score).summary()
     assert (result["micro_f1"], result["row_recall"], result["documents"], result["valid"]) == (0, 0, 1, 0)
 
 
@@ -173,9 +181,8 @@ def test_rows_found_where_there_are_none_have_no_precision():
 def test_fields_are_listed_costliest_first():
     wrong = gold_document() | {"bl_number": "X", "consignee_name": "Y"}
     half = gold_document() | {"bl_number": "X"}
-    table = field_table(
-        SCHEMA, [score_document(SCHEMA, str(i), gold_document(), p, "ok") for i, p in enumerate((wrong, half))]
-    )
+    scores = [score_document(SCHEMA, str(i), gold_document(), p, "ok") for i, p in enumerate((wrong, half))]
+    table = table_of(*scores).field_table()
     assert [(line["field"], line["errors"]) for line in table[:2]] == [("bl_number", 2), ("consignee_name", 1)]
 
 
@@ -185,13 +192,14 @@ def test_intervals_hold_the_value_and_are_the_same_for_the_same_seed():
         score_document(SCHEMA, str(i), gold_document(), gold_document() if rng.random() < 0.7 else {}, "ok")
         for i in range(60)
     ]
-    found = intervals(scores, seed=3)
-    assert found == intervals(scores, seed=3)
+    table = table_of(*scores)
+    found = table.intervals(seed=3)
+    assert found == table.intervals(seed=3)
     low, high = found["document_exact"]
-    assert low < summary(SCHEMA, scores)["document_exact"] < high
+    assert low < table.summary()["document_exact"] < high
 
 
 def test_a_schema_without_lists_has_no_row_scores():
     receipt = TargetSchema.load(REPOSITORY / "schemas/receipt.schema.json")
-    result = summary(receipt, [score_document(receipt, "d", {"company": "A"}, {"company": "B"}, "ok")])
+    result = table_of(score_document(receipt, "d", {"company": "A"}, {"company": "B"}, "ok"), schema=receipt).summary()
     assert result["row_f1"] is None and result["cell_f1"] is None and result["micro_f1"] == 0

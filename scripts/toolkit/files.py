@@ -166,6 +166,17 @@ def strict_json(text: str) -> Any:
         raise ValueError("nested too deep") from None
 
 
+def parsers() -> tuple[Any, Any]:
+    """`(loads, dumps)` of orjson, or of json with the same bytes where orjson is not installed; neither is strict."""
+    try:
+        import orjson
+    except ModuleNotFoundError:
+        return json.loads, lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(
+            "utf-8", "surrogatepass"
+        )
+    return orjson.loads, orjson.dumps
+
+
 def read_json(path: Path | str) -> Any:
     """The file's JSON value, strictly. Raises StageError with line and column where it is none."""
     text = read_text(path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import iter_lines, read_jsonl, shown, strict_json
+from toolkit.files import decode_text, parsers, read_jsonl, shown, strict_json
 from toolkit.target_schema import TargetSchema
 
 STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "refused", "unreadable")
@@ -56,20 +57,69 @@ def finished_ids(path: Path) -> set[str]:
     return {line["id"] for _, line in read_jsonl(path) if line.get("status") != "http_error"}
 
 
-def read_predictions(path: Path) -> dict[str, dict[str, Any]]:
-    """The last line of every document. Raises StageError where a line is no prediction."""
-    found: dict[str, dict[str, Any]] = {}
-    for number, text in iter_lines(path):
-        try:
-            line = strict_json(text)
-        except ValueError as error:
-            raise StageError(f"{shown(path)}:{number}: not JSON: {error}") from None
+class PredictionFile:
+    """A prediction JSONL by document: the last line of each id counts. Holds a position a document, not the lines.
+
+    Raises StageError where a line is no prediction.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.places: dict[str, tuple[int, int]] = {}
+        self.lines: dict[str, dict[str, Any]] | None = None
+        loads = parsers()[0]
+        offset = start_of_utf8(path)
+        if offset is None:
+            # Saved by PowerShell as UTF-16, say: no positions in there; such files are small.
+            self.lines = {str(line["id"]): self.checked(number, line) for number, line in read_jsonl(path)}
+            return
+        self.file = path.open("rb")
+        self.file.seek(offset)
+        for number, raw in enumerate(self.file, 1):
+            if raw.strip():
+                try:
+                    line = loads(raw)
+                except ValueError as error:
+                    raise StageError(f"{shown(path)}:{number}: not JSON: {error}") from None
+                self.places[str(self.checked(number, line)["id"])] = (offset, number)
+            offset += len(raw)
+        if not self.places:
+            raise StageError(f"{shown(path)}: no predictions")
+
+    def checked(self, number: int, line: Any) -> dict[str, Any]:
         if not isinstance(line, dict) or "id" not in line or not ("prediction" in line or "status" in line):
-            raise StageError(f"{shown(path)}:{number}: no prediction; it needs 'id', 'status' and 'prediction'")
-        found[str(line["id"])] = line
-    if not found:
-        raise StageError(f"{shown(path)}: no predictions")
-    return found
+            raise StageError(f"{shown(self.path)}:{number}: no prediction; it needs 'id', 'status' and 'prediction'")
+        return line
+
+    def ids(self) -> set[str]:
+        return set(self.places if self.lines is None else self.lines)
+
+    def get(self, identity: str) -> dict[str, Any] | None:
+        """The document's line, or None. Raises StageError where it is no strict JSON (a key twice, NaN)."""
+        if self.lines is not None:
+            return self.lines.get(identity)
+        if identity not in self.places:
+            return None
+        offset, number = self.places[identity]
+        self.file.seek(offset)
+        try:
+            return dict(strict_json(decode_text(self.file.readline().strip(), f"{shown(self.path)}:{number}")))
+        except ValueError as error:
+            raise StageError(f"{shown(self.path)}:{number}: not JSON: {error}") from None
+
+
+def start_of_utf8(path: Path) -> int | None:
+    """Where the text of a UTF-8 file starts (behind a byte-order mark), or None for UTF-16."""
+    if path.is_dir():
+        raise StageError(f"{shown(path)} is a folder, a JSONL file is needed here")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except FileNotFoundError:
+        raise StageError(f"file not found: {shown(path)}") from None
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (len(start) == 4 and 0 in start):
+        return None
+    return 3 if start.startswith(codecs.BOM_UTF8) else 0
 
 
 def read_gold(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:

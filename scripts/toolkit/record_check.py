@@ -8,26 +8,16 @@ says why not.
 from __future__ import annotations
 
 import itertools
-import json
 from array import array
 from pathlib import Path
 from typing import Any
 
 from toolkit.checks import Problem, business_problems
-from toolkit.files import decode_text, read_json, strict_json
+from toolkit.files import decode_text, parsers, read_json, strict_json
 from toolkit.records import RECORD_SCHEMA, answer_text
 from toolkit.target_schema import TargetSchema, compact_json
 
 ROLES = (["user", "assistant"], ["system", "user", "assistant"])
-
-
-def parsers() -> tuple[Any, Any]:
-    """`(loads, dumps)` of orjson, or of json with the same bytes where orjson is not installed."""
-    try:
-        import orjson
-    except ModuleNotFoundError:
-        return json.loads, lambda value: compact_json(value).encode("utf-8", "surrogatepass")
-    return orjson.loads, orjson.dumps
 
 
 def fast_validator(schema: dict[str, Any]) -> Any:

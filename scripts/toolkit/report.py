@@ -5,35 +5,40 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from toolkit.batches import open_page
 from toolkit.console import StageError
 from toolkit.files import write_text
+from toolkit.predictions import PredictionFile
 from toolkit.records import images_of
 from toolkit.scoring import DocumentScore
 from toolkit.target_schema import TargetSchema
 
-INLINE_DOCUMENTS = 300  # beyond this, page images are linked instead of inlined, so that the file stays small
+INLINE_BYTES = 18 * 2**20  # of pictures, worst documents first; the others are linked, so that the file can be mailed
 THUMBNAIL_WIDTH = 560
 
 
 def write_report(
     path: Path,
     schema: TargetSchema,
-    gold: list[tuple[str, dict[str, Any], dict[str, Any]]],
-    runs: dict[str, dict[str, dict[str, Any]]],
-    scores: dict[str, list[DocumentScore]],
+    scored: list[tuple[tuple[str, dict[str, Any], dict[str, Any]], DocumentScore]],
+    predictions: PredictionFile,
     results: dict[str, dict[str, Any]],
     root: Path,
     note: str,
 ) -> None:
-    """Write the report; the first run is the one whose documents are shown, the others stand in the summary."""
-    first = next(iter(runs))
+    """Write the report of `scored`, pairs of `(id, gold, record)` and score; the first of `results` is the run that is shown."""
+    first = next(iter(results))
     documents: list[dict[str, Any]] = []
-    for (identity, answer, record), score in zip(gold, scores[first], strict=True):
-        line = runs[first].get(identity, {})
+    room = INLINE_BYTES
+    for (identity, answer, record), score in sorted(scored, key=lambda item: (-len(item[1].errors), item[1].identity)):
+        line = predictions.get(identity) or {}
+        pages = page_pictures(record, root, path.parent, inline=room > 0) if "messages" in record else []
+        room -= sum(len(page) for page in pages if page.startswith("data:"))
         documents.append(
             {
                 "id": identity,
@@ -43,12 +48,9 @@ def write_report(
                 "gold": answer,
                 "prediction": line.get("prediction"),
                 "raw": None if line.get("prediction") is not None else line.get("raw"),
-                "pages": page_pictures(record, root, inline=len(gold) <= INLINE_DOCUMENTS)
-                if "messages" in record
-                else [],
+                "pages": pages,
             }
         )
-    documents.sort(key=lambda document: (-document["errors"], document["id"]))
     data = {
         "title": f"{schema.title}: {first}",
         "note": note,
@@ -64,12 +66,12 @@ def write_report(
     write_text(path, template.replace("/*DATA*/null", payload))
 
 
-def page_pictures(record: dict[str, Any], root: Path, *, inline: bool) -> list[str]:
-    """The record's pages as small JPEG data URIs, or as links where there are too many; a page that cannot be read is named."""
+def page_pictures(record: dict[str, Any], root: Path, folder: Path, *, inline: bool) -> list[str]:
+    """The record's pages as small JPEG data URIs, or as links from `folder`; empty for a page that cannot be read."""
     pictures = []
     for image in images_of(record):
         if not inline:
-            pictures.append((root / image).resolve().as_uri())
+            pictures.append(link_to(root / image, folder))
             continue
         try:
             page = open_page(root / image)
@@ -82,3 +84,11 @@ def page_pictures(record: dict[str, Any], root: Path, *, inline: bool) -> list[s
         page.convert("L").save(buffer, "JPEG", quality=55, optimize=True)
         pictures.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
     return pictures
+
+
+def link_to(image: Path, folder: Path) -> str:
+    """A relative link, so that report and images can move together; absolute where they lie on different drives."""
+    try:
+        return quote(Path(os.path.relpath(image.resolve(), folder.resolve())).as_posix())
+    except ValueError:
+        return image.resolve().as_uri()

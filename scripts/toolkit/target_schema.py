@@ -11,6 +11,7 @@ a list's row; header fields with it identify the document together), `synonyms` 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class Leaf:
     schema: dict[str, Any]
     list_path: tuple[str, ...] | None = None
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """Dotted name from the root; rows are shown as `containers[].container_size`."""
         if self.list_path is None:
@@ -80,7 +81,7 @@ class Leaf:
         kinds = self.schema.get("type", [])
         return {kinds} if isinstance(kinds, str) else set(kinds)
 
-    @property
+    @functools.cached_property
     def compare(self) -> str:
         if "compare" in self.extract:
             return str(self.extract["compare"])
