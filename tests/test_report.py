@@ -108,3 +108,56 @@ def test_a_schema_is_needed_and_names_must_differ(run, workspace):
             "p.jsonl",
         ).err
     )
+
+
+def small_files(workspace):
+    gold = [{"id": str(n), "gold": {"company": "A", "date": None, "address": "x", "total": str(n)}, "meta": {"kind": "till" if n < 10 else "web"}} for n in range(30)]  # fmt: skip
+    (workspace / "gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in gold))
+    for name, wrong in (("one", range(3)), ("two", range(12))):
+        lines = [{"id": g["id"], "status": "ok", "prediction": g["gold"] | ({"company": "B"} if n in wrong else {})} for n, g in enumerate(gold)]  # fmt: skip
+        (workspace / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return ["--pred", "one.jsonl", "--gold", "gold.jsonl", "--schema", "schemas/receipt.schema.json"]
+
+
+def test_gates_make_the_exit_code(run, workspace):
+    common = small_files(workspace)
+    assert run("evaluate_predictions", *common, "--fail-under", "micro_f1=0.9").code == 0
+    low = run("evaluate_predictions", *common, "--fail-under", "document_exact=0.95", "--json")
+    assert low.code == 1 and "document_exact of predictions is 0.9000, less than --fail-under 0.95" in low.err
+    assert low.json["gates_broken"]
+    swapped = ["--pred", "two.jsonl", *common[2:], "--against", "one=one.jsonl", "--max-drop"]
+    dropped = run("evaluate_predictions", *swapped, "document_exact=0.1")
+    assert dropped.code == 1 and "0.3000 below one, more than --max-drop 0.1" in dropped.err
+    assert run("evaluate_predictions", *swapped, "document_exact=0.31").code == 0
+    # A score that the schema does not have cannot hold.
+    assert run("evaluate_predictions", *common, "--fail-under", "row_f1=0.1").code == 1
+    assert "give METRIC=VALUE" in run("evaluate_predictions", *common, "--fail-under", "beauty=1").err
+    assert "--against" in run("evaluate_predictions", *common, "--max-drop", "micro_f1=0").err
+
+
+def test_runs_are_compared_bucketed_and_tabled(run, workspace):
+    common = small_files(workspace)
+    outcome = run("evaluate_predictions", *common, "--name", "ours", "--against", "hosted=two.jsonl", "--bucket-by", "kind", "--companions", "--csv", "t.csv", "--markdown", "t.md", "--metrics", "m.json", "--json")  # fmt: skip
+    metrics = json.loads((workspace / "m.json").read_text())
+    assert metrics["ours"]["buckets"]["kind till"]["document_exact"] == 0.7
+    assert metrics["ours"]["buckets"]["kind web"]["document_exact"] == 1
+    assert metrics["hosted"]["difference"]["document_exact"]["verdict"] == "better"
+    assert outcome.json["against"]["hosted"]["difference"]["micro_f1"]["difference"] > 0
+    assert 0.9 < outcome.json["anls_star"] < 1 and 0.9 < outcome.json["nted"] < 1
+    assert "| ours | 0.967 (" in (workspace / "t.md").read_text() and "better" in (workspace / "t.md").read_text()
+    assert (workspace / "t.csv").read_text().startswith("run,field,metric,value,low,high\nours,,micro_f1,0.9666")
+
+
+def test_predictions_saved_as_utf16_and_repeated_lines_are_read(run, workspace):
+    common = small_files(workspace)
+    text = (workspace / "one.jsonl").read_text()
+    (workspace / "one.jsonl").write_bytes(("\ufeff" + text).encode("utf-16-le"))
+    plain = run("evaluate_predictions", *common, "--json").json
+    (workspace / "one.jsonl").write_text(
+        text.replace('"company": "A"', '"company": "Z"') + text
+    )  # the last line counts
+    assert run("evaluate_predictions", *common, "--json").json["micro_f1"] == plain["micro_f1"]
+    (workspace / "one.jsonl").write_text(
+        '{"id": "1", "status": "ok", "prediction": {"company": "A", "company": "B"}}\n'
+    )
+    assert "one.jsonl:1: not JSON: the key 'company' stands twice" in run("evaluate_predictions", *common).err

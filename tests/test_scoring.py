@@ -3,10 +3,12 @@
 import copy
 import random
 
+import numpy
 import pytest
 from conftest import REPOSITORY
+from hypothesis import given, settings, strategies
 
-from toolkit.score_table import ScoreTable
+from toolkit.score_table import ScoreTable, compared
 from toolkit.scoring import as_number, outcome, score_document
 from toolkit.target_schema import Leaf, TargetSchema
 
@@ -203,3 +205,121 @@ def test_a_schema_without_lists_has_no_row_scores():
     receipt = TargetSchema.load(REPOSITORY / "schemas/receipt.schema.json")
     result = table_of(score_document(receipt, "d", {"company": "A"}, {"company": "B"}, "ok"), schema=receipt).summary()
     assert result["row_f1"] is None and result["cell_f1"] is None and result["micro_f1"] == 0
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+RATED = ("micro_f1", "macro_f1", "header_macro_f1", "row_precision", "row_recall", "row_f1", "cell_f1", "document_exact", "row_set_exact")  # fmt: skip
+texts = strategies.sampled_from(["ACME", "acme ltd", "Penang", "7", "x", ""])
+rows_strategy = strategies.lists(
+    strategies.fixed_dictionaries(
+        {
+            "container_number": strategies.sampled_from([f"ABCU123456{n}" for n in range(8)] + [None]),
+            "container_size": strategies.sampled_from(["20", "40", None]),
+            "container_type": strategies.sampled_from(["GP", "HC"]),
+        }
+    ),
+    max_size=6,
+)
+answers = strategies.fixed_dictionaries(
+    {
+        "consignee_name": texts,
+        "bl_number": texts,
+        "detention_free_days": strategies.sampled_from([0, 7, None]),
+        "containers": rows_strategy,
+    }
+).map(SCHEMA.ordered)
+
+
+@given(answers)
+@settings(max_examples=80, deadline=None)
+def test_any_document_predicted_perfectly_scores_one_everywhere(gold):
+    result = scored(gold, copy.deepcopy(gold))
+    assert all(result[name] == 1.0 for name in RATED) and result["row_count_error"] == 0
+
+
+@given(answers, answers, strategies.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_permuting_keys_changes_nothing_and_swapping_sides_swaps_precision_and_recall(gold, predicted, draw):
+    result = scored(gold, predicted)
+    shuffled = dict(draw.sample(list(predicted.items()), len(predicted)))
+    assert scored(gold, shuffled) == result
+    back = scored(predicted, gold)
+    assert back["micro_f1"] == pytest.approx(result["micro_f1"])
+    assert (back["micro_precision"], back["row_precision"]) == pytest.approx((result["micro_recall"], result["row_recall"]))  # fmt: skip
+
+
+@given(answers, answers)
+@settings(max_examples=80, deadline=None)
+def test_every_gold_value_is_counted_once(gold, predicted):
+    score = score_document(SCHEMA, "d", gold, predicted, "ok")
+    failed = score_document(SCHEMA, "d", gold, predicted, "truncated")
+    for name, counts in score.fields.items():
+        there = counts["tp"] + counts["wrong"] + counts["miss"]
+        assert there == failed.fields[name]["miss"] and not failed.fields[name]["tp"]
+
+
+# --- intervals and differences --------------------------------------------------------------------------------------------
+
+
+def drawn_table(draw, count, right):
+    """Documents of one to four rows, each value right with probability `right`."""
+    table = ScoreTable(SCHEMA)
+    for number in range(count):
+        gold = gold_document(draw.randint(1, 4))
+        answer = copy.deepcopy(gold)
+        quality = min(1.0, max(0.0, draw.gauss(right, 0.15)))  # documents differ: their values fail together
+        for field in ("consignee_name", "bl_number", "port_of_discharge"):
+            if draw.random() > quality:
+                answer[field] = "Klang" if field == "port_of_discharge" else "WRONG"
+        for row in answer["containers"]:
+            if draw.random() > quality:
+                row["container_size"] = "20"
+        table.add(score_document(SCHEMA, str(number), gold, answer, "ok"))
+    return table
+
+
+def test_intervals_cover_the_true_value_as_often_as_they_say():
+    """400 samples of 120 documents out of one population: 95 % intervals hold the population's value in 93 to 97 of 100."""
+    draw = random.Random(11)
+    population = drawn_table(draw, 6000, 0.85)
+    truth = population.summary()
+    generator = numpy.random.default_rng(1)
+    held = dict.fromkeys(("micro_f1", "document_exact", "macro_f1"), 0)
+    for trial in range(400):
+        sample = ScoreTable(SCHEMA)
+        picks = generator.choice(6000, 120, replace=False)
+        sample.ids, sample.states = [str(p) for p in picks], ["ok"] * 120
+        sample._counts.frombytes(population.table[picks].tobytes())
+        for name, (low, high) in sample.intervals(seed=trial, samples=400).items():
+            if name in held:
+                held[name] += low <= truth[name] <= high
+    shares = {name: count / 400 for name, count in held.items()}
+    print(shares)
+    assert all(0.92 <= share <= 0.975 for share in shares.values()), shares
+
+
+def test_differences_are_paired_and_have_a_verdict():
+    draw = random.Random(4)
+    worse, better = drawn_table(draw, 150, 0.7), drawn_table(draw, 150, 0.9)
+    found = compared(better, worse, seed=0)["micro_f1"]
+    assert found["verdict"] == "better" and 0 < found["interval"][0] < found["difference"] < found["interval"][1]
+    assert compared(worse, better, seed=0)["micro_f1"]["verdict"] == "worse"
+    same = compared(better, better, seed=0)["micro_f1"]
+    assert (same["interval"], same["verdict"]) == ((0, 0), "no difference shown")
+    # One document fewer right: two independent intervals overlap widely, the pair tells them apart only with luck.
+    gold, answer = gold_document(), gold_document() | {"bl_number": "X"}
+    one = table_of(*(score_document(SCHEMA, str(n), gold, gold, "ok") for n in range(40)))
+    other = table_of(*(score_document(SCHEMA, str(n), gold, answer if n == 3 else gold, "ok") for n in range(40)))
+    assert compared(one, other, seed=0)["document_exact"]["verdict"] == "no difference shown"
+    with pytest.raises(ValueError, match="different documents"):
+        compared(worse, table_of(score_document(SCHEMA, "other", gold, gold, "ok")), seed=0)
+
+
+def test_the_funnel_counts_what_is_left_after_each_gate():
+    gold = gold_document()
+    states = ["ok"] * 5 + ["truncated"] * 2 + ["not_json", "schema_error", "http_error", "missing"]
+    table = ScoreTable(SCHEMA)
+    for number, state in enumerate(states):
+        table.add(score_document(SCHEMA, str(number), gold, gold, state), checked=number != 0)
+    assert table.funnel() == {"documents": 11, "answered": 9, "finished": 7, "JSON": 6, "schema": 5, "checks": 4}

@@ -111,8 +111,9 @@ def score_rows(score: DocumentScore, rows: RowList, gold: list[Any], predicted: 
             score.count(leaf, cell(gold[g], leaf), cell(predicted[p], leaf), g)
         whole = len(score.errors) == before
         exact = exact and whole
-        # A row is right only if its key is: where the list declares a key the key decides, else the whole row.
-        key_right = whole if rows.key is None else same_key(rows, gold[g], predicted[p])
+        # A row is right only if its key is: the key decides where the list declares one and the row has it, else the whole row.
+        keyless = rows.key is None or (is_absent(cell(gold[g], rows.key)) and is_absent(cell(predicted[p], rows.key)))
+        key_right = whole if keyless else same_key(rows, gold[g], predicted[p])
         score.rows_right += key_right
     for g in set(range(len(gold))) - {g for g, _ in pairs}:
         for leaf in leaves:

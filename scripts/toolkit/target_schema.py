@@ -94,7 +94,7 @@ class Leaf:
         value = self.extract.get("column", self.path[-1] if self.path else "")
         return [value] if isinstance(value, str) else list(value)
 
-    @property
+    @functools.cached_property
     def is_key(self) -> bool:
         return bool(self.extract.get("key"))
 
@@ -110,7 +110,7 @@ class RowList:
     def name(self) -> str:
         return ".".join(self.path)
 
-    @property
+    @functools.cached_property
     def key(self) -> Leaf | None:
         return next((leaf for leaf in self.leaves if leaf.is_key), None)
 
