@@ -22,10 +22,9 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.evidence import read_words
+from toolkit.evidence import TextLayers
 from toolkit.files import argument_path, shown, write_json, write_jsonl, write_text
 from toolkit.label_audit import Document, Finding, audited
-from toolkit.page_images import document_key
 from toolkit.records import gold_of, images_of, read_records
 from toolkit.target_schema import TargetSchema
 
@@ -85,14 +84,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def documents_of(records: list[dict[str, Any]], folder: Path) -> tuple[list[Document], list[str]]:
     """Documents with words, and the names of those that have none (no file, or a scan without text)."""
-    if not folder.is_dir():
-        raise StageError(f"text-layer folder not found: {shown(folder)}; make it with pdf_to_images.py --text-layer")
-    files = {document_key(path.stem): path for path in sorted(folder.glob("*.json"))}
+    layers = TextLayers(folder)
     documents, without = [], []
     for record in console.progress(records, total=len(records), what="text layers"):
-        path = files.get(document_key(record.get("meta", {}).get("source") or record["id"]))
-        words = read_words(path) if path else None
-        if words is None or not words.squash:
+        words = layers.of(record)
+        if words is None:
             without.append(record["id"])
         else:
             documents.append(Document(record["id"], gold_of(record) or {}, words))

@@ -68,6 +68,9 @@ def build_parser() -> console.Parser:
     output.add_argument("--csv", type=argument_path, default=None, help="one line a run, metric and field")
     output.add_argument("--markdown", type=argument_path, default=None, help="the tables as Markdown")
     output.add_argument("--note", default="", help="a sentence to stand at the head of the report")
+    output.add_argument(
+        "--text-layer-dir", type=argument_path, default=None, help="text layers: the report frames values on the pages"
+    )
     output.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
     gates = parser.add_argument_group("gates")
     gates.add_argument(
@@ -283,9 +286,11 @@ def write_outputs(
         write_text(args.markdown, markdown(results, args.name))
         say(f"table -> {shown(args.markdown)}")
     if args.report:
+        from toolkit.evidence import TextLayers
         from toolkit.report import write_report
 
-        write_report(args.report, schema, documents, predictions, results, args.root, args.note)
+        layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
+        write_report(args.report, schema, documents, predictions, results, args.root, args.note, layers)
         say(f"report -> {shown(args.report)}")
 
 

@@ -323,3 +323,31 @@ def test_the_funnel_counts_what_is_left_after_each_gate():
     for number, state in enumerate(states):
         table.add(score_document(SCHEMA, str(number), gold, gold, state), checked=number != 0)
     assert table.funnel() == {"documents": 11, "answered": 9, "finished": 7, "JSON": 6, "schema": 5, "checks": 4}
+
+
+def documented_examples():
+    text = (REPOSITORY / "docs/EVALUATION.md").read_text(encoding="utf-8").split("<!-- examples -->")[1]
+    lines = [line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines() if line.startswith("| ")]
+    return lines[1:]
+
+
+@pytest.mark.parametrize("line", documented_examples(), ids=lambda line: line[1][:30])
+def test_the_documented_examples_are_true(line):
+    def document(words):
+        value, rows = {}, []
+        for word in words.split(", "):
+            if word.startswith("C"):
+                rows.append(
+                    {"container_number": f"ABCU00{word[1] * 4}0", "container_size": "40", "container_type": "HC"}
+                )
+            elif word != "nothing":
+                field, text = word.split(" ")
+                value[field] = text
+        return SCHEMA.ordered(value | {"containers": rows})
+
+    gold, predicted, results = line
+    found = scored(document(gold), document(gold if predicted == "the same" else predicted))
+    for result in results.split(", "):
+        metric, value = result.split(" ")
+        top, _, bottom = value.partition("/")
+        assert found[metric] == pytest.approx(float(top) / float(bottom or 1)), result

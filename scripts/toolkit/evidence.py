@@ -11,13 +11,14 @@ import itertools
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
 from toolkit.files import read_json, shown
+from toolkit.page_images import document_key
 from toolkit.target_schema import Leaf
 from toolkit.values import as_number, iso_date
 
@@ -51,6 +52,7 @@ class DocumentWords:
         self.boxes: list[tuple[float, float, float, float]] = []
         self.pages: list[int] = []
         self.lines: list[int] = []
+        self.sizes = {page["page"]: (page["width"], page["height"]) for page in pages if "width" in page}
         line = 0
         for page in pages:
             for words in in_lines(page["words"]):
@@ -188,3 +190,35 @@ def read_words(path: Path) -> DocumentWords:
         raise StageError(
             f"{shown(path)}: no text layer; it needs pages of words, as pdf_to_images.py --text-layer writes them"
         ) from None
+
+
+class TextLayers:
+    """The text layers of a folder, by document. Raises StageError where the folder is not there."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise StageError(
+                f"text-layer folder not found: {shown(folder)}; make it with pdf_to_images.py --text-layer"
+            )
+        self.files = {document_key(path.stem): path for path in sorted(folder.glob("*.json"))}
+
+    def of(self, record: dict[str, Any]) -> DocumentWords | None:
+        """The record's words; None where it has no text layer, or an empty one (a scan)."""
+        path = self.files.get(document_key(record.get("meta", {}).get("source") or record["id"]))
+        words = read_words(path) if path else None
+        return words if words is not None and words.squash else None
+
+
+def evidence_boxes(words: DocumentWords, leaves: Iterable[tuple[Leaf, Any]]) -> list[tuple[str, int, list[float]]]:
+    """`(field, page from 1, [left, top, width, height] as shares of the page)` of the first place of each value that is found."""
+    found = []
+    for leaf, value in leaves:
+        places = [] if value in (None, "") else words.find(leaf, value)
+        if not places:
+            continue
+        page, (x0, y0, x1, y1) = words.box(places[0])
+        if page in words.sizes:
+            wide, high = words.sizes[page]
+            shares = (x0 / wide, y0 / high, (x1 - x0) / wide, (y1 - y0) / high)
+            found.append((leaf.name, page, [round(share, 4) for share in shares]))
+    return found

@@ -12,13 +12,14 @@ from urllib.parse import quote
 
 from toolkit.batches import open_page
 from toolkit.console import StageError
+from toolkit.evidence import DocumentWords, TextLayers, evidence_boxes
 from toolkit.files import write_text
 from toolkit.predictions import PredictionFile
 from toolkit.records import images_of
-from toolkit.scoring import DocumentScore
-from toolkit.target_schema import TargetSchema
+from toolkit.scoring import DocumentScore, as_rows, cell, is_absent, outcome
+from toolkit.target_schema import Leaf, TargetSchema, put_at, value_at
 
-INLINE_BYTES = 18 * 2**20  # of pictures, worst documents first; the others are linked, so that the file can be mailed
+INLINE_BYTES = 12 * 2**20  # of pictures, worst documents first; the others are linked, so that the file can be mailed
 THUMBNAIL_WIDTH = 560
 
 
@@ -30,8 +31,12 @@ def write_report(
     results: dict[str, dict[str, Any]],
     root: Path,
     note: str,
+    layers: TextLayers | None = None,
 ) -> None:
-    """Write the report of `scored`, pairs of `(id, gold, record)` and score; the first of `results` is the run that is shown."""
+    """Write the report of `scored`, pairs of `(id, gold, record)` and score; the first of `results` is the run that is shown.
+
+    With `layers` the places of gold and predicted values are framed on the pages.
+    """
     first = next(iter(results))
     documents: list[dict[str, Any]] = []
     room = INLINE_BYTES
@@ -46,9 +51,11 @@ def write_report(
                 "errors": len(score.errors),
                 "wrong": [[name, kind, g, p, row] for name, kind, g, p, row in score.errors],
                 "gold": answer,
-                "prediction": line.get("prediction"),
+                # Of its rows the errors say all that differs from gold.
+                "prediction": without_lists(schema, line.get("prediction")),
                 "raw": None if line.get("prediction") is not None else line.get("raw"),
                 "pages": pages,
+                "boxes": boxes_of(schema, answer, line.get("prediction"), layers.of(record)) if layers else [],
             }
         )
     data = {
@@ -64,6 +71,44 @@ def write_report(
     payload = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("</", "<\\/").replace("<!--", "<\\!--")
     template = (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
     write_text(path, template.replace("/*DATA*/null", payload))
+
+
+def without_lists(schema: TargetSchema, answer: Any) -> Any:
+    """The answer's header values alone, in the schema's shape."""
+    if not isinstance(answer, dict):
+        return None
+    header: dict[str, Any] = {}
+    for leaf in schema.header:
+        put_at(header, leaf.path, value_at(answer, leaf.path))
+    return header
+
+
+def boxes_of(schema: TargetSchema, gold: Any, predicted: Any, words: DocumentWords | None) -> list[list[Any]]:
+    """`[field, page, box, right]` of header values and row keys: gold's places, and a wrong prediction's own place."""
+    if words is None:
+        return []
+
+    def values(answer: Any) -> list[tuple[Leaf, Any]]:
+        found = [(leaf, value_at(answer, leaf.path)) for leaf in schema.header]
+        for rows in schema.lists:
+            key = rows.key
+            if key is not None:
+                found += [(key, cell(row, key)) for row in as_rows(value_at(answer, rows.path))]
+        return found
+
+    wanted, given = (
+        [(leaf, value) for leaf, value in values(answer) if not is_absent(value)] for answer in (gold, predicted)
+    )
+    right = [pair for pair in wanted if any(leaf is pair[0] and outcome(leaf, pair[1], v) == "tp" for leaf, v in given)]
+    stray = [
+        pair for pair in given if not any(leaf is pair[0] and outcome(leaf, v, pair[1]) == "tp" for leaf, v in wanted)
+    ]
+    missed = [pair for pair in wanted if pair not in right]
+    return [
+        [name, page, box, kind]
+        for kind, pairs in (("right", right), ("gold", missed), ("prediction", stray))
+        for name, page, box in evidence_boxes(words, pairs)
+    ]
 
 
 def page_pictures(record: dict[str, Any], root: Path, folder: Path, *, inline: bool) -> list[str]:
