@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
             ["-m", "ruff", "check", "."],
             ["-m", "ruff", "format", "--check", "."],
             ["-m", "mypy", "scripts"],
-            ["-m", "pytest", "-m", "not slow", *args.pytest],
+            # Many of the fast tests wait (for processes, for servers), so several at a time; the slow ones need the whole machine.
+            ["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "-m", "not slow", *args.pytest],
         ]
     failed = []
     for step in steps:
