@@ -232,17 +232,18 @@ answers = strategies.fixed_dictionaries(
 
 
 @given(answers)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_any_document_predicted_perfectly_scores_one_everywhere(gold):
     result = scored(gold, copy.deepcopy(gold))
     assert all(result[name] == 1.0 for name in RATED) and result["row_count_error"] == 0
 
 
 @given(answers, answers, strategies.randoms(use_true_random=False))
-@settings(max_examples=80, deadline=None)
-def test_permuting_keys_changes_nothing_and_swapping_sides_swaps_precision_and_recall(gold, predicted, draw):
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_permuting_keys_and_rows_changes_nothing_and_swapping_sides_swaps_precision_and_recall(gold, predicted, draw):
     result = scored(gold, predicted)
     shuffled = dict(draw.sample(list(predicted.items()), len(predicted)))
+    shuffled["containers"] = draw.sample(predicted["containers"], len(predicted["containers"]))
     assert scored(gold, shuffled) == result
     back = scored(predicted, gold)
     assert back["micro_f1"] == pytest.approx(result["micro_f1"])
@@ -250,7 +251,7 @@ def test_permuting_keys_changes_nothing_and_swapping_sides_swaps_precision_and_r
 
 
 @given(answers, answers)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_every_gold_value_is_counted_once(gold, predicted):
     score = score_document(SCHEMA, "d", gold, predicted, "ok")
     failed = score_document(SCHEMA, "d", gold, predicted, "truncated")

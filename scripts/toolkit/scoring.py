@@ -8,8 +8,9 @@ MISS.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,48 +135,73 @@ def same_key(rows: RowList, gold: Any, predicted: Any) -> bool:
 
 
 def pair_rows(rows: RowList, gold: list[Any], predicted: list[Any]) -> list[tuple[int, int]]:
-    """`(gold row, predicted row)`: equal keys in order, then Hungarian assignment of the rest; rows without an agreeing
-    cell stay unpaired."""
-    import numpy as np
-    from scipy.optimize import linear_sum_assignment
-
+    """`(gold row, predicted row)`: rows of equal keys first, then the rest, each by Hungarian assignment; rows without an
+    agreeing cell stay unpaired. Which rows pair does not depend on their order."""
     pairs: list[tuple[int, int]] = []
     free_gold, free_predicted = list(range(len(gold))), list(range(len(predicted)))
     if rows.key is not None:
-        form = normal_form(rows.key)
-        waiting: dict[Any, list[int]] = {}
-        for p in free_predicted:
-            value = cell(predicted[p], rows.key)
-            if not is_absent(value):
-                waiting.setdefault(form(value), []).append(p)
-        for g in list(free_gold):
-            value = cell(gold[g], rows.key)
-            if not is_absent(value) and waiting.get(form(value)):
-                p = waiting[form(value)].pop(0)
-                pairs.append((g, p))
-                free_gold.remove(g)
-                free_predicted.remove(p)
-    if free_gold and free_predicted:
-        agree = np.array([[similarity(rows, gold[g], predicted[p]) for p in free_predicted] for g in free_gold])
-        for i, j in zip(*linear_sum_assignment(-agree), strict=True):
-            if agree[i, j] > 0:
-                pairs.append((free_gold[i], free_predicted[j]))
-    return sorted(pairs)
+        by_key = keyed(rows, gold), keyed(rows, predicted)
+        for value, of_gold in by_key[0].items():
+            of_predicted = by_key[1].get(value, [])
+            if len(of_gold) == len(of_predicted) == 1:
+                pairs.append((of_gold[0], of_predicted[0]))
+            else:
+                pairs += assigned(rows, gold, predicted, of_gold, of_predicted)
+        taken = {g for g, _ in pairs}, {p for _, p in pairs}
+        free_gold = [g for g in free_gold if g not in taken[0]]
+        free_predicted = [p for p in free_predicted if p not in taken[1]]
+    return sorted(pairs + assigned(rows, gold, predicted, free_gold, free_predicted))
+
+
+def keyed(rows: RowList, items: list[Any]) -> dict[Any, list[int]]:
+    """Row numbers by the normal form of their key; rows without one are left out."""
+    assert rows.key is not None
+    form = normal_form(rows.key)
+    found: dict[Any, list[int]] = {}
+    for number, item in enumerate(items):
+        value = cell(item, rows.key)
+        if not is_absent(value):
+            found.setdefault(form(value), []).append(number)
+    return found
+
+
+def assigned(
+    rows: RowList, gold: list[Any], predicted: list[Any], of_gold: Sequence[int], of_predicted: Sequence[int]
+) -> list[tuple[int, int]]:
+    """The pairing of these rows with the highest similarity in all; between equally good ones the rows' contents decide."""
+    if not of_gold or not of_predicted:
+        return []
+    import numpy as np
+    from scipy.optimize import linear_sum_assignment
+
+    of_gold = sorted(of_gold, key=lambda g: json.dumps(gold[g], sort_keys=True))
+    of_predicted = sorted(of_predicted, key=lambda p: json.dumps(predicted[p], sort_keys=True))
+    alike = np.array([[similarity(rows, gold[g], predicted[p]) for p in of_predicted] for g in of_gold])
+    chosen = zip(*linear_sum_assignment(-alike), strict=True)
+    return [(of_gold[i], of_predicted[j]) for i, j in chosen if alike[i, j] > 0]
 
 
 def similarity(rows: RowList, gold: Any, predicted: Any) -> float:
     """Agreeing cells of two rows plus how alike their keys are (0 to 1); 0 where they are not the same row at all.
 
     Two rows whose keys are both there and less than half alike are different rows: a misread container number keeps most of
-    its characters, and without this rule guessed sizes and types of other containers would score by chance.
+    its characters, and without this rule guessed sizes and types of other containers would score by chance. What settles ties
+    between pairings: rows that agree as a whole, then cells that both leave empty, then which fields agree, the first ones first.
     """
     from rapidfuzz.distance import Levenshtein
 
-    total = float(sum(outcome(leaf, cell(gold, leaf), cell(predicted, leaf)) == "tp" for leaf in rows.leaves))
+    outcomes = [outcome(leaf, cell(gold, leaf), cell(predicted, leaf)) for leaf in rows.leaves]
+    right, empty = outcomes.count("tp"), outcomes.count("tn")
+    whole = right + empty == len(outcomes)
+    total = float(right)
     if rows.key is not None:
         keys = cell(gold, rows.key), cell(predicted, rows.key)
-        alike = Levenshtein.normalized_similarity(as_text(keys[0] or ""), as_text(keys[1] or ""))
-        if alike < SAME_ROW and not any(is_absent(key) for key in keys):
-            return 0.0
-        total += alike
-    return total
+        if not any(is_absent(key) for key in keys):
+            alike = Levenshtein.normalized_similarity(as_text(keys[0]), as_text(keys[1]))
+            if alike < SAME_ROW:
+                return 0.0
+            total += alike
+    if not (total or whole):
+        return 0.0
+    first = sum(0.5**place for place, result in enumerate(outcomes) if result == "tp")
+    return total + 0.01 * whole + 1e-4 * empty + 1e-6 * first

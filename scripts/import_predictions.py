@@ -1,0 +1,150 @@
+"""Bring the answers of another service into a prediction file, so that it stands in the same table as your own model.
+
+Reads what a hosted API returned: a folder of .json, .txt or .md files named like the documents, a JSONL or JSON list with a name and
+an answer each, or a table of flat rows (CSV, Excel, JSON). An answer may be bare JSON, JSON inside text or a code fence, or the API's
+whole response (OpenAI, Azure OpenAI, Anthropic, Gemini shapes). Names of fields are those of the schema or of its columns; --mapping
+gives others. Nothing is dropped unsaid: keys that no field takes are named, values of another form are kept and named.
+
+    python scripts/import_predictions.py --in data/hosted --gold data/splits/test.jsonl --out data/predictions/hosted.jsonl
+    python scripts/import_predictions.py --in hosted.csv --gold data/splits/test.jsonl --mapping hosted_columns.json --out data/predictions/hosted.jsonl
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit import console
+from toolkit.console import ExitCode, StageError, first_few, say
+from toolkit.files import argument_path, read_json, read_text, shown, write_jsonl
+from toolkit.foreign_answers import Foreign, foreign_answer, in_schema, rows_as_answers
+from toolkit.label_table import fold, read_rows
+from toolkit.page_images import document_key
+from toolkit.predictions import prediction_line, read_gold
+from toolkit.target_schema import TargetSchema
+
+ANSWER_FILES = (".json", ".txt", ".md")
+NAME_KEYS = ("id", "document", "file", "filename", "file_name", "name", "custom_id")
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--in", dest="input", type=argument_path, required=True, help="folder of answers, or one file")
+    parser.add_argument("--gold", type=argument_path, required=True, help="gold JSONL: its ids are the documents")
+    parser.add_argument("--out", type=argument_path, required=True, help="prediction JSONL to write")
+    parser.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the gold's own)")
+    parser.add_argument(
+        "--mapping",
+        type=argument_path,
+        default=None,
+        help='JSON that names their fields: {"document": "File", "columns": {"bl_number": "B/L No"}}',
+    )
+    parser.add_argument("--sheet", default=None, help="sheet of an Excel file (default: the only one)")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="an answer that breaks the schema counts as failed, as your own model's does",
+    )
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    gold = [(identity, record) for identity, _, record in read_gold(args.gold)]
+    name = args.schema or gold[0][1].get("meta", {}).get("schema")
+    if name is None:
+        raise StageError(f"{shown(args.gold)} names no schema in meta.schema; give --schema FILE")
+    schema = TargetSchema.load(Path(name))
+    if args.mapping:
+        schema = schema.with_columns(read_json(args.mapping), shown(args.mapping))
+    documents = {document_key(record.get("meta", {}).get("source") or identity): identity for identity, record in gold}
+    documents |= {document_key(identity): identity for identity, _ in gold}
+    validator = schema.validator()
+
+    lines: dict[str, dict[str, Any]] = {}
+    unknown: Counter[str] = Counter()
+    strangers, warned, twice = [], 0, []
+    for their_name, answer in answers_of(args, schema):
+        identity = documents.get(document_key(their_name))
+        if identity is None:
+            strangers.append(their_name)
+            continue
+        if identity in lines:
+            twice.append(their_name)
+            continue
+        line = line_of(schema, validator, identity, answer, unknown, strict=args.strict)
+        warned += bool(line.get("warnings"))
+        lines[identity] = line
+    if not lines:
+        raise StageError(f"no answer of {shown(args.input)} is named like a document of {shown(args.gold)}; they are called {first_few(strangers) or 'nothing'}")  # fmt: skip
+    if twice:
+        raise StageError(f"{shown(args.input)}: {len(twice)} documents have two answers: {first_few(twice)}; keep one")
+    missing = [identity for identity, _ in gold if identity not in lines]
+    write_jsonl(args.out, (lines[identity] for identity, _ in gold if identity in lines))
+    states = Counter(line["status"] for line in lines.values())
+    say(f"{len(lines)} answers ({', '.join(f'{n} {s}' for s, n in states.most_common())}) -> {shown(args.out)}")
+    if unknown:
+        named = first_few(f"{key} ({count})" for key, count in unknown.most_common())
+        say(f"{len(unknown)} of their keys feed no field: {named}; name them with --mapping if they should")
+    if warned:
+        say(f"{warned} answers hold values of another form than the schema's; kept as they are, named under 'warnings'")
+    if missing:
+        say(f"{len(missing)} documents have no answer and will count as all missed: {first_few(missing)}")
+    if strangers:
+        say(f"{len(strangers)} answers belong to no document of the gold: {first_few(strangers)}")
+    result = {"answers": len(lines), "states": dict(states), "missing": len(missing), "not_in_gold": len(strangers),
+              "unknown_keys": dict(unknown), "with_warnings": warned, "out": shown(args.out)}  # fmt: skip
+    problems = missing or strangers or unknown or set(states) - {"ok"}
+    return console.finish(args, result, ExitCode.PROBLEMS if problems else ExitCode.OK)
+
+
+def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]:
+    """`(their name of the document, answer)`."""
+    if args.input.is_dir():
+        files = sorted(path for path in args.input.rglob("*") if path.suffix.lower() in ANSWER_FILES)
+        if not files:
+            raise StageError(f"{shown(args.input)}: no {', '.join(ANSWER_FILES)} files there")
+        for path in files:
+            yield path.stem, foreign_answer(read_text(path))
+        return
+    rows = read_rows(args.input, args.sheet)
+    named = {fold(column): column for _, row in rows for column in row}
+    own = [fold(column) for column in (*schema.document_columns, *NAME_KEYS) if fold(column) in named]
+    if not own:
+        raise StageError(f"{shown(args.input)}: no column names the document; it has {first_few(named.values(), 8)}, give it with --mapping")  # fmt: skip
+    wrappers = [named[key] for key in ("answer", "prediction", "response", "output", "content", "text", "body") if key in named]  # fmt: skip
+    if wrappers:
+        for where, row in rows:
+            name = next((row[c] for c in row if fold(c) == own[0]), None)
+            if name is None:
+                raise StageError(f"{where}: no name of the document")
+            yield str(name), foreign_answer(next((row[w] for w in wrappers if row.get(w) is not None), None))
+    else:
+        for name, value in rows_as_answers(schema, rows, own[0]):
+            yield name, Foreign(value)
+
+
+def line_of(
+    schema: TargetSchema, validator: Any, identity: str, answer: Foreign, unknown: Counter[str], *, strict: bool
+) -> dict[str, Any]:
+    """The prediction line of one answer; keys that no field takes are counted in `unknown`."""
+    more: dict[str, Any] = {"finish_reason": "length" if answer.truncated else "stop", "usage": answer.usage}
+    if answer.value is None:
+        status = "truncated" if answer.truncated else "not_json"
+        return prediction_line(identity, status, None, answer.text[:20_000], **more, error=answer.complaint)
+    prediction, keys, warnings = in_schema(schema, answer.value)
+    unknown.update(keys)
+    status = "truncated" if answer.truncated else "ok"
+    if status == "ok" and strict and not validator.is_valid(prediction):
+        status = "schema_error"
+    if warnings:
+        more["warnings"] = warnings
+    return prediction_line(identity, status, prediction, answer.text[:20_000], **more)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

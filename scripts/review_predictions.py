@@ -1,0 +1,122 @@
+"""Write an HTML page in which a person corrects predictions beside their pages; what it saves is labels for the build stage.
+
+Serves nothing: the page is a file, works without a network, and keeps unfinished work in the browser. Documents that need a person
+come first: failed answers, then those that fail the schema's checks, then values that the page's own text does not hold
+(--text-layer-dir), then the rest. "Save" downloads reviewed.json, a results table that build_jsonl_from_results.py reads.
+
+    python scripts/review_predictions.py --pred data/predictions/new.jsonl --records data/test.jsonl --out data/reports/review.html
+    python scripts/review_predictions.py --pred data/predictions/new.jsonl --images-dir data/images --schema schemas/invoice.schema.json --out data/reports/review.html
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from toolkit import console
+from toolkit.checks import business_problems
+from toolkit.console import StageError, first_few, say
+from toolkit.evidence import DocumentWords, TextLayers
+from toolkit.files import argument_path, expand_inputs, shown
+from toolkit.page_images import IMAGE_SUFFIXES, document_key, match_images
+from toolkit.predictions import PredictionFile
+from toolkit.records import images_of, read_records
+from toolkit.review_page import ReviewDocument, write_review
+from toolkit.scoring import as_rows, cell
+from toolkit.target_schema import TargetSchema, value_at
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--pred", type=argument_path, required=True, help="prediction JSONL")
+    parser.add_argument("--out", type=argument_path, required=True, help="HTML page to write")
+    parser.add_argument("--records", type=argument_path, default=None, help="JSONL that names the documents' pages")
+    parser.add_argument(
+        "--images-dir",
+        type=argument_path,
+        action="append",
+        default=[],
+        help="folder of page images, matched by the documents' names; repeat for more",
+    )
+    parser.add_argument(
+        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
+    )
+    parser.add_argument(
+        "--text-layer-dir", type=argument_path, default=None, help="text layers: values that no page holds come first"
+    )
+    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    parser.add_argument("--limit", type=int, default=None, help="only the N documents that need a person most")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if not args.records and not args.images_dir:
+        raise StageError("give the pages with --records FILE or --images-dir FOLDER")
+    predictions = PredictionFile(args.pred)
+    records = {record["id"]: record for record in read_records(args.records)} if args.records else {}
+    schema = schema_of(args, records)
+    pages = pages_of(args, records, predictions)
+    layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
+    documents = []
+    for identity in sorted(predictions.ids()):
+        line = predictions.get(identity) or {}
+        words = layers.of(records.get(identity, {"id": identity})) if layers else None
+        reasons = reasons_of(schema, line, words)
+        answer = line.get("prediction")
+        source = records.get(identity, {}).get("meta", {}).get("source") or identity
+        documents.append(ReviewDocument(identity, source, answer if isinstance(answer, dict) else {}, reasons, pages.get(identity, [])))  # fmt: skip
+    without = [document.identity for document in documents if not document.pages]
+    documents.sort(key=lambda document: (-sum(weight for weight, _ in document.reasons), document.identity))
+    documents = documents[: args.limit]
+    write_review(args.out, schema, documents, args.root)
+    flagged = sum(bool(document.reasons) for document in documents)
+    say(f"{len(documents)} documents, {flagged} of them with something to look at -> {shown(args.out)}")
+    if without:
+        say(f"{len(without)} documents have no page images: {first_few(without)}")
+    result = {"documents": len(documents), "flagged": flagged, "without_pages": len(without), "out": shown(args.out)}
+    return console.finish(args, result, console.ExitCode.PROBLEMS if without else console.ExitCode.OK)
+
+
+def schema_of(args: Any, records: dict[str, dict[str, Any]]) -> TargetSchema:
+    name = args.schema or next((r["meta"]["schema"] for r in records.values() if r.get("meta", {}).get("schema")), None)
+    if name is None:
+        raise StageError("which fields there are is not known; give --schema FILE")
+    return TargetSchema.load(Path(name))
+
+
+def pages_of(args: Any, records: dict[str, dict[str, Any]], predictions: PredictionFile) -> dict[str, list[str]]:
+    """The page images of each document, from its record or by its name among --images-dir."""
+    pages = {identity: images_of(record) for identity, record in records.items()}
+    if args.images_dir:
+        images = [path.as_posix() for path in expand_inputs(args.images_dir, IMAGE_SUFFIXES)]
+        keys = {document_key(identity): identity for identity in predictions.ids() if identity not in pages}
+        for key, found in match_images(images, keys)[0].items():
+            numbers = found.kinds[found.choose(None)]
+            pages[keys[key]] = [numbers[number][0] for number in sorted(numbers)]
+    return pages
+
+
+def reasons_of(schema: TargetSchema, line: dict[str, Any], words: DocumentWords | None) -> list[tuple[int, str]]:
+    """`(weight, sentence)` of what a person should look at."""
+    answer, status = line.get("prediction"), str(line.get("status", "ok"))
+    if status != "ok" or not isinstance(answer, dict):
+        return [(1000, f"no usable answer: {line.get('error') or status}")]
+    reasons = [(10, f"{where}: {sentence}") for where, sentence, _ in business_problems(schema, answer)]
+    reasons += [(5, str(warning)) for warning in line.get("warnings", [])]
+    if words is not None:
+        values = [(leaf, value_at(answer, leaf.path), leaf.name) for leaf in schema.header]
+        for rows in schema.lists:
+            for index, row in enumerate(as_rows(value_at(answer, rows.path))):
+                if rows.key is not None:
+                    values.append((rows.key, cell(row, rows.key), f"{rows.name}[{index}]"))
+        for leaf, value, name in values:
+            if value not in (None, "") and leaf.compare != "skip" and not words.find(leaf, value):
+                reasons.append((1, f"{name}: {value!r} is not in the page's own text"))
+    return reasons
+
+
+if __name__ == "__main__":
+    sys.exit(main())
