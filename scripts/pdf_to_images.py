@@ -46,7 +46,12 @@ step: Any = None  # the arguments of an Azure ML parallel step, set by init()
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument(
-        "--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="PDFs, images, folders or patterns"
+        "--in",
+        dest="inputs",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="PDFs, images, folders, patterns, or a .txt list of them, one a line",
     )
     parser.add_argument(
         "--out-dir", type=Path, default=Path("data/images"), help="folder of the page images (default: data/images)"
@@ -88,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.image_max_tokens < 4:
         raise console.StageError("--image-max-tokens must be at least 4")
-    sources = expand_inputs(args.inputs, SOURCE_SUFFIXES)[: args.limit]
+    sources = expand_inputs(with_lists(args.inputs), SOURCE_SUFFIXES)[: args.limit]
     sources, tag = share_of(sources, args.shard)
     manifest = args.out_dir / f"manifest{tag}.jsonl"
     known = known_documents(manifest)
@@ -137,6 +142,21 @@ def main(argv: list[str] | None = None) -> int:
         "manifest": shown(manifest),
     }
     return console.finish(args, result, code)
+
+
+def with_lists(inputs: list[str]) -> list[str]:
+    """The inputs with every .txt list in its place replaced by what it names."""
+    found: list[str] = []
+    for name in inputs:
+        path = argument_path(name)
+        if path.suffix.lower() == ".txt":
+            lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+            if not lines:
+                raise console.StageError(f"{shown(path)}: the list is empty")
+            found += lines
+        else:
+            found.append(name)
+    return found
 
 
 def share_of(sources: list[Path], shard: str | None) -> tuple[list[Path], str]:

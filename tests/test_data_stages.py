@@ -256,6 +256,35 @@ def test_the_text_layer_has_word_boxes_in_image_pixels(run, workspace):
     assert word == "HELLO" and 0 < x0 < x1 < page["width"] and 0 < y0 < y1 < page["height"]
 
 
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_words_of_turned_pages_lie_where_their_ink_is(workspace, rotation):
+    import numpy
+    import pymupdf
+    from PIL import Image
+
+    from toolkit.pdf_pages import render_document
+
+    document = pymupdf.open()
+    page = document.new_page(width=600, height=800)
+    page.insert_text((260, 400), "HELLO", fontsize=40)
+    page.set_cropbox(pymupdf.Rect(200, 300, 500, 700))
+    page.set_rotation(rotation)
+    document.save(workspace / "a.pdf")
+    line = render_document("a.pdf", "img", 400, "png", "ocr", ())[0]
+    ((x0, y0, x1, y1, word),) = json.loads((workspace / "ocr/a.json").read_text())["pages"][0]["words"]
+    rows, columns = numpy.where(numpy.asarray(Image.open(line["image"]).convert("L")) < 100)
+    assert word == "HELLO" and x0 <= columns.min() < columns.max() <= x1 and y0 <= rows.min() < rows.max() <= y1
+
+
+def test_a_list_of_inputs_is_an_input(run, workspace):
+    for name in ("a", "b", "c"):
+        pdf(workspace / f"pdfs/{name}.pdf")
+    (workspace / "list.txt").write_bytes(codecs.BOM_UTF8 + b"pdfs/a.pdf\r\n\r\npdfs\\c.pdf\r\n")
+    assert run("pdf_to_images", "--in", "list.txt", "--image-max-tokens", 64, "--json").json["documents"] == 2
+    (workspace / "list.txt").write_text("\n")
+    assert "the list is empty" in run("pdf_to_images", "--in", "list.txt").err
+
+
 def test_scans_are_taken_as_they_are(run, workspace):
     from PIL import Image
 

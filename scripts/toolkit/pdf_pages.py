@@ -167,11 +167,17 @@ def page_count(document: Any) -> int:
 
 
 def page_words(page: Any, image: Any) -> list[list[Any]]:
+    """The page's words as [x0, y0, x1, y1, text] in pixels of `image`; MuPDF gives them as on the page before its rotation."""
+    import pymupdf
+
     scale_x, scale_y = image.width / page.rect.width, image.height / page.rect.height
-    return [
-        [round(x0 * scale_x, 1), round(y0 * scale_y, 1), round(x1 * scale_x, 1), round(y1 * scale_y, 1), text]
-        for x0, y0, x1, y1, text, *_ in page.get_text("words")
-    ]
+    words = []
+    for *box, text, _block, _line, _word in page.get_text("words"):
+        x0, y0, x1, y1 = pymupdf.Rect(box) * page.rotation_matrix if page.rotation else box
+        words.append(
+            [round(x0 * scale_x, 1), round(y0 * scale_y, 1), round(x1 * scale_x, 1), round(y1 * scale_y, 1), text]
+        )
+    return words
 
 
 def page_image(page: Any, image_max_tokens: int) -> Any:
