@@ -24,9 +24,10 @@ from toolkit.files import argument_path, shown
 from toolkit.gpus import GPUS, Gpu
 from toolkit.latency_model import WEIGHT_BYTES, predicted_latency, weight_gib
 from toolkit.model_shapes import SHAPES, ModelShape
-from toolkit.page_images import DEFAULT_MAX_TOKENS, image_tokens, processor_size
-from toolkit.records import answer_text, gold_of, images_of, prompt_of, read_records
+from toolkit.page_images import DEFAULT_MAX_TOKENS
+from toolkit.records import answer_text, gold_of, images_of, read_records
 from toolkit.target_schema import TargetSchema, value_at
+from toolkit.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
 from toolkit.training_plan import optimizer_steps, training_hours, training_memory
 
 MAX_LENGTHS = (2048, 4096, 8192, 16384, 32768)
@@ -62,7 +63,7 @@ def build_parser() -> console.Parser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     schema = schema_of(args)
-    counter = exact_tokens(args) if args.model else estimated_tokens
+    counter = exact_tokens(args.model, args.image_max_tokens) if args.model else estimated_tokens
     stats = Statistics(schema, args.root, args.image_max_tokens, counter)
     for record in console.progress(read_records(args.input, args.limit), what="records"):
         stats.add(record)
@@ -169,44 +170,6 @@ class Statistics:
         return {name: list(values) for name, values in {**named, "total tokens": self.totals}.items() if values}
 
 
-def vision_tokens(path: Path, budget: int) -> int:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image_tokens(*processor_size(*image.size, budget))
-
-
-def exact_tokens(args: Any) -> Callable[[dict[str, Any]], tuple[int, int]]:
-    """`(prompt tokens without its pages, answer tokens with the end mark)` by the model's own processor."""
-    from toolkit.qwen3vl import load_processor
-    from toolkit.training import answer_lengths, prompt_length
-
-    processor = load_processor(str(args.model), args.image_max_tokens)
-    known: dict[Any, int] = {}
-
-    def tokens(record: dict[str, Any]) -> tuple[int, int]:
-        prompt = prompt_of(record)
-        if prompt not in known:
-            known[prompt] = prompt_length(processor, prompt)
-        # A page brings two marks beside its vision tokens.
-        return known[prompt] + 2 * len(images_of(record)), answer_lengths(processor, [record])[0]
-
-    return tokens
-
-
-def estimated_tokens(record: dict[str, Any]) -> tuple[int, int]:
-    """The same, estimated for Qwen's tokenizer: each digit is a token, and about four other characters are one."""
-
-    def estimate(text: str) -> int:
-        digits = sum(character.isdigit() for character in text)
-        return digits + -(-(len(text) - digits) // 4)
-
-    prompt = prompt_of(record)
-    return estimate(prompt.system + prompt.question) + 12 + 2 * len(images_of(record)), estimate(
-        answer_text(record)
-    ) + 1
-
-
 def predictions(stats: Statistics, shape: ModelShape, gpu: Gpu, epochs: float) -> dict[str, Any]:
     """Training memory, steps and hours, and the latency of a median and a long document; all predicted."""
     if not stats.totals:
@@ -267,24 +230,6 @@ def tell(args: Any, schema: TargetSchema, result: dict[str, Any]) -> None:
         print(
             f"  {result['records_with_unreadable_images']} records have images that cannot be read; run verify_image_paths.py"
         )
-
-
-def rank(values: Any, share: float) -> int:
-    ordered = sorted(values)
-    return ordered[int(share * (len(ordered) - 1))]
-
-
-def spread(values: Any) -> dict[str, int]:
-    """Smallest, median, 95th percentile, largest, by rank; empty for no values."""
-    if not values:
-        return {}
-    ordered = sorted(values)
-    return {
-        "min": ordered[0],
-        "median": ordered[len(ordered) // 2],
-        "p95": ordered[int(0.95 * (len(ordered) - 1))],
-        "max": ordered[-1],
-    }
 
 
 if __name__ == "__main__":

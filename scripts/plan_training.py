@@ -1,0 +1,120 @@
+"""What a training run will need before anyone rents a GPU: memory, steps, hours and cost, for every model size and method.
+
+Reads the training JSONL (its longest record decides the memory, all of them the time). Every figure is predicted from the model's
+published shape and the GPU's data sheet: nothing is measured here. Memory is for one record a forward pass, with activations
+kept, and recomputed where that alone does not fit (--gradient-checkpointing of train_lora.py).
+
+    python scripts/plan_training.py --in data/splits/train.jsonl --gpu a6000
+    python scripts/plan_training.py --in data/splits/train.jsonl --gpu h100 --size 32b --epochs 2 --price 2.99
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from toolkit import console
+from toolkit.console import StageError, say
+from toolkit.files import argument_path, shown
+from toolkit.gpus import GPUS, Gpu
+from toolkit.model_shapes import SHAPES, ModelShape
+from toolkit.page_images import DEFAULT_MAX_TOKENS
+from toolkit.records import images_of, read_records
+from toolkit.token_counts import estimated_tokens, exact_tokens, vision_tokens
+from toolkit.training_plan import ASSUMED_MFU, optimizer_steps, training_hours, training_memory
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the training JSONL")
+    parser.add_argument("--gpu", choices=list(GPUS), default="a6000", help="GPU to plan for (default: a6000)")
+    parser.add_argument("--size", choices=list(SHAPES), default=None, help="only this model size (default: all)")
+    parser.add_argument("--epochs", type=float, default=3, help="passes over the data (default: 3)")
+    parser.add_argument("--batch", type=int, default=8, help="records an optimizer step (default: 8)")
+    parser.add_argument("--rank", type=int, default=16, help="LoRA rank (default: 16)")
+    parser.add_argument("--price", type=float, default=None, help="of the GPU an hour, in any currency")
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        default=ASSUMED_MFU,
+        help=f"share of the peak that training reaches (default: {ASSUMED_MFU}, assumed)",
+    )
+    parser.add_argument(
+        "--image-max-tokens",
+        type=int,
+        default=DEFAULT_MAX_TOKENS,
+        help="vision tokens of a page at most (default: 1280)",
+    )
+    parser.add_argument(
+        "--model",
+        type=argument_path,
+        default=None,
+        help="model folder whose processor counts the text (default: estimated)",
+    )
+    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.batch < 1 or args.rank < 1 or args.epochs <= 0 or args.mfu <= 0:
+        raise StageError("--batch, --rank, --epochs and --mfu must be above 0")
+    counter = exact_tokens(args.model, args.image_max_tokens) if args.model else estimated_tokens
+    records = longest = total = vision = 0
+    for record in console.progress(read_records(args.input), what="records"):
+        try:
+            pages = sum(vision_tokens(args.root / image, args.image_max_tokens) for image in images_of(record))
+        except OSError:
+            raise StageError(f"record {record['id']!r}: an image cannot be read; run verify_image_paths.py") from None
+        length = pages + sum(counter(record))
+        records, longest, total, vision = records + 1, max(longest, length), total + length, vision + pages
+    gpu = GPUS[args.gpu]
+    steps = optimizer_steps(records, args.epochs, args.batch)
+    sizes = [args.size] if args.size else list(SHAPES)
+    lines = [line for size in sizes for line in plans(args, size, SHAPES[size], gpu, longest, total, vision)]
+    print(f"{shown(args.input)}: {records} records, the longest {longest} tokens, {total} in all ({'exact' if args.model else 'text estimated'}); {args.epochs:g} epochs are {steps} steps of {args.batch} records")  # fmt: skip
+    print(f"predicted for one {gpu.name} with {gpu.memory_gib:g} GiB:")
+    for line in lines:
+        print("  " + sentence(line))
+    result = {"records": records, "longest_tokens": longest, "tokens": total, "steps": steps, "gpu": gpu.name, "plans": lines}  # fmt: skip
+    if not any(line["fits"] for line in lines):
+        say(f"nothing of this fits one {gpu.name}: a smaller model, a larger GPU, or --image-max-tokens lower")
+    return console.finish(args, result)
+
+
+def plans(
+    args: Any, size: str, shape: ModelShape, gpu: Gpu, longest: int, total: int, vision: int
+) -> list[dict[str, Any]]:
+    """One line a method: the cheaper way of keeping activations that fits, or the smaller one where none does."""
+    lines: list[dict[str, Any]] = []
+    for method in ("lora", "qlora"):
+        if method == "qlora" and shape.experts:
+            lines.append({"size": size, "method": method, "fits": False, "why": "its experts are fused and stay in 16 bit"})  # fmt: skip
+            continue
+        for checkpointing in (False, True):
+            memory = training_memory(shape, method, tokens=longest, rank=args.rank, checkpointing=checkpointing)
+            if memory.total <= gpu.memory_gib or checkpointing:
+                break
+        hours = training_hours(shape, gpu, tokens=total * args.epochs, vision_tokens=vision * args.epochs, checkpointing=checkpointing, mfu=args.mfu)  # fmt: skip
+        parts = {name: round(getattr(memory, name), 1) for name in ("weights", "adapter", "activations", "logits")}
+        lines.append({"size": size, "method": method, "fits": memory.total <= gpu.memory_gib, "checkpointing": checkpointing,
+                      "memory_gib": round(memory.total, 1), **parts, "hours": round(hours, 2), "cost": None if args.price is None else round(hours * args.price, 2)})  # fmt: skip
+    return lines
+
+
+def sentence(line: dict[str, Any]) -> str:
+    head = f"{line['size']:8s} {line['method']:6s}"
+    if "why" in line:
+        return f"{head} not offered: {line['why']}"
+    parts = f"{line['memory_gib']:6.1f} GiB (weights {line['weights']}, adapter {line['adapter']}, activations {line['activations']}, logits {line['logits']})"
+    how = ", with --gradient-checkpointing" if line["checkpointing"] else ""
+    if not line["fits"]:
+        return f"{head} {parts}{how}: does not fit"
+    cost = "" if line["cost"] is None else f", costs {line['cost']:g}"
+    return f"{head} {parts}{how}: {line['hours']:g} h{cost}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
