@@ -101,7 +101,7 @@ MISSING_FILE = {
     "train_lora": ["--model", "x", "--train", "gone.jsonl", "--out", "o"], "extract_documents": ["--model", "gone", "--in", "gone.jsonl", "--out", "o.jsonl"],
     "evaluate_predictions": ["--pred", "gone.jsonl", "--gold", "gone.jsonl"], "merge_adapter": ["--adapter", "gone.tgz", "--out", "o"],
     "import_predictions": ["--in", "gone", "--gold", "gone.jsonl", "--out", "p.jsonl"], "review_predictions": ["--pred", "gone.jsonl", "--images-dir", "x", "--out", "r.html"],
-    "plan_training": ["--in", "gone.jsonl"], "audit_labels": ["--in", "gone.jsonl"], "quantize_awq": ["--model", "gone", "--out", "o", "--method", "fp8"], "serve_vllm": ["gone"],
+    "plan_training": ["--in", "gone.jsonl"], "estimate_latency": ["--in", "gone.jsonl"], "audit_labels": ["--in", "gone.jsonl"], "quantize_awq": ["--model", "gone", "--out", "o", "--method", "fp8"], "serve_vllm": ["gone"],
 }  # fmt: skip
 
 

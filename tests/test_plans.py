@@ -111,3 +111,19 @@ def test_the_plan_names_what_fits_and_what_is_not_offered(run, easy_dataset, mon
     none = run("plan_training", "--in", "data/train.jsonl", "--gpu", "a10", "--size", "32b")
     assert none.code == 0 and "nothing of this fits one A10" in none.err
     assert json.dumps(outcome.json)
+
+
+def test_the_estimate_grows_with_rows_and_falls_with_better_gpus(run, easy_dataset, monkeypatch):
+    monkeypatch.chdir(easy_dataset)
+    outcome = run("estimate_latency", "--in", "data/train.jsonl", "--p95", "0.6", "--price", "h200=3.5", "--json")
+    lines = {(line["gpu"], line["precision"]): line for line in outcome.json["estimates"]}
+    assert len(lines) == 21 and outcome.json["documents"] == 24
+    assert all(line["p50"] <= line["p95"] for line in lines.values())
+    assert lines["h200", "w4a16"]["p95"] < lines["a10", "w4a16"]["p95"] < lines["a10", "bf16"]["p95"]
+    rows = lines["a6000", "fp8"]["rows"]
+    assert rows["0"]["p95"] < rows["1-5"]["p95"] and sum(bucket["documents"] for bucket in rows.values()) == 24
+    assert lines["h200", "fp8"]["cost_per_1000"] > 0 and lines["a10", "fp8"]["cost_per_1000"] is None
+    meets = {tuple(name.split(" ")) for name in outcome.json["meets_p95"]}
+    assert meets == {key for key, line in lines.items() if line["fits"] and line["p95"] <= 0.6} and meets
+    assert "nothing of this meets it" in run("estimate_latency", "--in", "data/train.jsonl", "--p95", "0.01").err
+    assert "give GPU=PRICE" in run("estimate_latency", "--in", "data/train.jsonl", "--price", "b200=1").err

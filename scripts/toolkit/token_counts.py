@@ -48,7 +48,7 @@ def estimated_tokens(record: dict[str, Any]) -> tuple[int, int]:
     ) + 1
 
 
-def rank(values: Any, share: float) -> int:
+def rank(values: Any, share: float) -> Any:
     ordered = sorted(values)
     return ordered[int(share * (len(ordered) - 1))]
 
