@@ -1,8 +1,9 @@
 """Predicted latency and cost of a request before a server is rented: every GPU and precision, by number of rows.
 
 Reads documents (--in: a JSONL with answers) for their pages, prompts and answers. One request has the GPU to itself and is answered
-as one JSON object, token after token; every figure is predicted from the model's published shape and the GPU's data sheet with assumed
-shares of the peaks, not measured. --p95 SECONDS names what meets a target.
+as one JSON text, token after token; every figure is predicted from the model's published shape and the GPU's data sheet with assumed
+shares of the peaks, not measured. --p95 SECONDS names what meets a target; --wire positional counts the answers without their names,
+which training and serving do not write yet.
 
     python scripts/estimate_latency.py --in data/splits/test.jsonl
     python scripts/estimate_latency.py --in data/splits/test.jsonl --size 4b --gpu h100 --p95 1.0 --price h100=2.99
@@ -25,6 +26,7 @@ from toolkit.records import gold_of, images_of, read_records
 from toolkit.score_table import row_bucket
 from toolkit.target_schema import TargetSchema, value_at
 from toolkit.token_counts import estimated_tokens, exact_tokens, rank, vision_tokens
+from toolkit.wire_format import WIRES, WireFormat
 
 Request = tuple[int, int, int, int]  # vision, prompt and answer tokens, rows
 
@@ -36,6 +38,9 @@ def build_parser() -> console.Parser:
     parser.add_argument("--gpu", choices=list(GPUS), action="append", default=[], help="GPU; repeat (default: all)")
     parser.add_argument(
         "--precision", choices=list(WEIGHT_BYTES), action="append", default=[], help="precision; repeat (default: all)"
+    )
+    parser.add_argument(
+        "--wire", choices=WIRES, default="json", help="form of the answer: compact JSON, or positions (default: json)"
     )
     parser.add_argument("--p95", type=float, default=None, metavar="SECONDS", help="name what meets this")
     parser.add_argument(
@@ -72,14 +77,14 @@ def main(argv: list[str] | None = None) -> int:
         for precision in args.precision or WEIGHT_BYTES
     ]
     buckets = list(dict.fromkeys(row_bucket(rows) for *_, rows in sorted(requests, key=lambda r: r[3])))
-    print(f"{shown(args.input)}: {len(requests)} documents, {shape.name}, text {'counted' if args.model else 'estimated'}; predicted seconds, one request alone on the GPU")  # fmt: skip
+    print(f"{shown(args.input)}: {len(requests)} documents, {shape.name}, answers as {args.wire}, text {'counted' if args.model else 'estimated'}; predicted seconds, one request alone on the GPU")  # fmt: skip
     print(f"  {'GPU':6s} {'precision':9s} {'GiB':>6s} {'p50':>7s} {'p95':>7s}   p95 by rows: " + "".join(f"{name:>8s}" for name in buckets) + ("   per 1,000" if prices else ""))  # fmt: skip
     for line in lines:
         by_rows = "".join(f"{line['rows'][name]['p95']:8.2f}" for name in buckets)
         cost = f"   {line['cost_per_1000']:9.2f}" if line["cost_per_1000"] is not None else ""
         fits = "" if line["fits"] else "  does not fit"
         print(f"  {line['gpu']:6s} {line['precision']:9s} {line['weights_gib']:6.1f} {line['p50']:7.2f} {line['p95']:7.2f}                " + by_rows + cost + fits)  # fmt: skip
-    result: dict[str, Any] = {"documents": len(requests), "size": args.size, "efficiency": vars(ASSUMED), "estimates": lines}  # fmt: skip
+    result: dict[str, Any] = {"documents": len(requests), "size": args.size, "wire": args.wire, "efficiency": vars(ASSUMED), "estimates": lines}  # fmt: skip
     if args.p95 is not None:
         meeting = [f"{line['gpu']} {line['precision']}" for line in lines if line["fits"] and line["p95"] <= args.p95]
         result["meets_p95"] = meeting
@@ -112,6 +117,11 @@ def requests_of(args: Any) -> list[Request]:
         gold = gold_of(record)
         if gold is None:
             raise StageError(f"record {record['id']!r} has no answer; its length is what latency depends on")
+        try:
+            answer = WireFormat(schema, args.wire).encoded(gold)
+        except ValueError as error:
+            raise StageError(f"record {record['id']!r}: {error}; run validate_jsonl.py") from None
+        record["messages"][-1]["content"] = [{"type": "text", "text": answer}]
         try:
             vision = sum(vision_tokens(args.root / image, args.image_max_tokens) for image in images_of(record))
         except OSError:

@@ -125,5 +125,7 @@ def test_the_estimate_grows_with_rows_and_falls_with_better_gpus(run, easy_datas
     assert lines["h200", "fp8"]["cost_per_1000"] > 0 and lines["a10", "fp8"]["cost_per_1000"] is None
     meets = {tuple(name.split(" ")) for name in outcome.json["meets_p95"]}
     assert meets == {key for key, line in lines.items() if line["fits"] and line["p95"] <= 0.6} and meets
+    short = run("estimate_latency", "--in", "data/train.jsonl", "--wire", "positional", "--gpu", "a6000", "--json").json
+    assert all(line["p95"] < 0.7 * lines[line["gpu"], line["precision"]]["p95"] for line in short["estimates"])
     assert "nothing of this meets it" in run("estimate_latency", "--in", "data/train.jsonl", "--p95", "0.01").err
     assert "give GPU=PRICE" in run("estimate_latency", "--in", "data/train.jsonl", "--price", "b200=1").err
