@@ -22,10 +22,10 @@ from toolkit.gpus import GPUS, Gpu
 from toolkit.latency_model import ASSUMED, WEIGHT_BYTES, predicted_latency, weight_gib
 from toolkit.model_shapes import SHAPES, ModelShape
 from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import gold_of, images_of, read_records
+from toolkit.records import gold_of, read_records
 from toolkit.score_table import row_bucket
 from toolkit.target_schema import TargetSchema, value_at
-from toolkit.token_counts import estimated_tokens, exact_tokens, rank, vision_tokens
+from toolkit.token_counts import estimated_tokens, exact_tokens, page_tokens, rank
 from toolkit.wire_format import WIRES, WireFormat
 
 Request = tuple[int, int, int, int]  # vision, prompt and answer tokens, rows
@@ -122,10 +122,7 @@ def requests_of(args: Any) -> list[Request]:
         except ValueError as error:
             raise StageError(f"record {record['id']!r}: {error}; run validate_jsonl.py") from None
         record["messages"][-1]["content"] = [{"type": "text", "text": answer}]
-        try:
-            vision = sum(vision_tokens(args.root / image, args.image_max_tokens) for image in images_of(record))
-        except OSError:
-            raise StageError(f"record {record['id']!r}: an image cannot be read; run verify_image_paths.py") from None
+        vision = page_tokens(record, args.root, args.image_max_tokens)
         rows = max((len(value_at(gold, rows.path) or []) for rows in schema.lists), default=0)
         found.append((vision, *counter(record), rows))
     return found

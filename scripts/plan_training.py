@@ -20,8 +20,8 @@ from toolkit.files import argument_path, shown
 from toolkit.gpus import GPUS, Gpu
 from toolkit.model_shapes import SHAPES, ModelShape
 from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import images_of, read_records
-from toolkit.token_counts import estimated_tokens, exact_tokens, vision_tokens
+from toolkit.records import read_records
+from toolkit.token_counts import estimated_tokens, exact_tokens, page_tokens
 from toolkit.training_plan import ASSUMED_MFU, optimizer_steps, training_hours, training_memory
 
 
@@ -64,10 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     counter = exact_tokens(args.model, args.image_max_tokens) if args.model else estimated_tokens
     records = longest = total = vision = 0
     for record in console.progress(read_records(args.input), what="records"):
-        try:
-            pages = sum(vision_tokens(args.root / image, args.image_max_tokens) for image in images_of(record))
-        except OSError:
-            raise StageError(f"record {record['id']!r}: an image cannot be read; run verify_image_paths.py") from None
+        pages = page_tokens(record, args.root, args.image_max_tokens)
         length = pages + sum(counter(record))
         records, longest, total, vision = records + 1, max(longest, length), total + length, vision + pages
     gpu = GPUS[args.gpu]

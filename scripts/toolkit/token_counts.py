@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from toolkit.console import StageError
 from toolkit.page_images import image_tokens, processor_size
 from toolkit.records import answer_text, images_of, prompt_of
 
@@ -15,6 +16,14 @@ def vision_tokens(path: Path, budget: int) -> int:
 
     with Image.open(path) as image:
         return image_tokens(*processor_size(*image.size, budget))
+
+
+def page_tokens(record: dict[str, Any], root: Path, budget: int) -> int:
+    """Vision tokens of all pages of a record. Raises StageError where one cannot be read."""
+    try:
+        return sum(vision_tokens(root / image, budget) for image in images_of(record))
+    except OSError:
+        raise StageError(f"record {record['id']!r}: an image cannot be read; run verify_image_paths.py") from None
 
 
 def exact_tokens(model: Path, image_max_tokens: int) -> Callable[[dict[str, Any]], tuple[int, int]]:
