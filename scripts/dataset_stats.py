@@ -1,7 +1,7 @@
 """What a JSONL holds, what of it fits, and what it will cost: documents, pages, rows, values, tokens, training, serving.
 
 With --model the tokens of whole records are counted exactly with that model's own processor; without, text tokens are estimated (and
-said to be). The predictions are for --size on --gpu. --html writes a page with plots. Reads in constant memory.
+said to be). The predictions are for --size on --gpu. --html writes a page with plots. Keeps a few numbers a record.
 
     python scripts/dataset_stats.py --in data/train.jsonl
     python scripts/dataset_stats.py --in data/train.jsonl --model outputs/tiny --html data/reports/dataset.html --json

@@ -99,7 +99,12 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
     owners: dict[str, str] = {}
     with archive:
         for member in archive.infolist():
-            called = member_name(member, args.names_encoding)
+            try:
+                called = member_name(member, args.names_encoding)
+            except UnicodeDecodeError:
+                problem = f"its name is not {args.names_encoding} (--names-encoding)"
+                problems.append({"zip": shown(path), "member": member.filename, "problem": problem})
+                continue
             name = called.replace("\\", "/")
             if name.endswith("/"):
                 continue
@@ -135,6 +140,7 @@ def member_name(member: zipfile.ZipInfo, encoding: str) -> str:
 
     A name without the UTF-8 mark is cp437 by the standard, and Python reads it so; macOS writes UTF-8 without the mark, Windows
     the machine's own code page. Info-ZIP's Unicode path field (0x7075) wins where it fits the name.
+    Raises UnicodeDecodeError where the name is not in `encoding`.
     """
     if member.flag_bits & 0x800:
         return member.filename
@@ -147,12 +153,12 @@ def member_name(member: zipfile.ZipInfo, encoding: str) -> str:
         kind, size = int.from_bytes(extra[:2], "little"), int.from_bytes(extra[2:4], "little")
         field = extra[4 : 4 + size]
         if kind == 0x7075 and len(field) > 5 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw):
-            return field[5:].decode("utf-8", "replace")
+            return field[5:].decode("utf-8")
         extra = extra[4 + size :]
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        return raw.decode(encoding, "replace")
+        return raw.decode(encoding)
 
 
 def refused(member: zipfile.ZipInfo, name: str, max_ratio: float) -> str:

@@ -91,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         named = first_few(f"{key} ({count})" for key, count in unknown.most_common())
         say(f"{len(unknown)} of their keys feed no field: {named}; name them with --mapping if they should")
     if warned:
-        say(f"{warned} answers hold values of another form than the schema's; kept as they are, named under 'warnings'")
+        say(
+            f"{warned} answers hold values of another form than the schema's, or rows that disagree; named under 'warnings'"
+        )
     if missing:
         say(f"{len(missing)} documents have no answer and will count as all missed: {first_few(missing)}")
     if strangers:
@@ -124,8 +126,7 @@ def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]
                 raise StageError(f"{where}: no name of the document")
             yield str(name), foreign_answer(next((row[w] for w in wrappers if row.get(w) is not None), None))
     else:
-        for name, value in rows_as_answers(schema, rows, own[0]):
-            yield name, Foreign(value)
+        yield from rows_as_answers(schema, rows, own[0])
 
 
 def line_of(
@@ -141,7 +142,7 @@ def line_of(
     status = "truncated" if answer.truncated else "ok"
     if status == "ok" and strict and not validator.is_valid(prediction):
         status = "schema_error"
-    if warnings:
+    if warnings := [*answer.warnings, *warnings]:
         more["warnings"] = warnings
     return prediction_line(identity, status, prediction, answer.text[:20_000], **more)
 

@@ -145,6 +145,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{near_counts['near_duplicates']} held-out documents look like one in train: "
             + first_few(f"{p['held_out']} ~ {p['train']}" for p in pairs)
         )
+    if near_counts["pictures_compared"] < near_counts["pictures"]:
+        say(f"only {near_counts['pictures_compared']} of {near_counts['pictures']} held-out pages were compared with train by their pictures")  # fmt: skip
     write_problems(args.out_dir / "near_duplicates.jsonl", pairs, say)
     if unknown:
         say(f"{len(unknown)} ids of {shown(args.holdout_file)} are in no record: {first_few(unknown)}")

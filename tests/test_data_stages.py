@@ -103,6 +103,8 @@ def test_names_come_out_as_their_maker_meant_them(run, workspace):
         1,
         1,
     ) and "has the same name" in twins.err
+    wrong = run("extract_combined_zip", "--zip", "cn.zip", "--names-encoding", "ascii", "--json")
+    assert (wrong.code, wrong.json["extracted"], wrong.json["problems"]) == (1, 0, 1) and "is not ascii" in wrong.err
     assert "knows no such codec" in run("extract_combined_zip", "--zip", "cn.zip", "--names-encoding", "latin-99").err
 
 

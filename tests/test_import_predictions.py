@@ -94,3 +94,16 @@ def test_what_is_cut_broken_missing_or_a_stranger_is_named(run, gold):
     assert "1 documents have two answers" in run("import_predictions", "--in", "h", "--gold", "gold.jsonl", "--out", "p.jsonl").err  # fmt: skip
     (gold / "e").mkdir()
     assert "no .json, .txt, .md files" in run("import_predictions", "--in", "e", "--gold", "gold.jsonl", "--out", "p.jsonl").err  # fmt: skip
+
+
+def test_rows_that_disagree_and_lists_that_are_none_are_named(run, gold):
+    (gold / "t.csv").write_text(
+        "Filename,bl_number,Container_Number\nBL 1.pdf,A1,CSQU3054383\nBL 1.pdf,A2,MSCU6639870\n"
+    )
+    _, lines = imported(run, gold, "--in", "t.csv")
+    assert lines[0]["warnings"] == ["bl_number: the rows disagree: 'A1' and 'A2'; the first counts"]
+    (gold / "a.jsonl").write_text(json.dumps({"file": "BL 1.pdf", "answer": {"containers": "see attached"}}) + "\n")
+    _, lines = imported(run, gold, "--in", "a.jsonl")
+    assert (
+        lines[0]["warnings"] == ["containers: no list: 'see attached'"] and lines[0]["prediction"]["containers"] == []
+    )

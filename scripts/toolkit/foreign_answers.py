@@ -25,6 +25,7 @@ class Foreign:
     truncated: bool = False
     usage: dict[str, Any] | None = None
     complaint: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def foreign_answer(found: Any) -> Foreign:
@@ -147,6 +148,8 @@ def in_schema(schema: TargetSchema, value: dict[str, Any]) -> tuple[dict[str, An
                 warnings.append(f"{rows.name}: a row is no object: {str(item)[:60]!r}")
         if key is not None:
             used.add(key)
+            if not isinstance(flat[key], list) and not is_absent(flat[key]):
+                warnings.append(f"{rows.name}: no list: {str(flat[key])[:60]!r}")
         put_at(answer, rows.path, items)
     return schema.ordered(answer), [key for key in flat if key not in used] + list(left), warnings
 
@@ -180,8 +183,11 @@ def flattened(value: dict[str, Any]) -> dict[str, Any]:
 
 def rows_as_answers(
     schema: TargetSchema, rows: list[tuple[str, dict[str, Any]]], name_column: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Flat table rows, one per list item, as one answer per document: `(name, answer)`; the first value of a header field counts."""
+) -> Iterator[tuple[str, Foreign]]:
+    """Flat table rows, one per list item, as one answer per document: `(name, answer)`.
+
+    The first value of a header field counts; others that differ are named in the answer's warnings.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for _, values in rows:
         name = next((values[c] for c in values if fold(str(c)) == name_column), None)
@@ -191,14 +197,19 @@ def rows_as_answers(
     inner = {fold(c) for rows_ in schema.lists for leaf in rows_.leaves for c in (*leaf.columns, *leaf.path[-1:])}
     for name, group in groups.items():
         answer: dict[str, Any] = {}
+        differing: dict[str, None] = {}
         for values in group:
             for key, value in values.items():
-                if fold(str(key)) not in inner and (is_absent(answer.get(key)) or isinstance(value, list)):
+                if fold(str(key)) in inner:
+                    continue
+                if is_absent(answer.get(key)):
                     answer[key] = value
+                elif not is_absent(value) and value != answer[key]:
+                    differing[f"{key}: the rows disagree: {answer[key]!r} and {value!r}; the first counts"] = None
         for rows_ in schema.lists:
             wanted = {fold(c) for leaf in rows_.leaves for c in (*leaf.columns, *leaf.path[-1:])}
             items = [{k: v for k, v in values.items() if fold(str(k)) in wanted} for values in group]
             items = [item for item in items if not all(is_absent(v) for v in item.values())]
             if items and not isinstance(answer.get(rows_.path[-1]), list):
                 answer[rows_.path[-1]] = items
-        yield name, answer
+        yield name, Foreign(answer, warnings=tuple(differing))

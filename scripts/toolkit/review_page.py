@@ -1,4 +1,4 @@
-"""The page in which a person corrects predictions: one HTML file, its data inside, pages inlined to a limit and linked beyond."""
+"""The page in which a person corrects predictions: one HTML file, its data inside, the page images linked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.files import write_text
-from toolkit.report import page_pictures
+from toolkit.report import link_to
 from toolkit.target_schema import Leaf, TargetSchema, value_at
 
 
@@ -73,5 +73,4 @@ def rows_of(answer: dict[str, Any], path: tuple[str, ...], leaves: tuple[Leaf, .
 
 def pictures(document: ReviewDocument, root: Path, folder: Path) -> list[str]:
     """Links to the page images themselves: a reviewer must read small print, so they are not shrunk."""
-    record = {"messages": [{"role": "user", "content": [{"type": "image", "image": page} for page in document.pages]}]}
-    return page_pictures(record, root, folder, inline=False)
+    return [link_to(root / page, folder) for page in document.pages]

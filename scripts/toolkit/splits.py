@@ -210,7 +210,7 @@ def near_duplicates(
 ) -> tuple[list[Near], dict[str, int]]:
     """What lies on both sides and is alike, the most alike training document of each; `(pairs, counts)`. Nothing is moved.
 
-    `counts["pictures_compared"]` is the number of held-out pages compared: all of them up to four thousand million pairs.
+    `counts["pictures_compared"]` of `counts["pictures"]` held-out pages were compared: all of them up to four thousand million pairs.
     """
     import numpy
 
@@ -218,15 +218,20 @@ def near_duplicates(
     found: dict[tuple[int, int], list[Any]] = {}
     for held, train, share in near_texts(documents.sketches, side, text):
         found[held, train] = [share, None]
-    pictures, compared = near_pictures(documents.looks, side, bits)
+    pictures, compared, of_all = near_pictures(documents.looks, side, bits)
     for held, train, distance in pictures:
         found.setdefault((held, train), [None, None])[1] = distance
     pairs = [Near(held, train, share, distance) for (held, train), (share, distance) in sorted(found.items())]
-    return pairs, {"near_duplicates": len({pair.held_out for pair in pairs}), "pictures_compared": compared}
+    return pairs, {
+        "near_duplicates": len({pair.held_out for pair in pairs}),
+        "pictures_compared": compared,
+        "pictures": of_all,
+    }
 
 
 def near_texts(sketches: bytearray, side: Any, least: float) -> list[tuple[int, int, float]]:
-    """`(held out, train, share)` by bands of four hashes: pairs of at least 0.8 are found with probability 0.9998."""
+    """`(held out, train, share)` by bands of four hashes: pairs of at least 0.8 are found with probability 0.9998, where a
+    band's texts are not shared by more than 50 training documents."""
     import numpy
 
     table = numpy.frombuffer(bytes(sketches), dtype=numpy.uint16).reshape(len(side), -1)
@@ -250,8 +255,8 @@ def near_texts(sketches: bytearray, side: Any, least: float) -> list[tuple[int, 
     return [(held, -train, share) for held, (share, train) in sorted(best.items())]
 
 
-def near_pictures(looks: bytearray, side: Any, most: int) -> tuple[list[tuple[int, int, int]], int]:
-    """`(held out, train, differing bits)`, and how many held-out pages were compared with every training page."""
+def near_pictures(looks: bytearray, side: Any, most: int) -> tuple[list[tuple[int, int, int]], int, int]:
+    """`(held out, train, differing bits)`, how many held-out pages were compared with every training page, and how many there are."""
     import numpy
 
     table = numpy.frombuffer(bytes(looks), dtype=numpy.uint64).reshape(len(side), 4)
@@ -259,8 +264,9 @@ def near_pictures(looks: bytearray, side: Any, most: int) -> tuple[list[tuple[in
     train = numpy.flatnonzero(known & (side == TRAIN))
     held = numpy.flatnonzero(known & (side != TRAIN))
     if not len(train) or not len(held):
-        return [], 0
+        return [], 0, 0
     step = -(-len(held) * len(train) // PICTURE_PAIRS)
+    of_all = len(held)
     held = held[::step]
     found = []
     reference = table[train]
@@ -269,4 +275,4 @@ def near_pictures(looks: bytearray, side: Any, most: int) -> tuple[list[tuple[in
         at = int(distances.argmin())
         if distances[at] <= most:
             found.append((int(number), int(train[at]), int(distances[at])))
-    return found, len(held)
+    return found, len(held), of_all
