@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, atomic, shown, write_json, write_text
 from toolkit.predictions import PredictionFile, read_gold
 from toolkit.score_table import RATES, ScoreTable, compared
-from toolkit.scoring import DocumentScore, score_document
+from toolkit.scoring import DocumentScore, judged_values, score_document
 from toolkit.target_schema import TargetSchema, value_at
 
 HEADLINE = ("micro_f1", "macro_f1", "header_macro_f1", "row_f1", "cell_f1", "document_exact")
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         raise StageError("--max-drop compares with other predictions; give them with --against NAME=FILE")
     tables = {label: ScoreTable(schema) for label in files}
     companions: dict[str, list[tuple[float, float]]] = {label: [] for label in files}
+    trust: dict[str, Trust] = {label: Trust() for label in files}
     shown_documents: list[tuple[Gold, DocumentScore]] = []
     ids: set[str] = set()
     for document in console.progress(itertools.chain([first], gold), what="documents"):
@@ -116,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
             score = scored(schema, document, file, tables[label], args.bucket_by)
             if args.companions:
                 companions[label].append(companion_scores(document[1], file.get(document[0]), score.status))
+            trust[label].add(schema, document[1], file.get(document[0]))
             if args.report and label == args.name:
                 shown_documents.append((document, score))
     for label, file in files.items():
@@ -127,6 +130,9 @@ def main(argv: list[str] | None = None) -> int:
         if pairs:
             anls, nted = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
             results[label] |= {"anls_star": anls, "nted": nted}
+    for label, known in trust.items():
+        if known.confidence:
+            results[label]["confidence"] = known.quality()
     for label in list(files)[1:]:
         results[label]["difference"] = compared(tables[args.name], tables[label], seed=args.seed)
     print_tables(results, args.name)
@@ -191,6 +197,26 @@ def scored(
     return score
 
 
+class Trust:
+    """Confidences of one run's values beside whether each is right; nine bytes a value."""
+
+    def __init__(self) -> None:
+        self.confidence, self.right = array("d"), array("b")
+
+    def add(self, schema: TargetSchema, gold: dict[str, Any], line: dict[str, Any] | None) -> None:
+        if line is None or not line.get("confidence") or line.get("status") != "ok":
+            return
+        for name, right in judged_values(schema, gold, line["prediction"]):
+            if name in line["confidence"]:
+                self.confidence.append(line["confidence"][name])
+                self.right.append(right)
+
+    def quality(self) -> dict[str, Any]:
+        from toolkit.confidence import quality
+
+        return quality(self.confidence, self.right)
+
+
 def companion_scores(gold: dict[str, Any], line: dict[str, Any] | None, status: str) -> tuple[float, float]:
     """`(ANLS*, nTED)` of one document; a failed answer is an empty one."""
     from toolkit.companions import anls_star, tree_similarity
@@ -221,7 +247,11 @@ def run_result(table: ScoreTable, seed: int) -> dict[str, Any]:
 
 
 def last_line(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key not in ("fields", "buckets")}
+    final = {key: value for key, value in result.items() if key not in ("fields", "buckets")}
+    if "confidence" in final:
+        curves = ("risk_coverage", "reliability")
+        final["confidence"] = {key: value for key, value in final["confidence"].items() if key not in curves}
+    return final
 
 
 def broken_gates(
@@ -253,11 +283,21 @@ def print_tables(results: dict[str, dict[str, Any]], name: str) -> None:
     for label, result in results.items():
         if "anls_star" in result:
             print(f"{label}: ANLS* {result['anls_star']:.4f}, nTED {result['nted']:.4f}")
+        if "confidence" in result:
+            print(confidence_text(label, result["confidence"]))
         if "difference" in result:
             print(f"{name} against {label}:")
             for metric in HEADLINE:
                 if metric in result["difference"]:
                     print(f"  {metric:18s} {difference_text(result['difference'][metric])}")
+
+
+def confidence_text(label: str, found: dict[str, Any]) -> str:
+    auroc = "not defined (no value is wrong)" if found["auroc"] is None else f"{found['auroc']:.4f}"
+    return (
+        f"{label}: confidence of {found['values']} values ({found['accuracy']:.4f} right): AUROC {auroc}, calibration error {found['ece']:.4f}, "
+        f"accuracy at 80 % coverage {found['accuracy_at_80']:.4f}"
+    )
 
 
 def difference_text(difference: dict[str, Any]) -> str:

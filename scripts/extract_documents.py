@@ -3,8 +3,9 @@
 Reads a JSONL (its images; its answers are not looked at) or PDFs, images, folders, patterns. Answers come from a model on
 this machine (--model, --adapter) or from any OpenAI-compatible server (--server). The contract gives prompt, schema and
 resolution. Writes --out; run again, and only what is missing there is answered. An invalid answer is asked again, warmer;
-a document with more pages than the model was trained on is read in windows. Exit code 1 where a document has no valid
-answer (each has its status and its reason).
+a document with more pages than the model was trained on is read in windows. Every value has a confidence (calibrated where
+calibrate_confidence.py has run), and its place on the page where there is a text layer; --review-below lists those a person
+should look at. Exit code 1 where a document has no valid answer (each has its status and its reason).
 
     python scripts/extract_documents.py --model Qwen/Qwen3-VL-8B-Instruct --adapter outputs/bl-8b --in data/splits/test.jsonl --out data/predictions/test.jsonl
     python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in data/pdfs --out data/predictions/new.jsonl
@@ -28,8 +29,9 @@ from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.contract import FILE_NAME, Contract, load_contract
 from toolkit.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
+from toolkit.evidence import TextLayers
 from toolkit.files import argument_path, shown
-from toolkit.predictions import finished_ids
+from toolkit.predictions import finished_ids, unsure_values
 
 END = Document("")  # the watched folders' end
 
@@ -43,6 +45,12 @@ def build_parser() -> console.Parser:
     what.add_argument("--out", type=argument_path, required=True, help="prediction JSONL, appended to")
     what.add_argument(
         "--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to"
+    )
+    what.add_argument(
+        "--text-layer-dir",
+        type=argument_path,
+        default=None,
+        help="text layers of a JSONL's documents (PDFs bring their own): evidence, and surer confidence",
     )
     what.add_argument("--limit", type=int, default=None, help="only the first N documents")
     what.add_argument("--overwrite", action="store_true", help="answer every document again")
@@ -89,6 +97,16 @@ def build_parser() -> console.Parser:
     how.add_argument(
         "--patience", type=float, default=600, help="server: seconds to wait for one that is gone (default: 600)"
     )
+    how.add_argument(
+        "--review-below",
+        type=float,
+        default=None,
+        metavar="P",
+        help="list values of less confidence, and failed documents, in a file beside --out (.review.jsonl)",
+    )
+    how.add_argument(
+        "--no-confidence", action="store_true", help="server: do not ask for log-probabilities (some APIs refuse them)"
+    )
     how.add_argument("--no-grammar", action="store_true", help="local: decode freely; answers may break the schema")
     how.add_argument("--threads", type=int, default=0, help="local: CPU threads for torch; 0: its own choice")
     return parser
@@ -100,6 +118,11 @@ def main(argv: list[str] | None = None) -> int:
     contract = load_contract(contract_folder(args))
     if args.overwrite:
         args.out.unlink(missing_ok=True)
+        review_file(args).unlink(missing_ok=True)
+    if args.review_below is not None and contract.confidence is None:
+        say(
+            "the contract is not calibrated, so --review-below compares bare token probabilities; calibrate_confidence.py makes them mean something"
+        )
     done = finished_ids(args.out)
     if args.ray:
         from toolkit.ray_batch import extracted_with_ray
@@ -124,6 +147,8 @@ def contract_folder(args: Any) -> Path:
         raise StageError("--adapter, --no-grammar and --ray belong to --model; a server has its own")
     if args.server and args.contract is None:
         raise StageError("--server needs --contract FOLDER: the model or adapter folder that the server serves")
+    if args.review_below is not None and (args.no_confidence or not 0 < args.review_below <= 1):
+        raise StageError("--review-below takes a confidence over 0 and at most 1, and --no-confidence gives none")
     if args.batch_size < 1 or args.concurrency < 1 or args.tries < 1:
         raise StageError("--batch-size, --concurrency and --tries must be at least 1")
     return Path(args.contract or args.adapter or args.model)
@@ -132,7 +157,12 @@ def contract_folder(args: Any) -> Path:
 def documents_of(args: Any) -> list[Document]:
     inputs = [argument_path(name) for name in args.inputs]
     if len(inputs) == 1 and inputs[0].suffix.lower() == ".jsonl":
-        return documents_of_jsonl(inputs[0], args.root, limit=args.limit, shuffle_pages=args.shuffle_pages)
+        layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
+        return documents_of_jsonl(
+            inputs[0], args.root, limit=args.limit, shuffle_pages=args.shuffle_pages, layers=layers
+        )
+    if args.text_layer_dir:
+        raise StageError("--text-layer-dir goes with a JSONL; PDFs bring their text layer along")
     if args.shuffle_pages:
         raise StageError("--shuffle-pages needs a JSONL")
     return documents_of_files(inputs, limit=args.limit)
@@ -157,7 +187,7 @@ async def predicted(
     """Prediction lines as they are made, by the server or by this machine."""
     from toolkit.extraction import Judge, extracted
 
-    judge = Judge(contract.target)
+    judge = Judge(contract.target, contract.confidence)
     window = args.window or contract.max_pages
     async with contextlib.AsyncExitStack() as stack:
         renderer = stack.enter_context(
@@ -169,7 +199,7 @@ async def predicted(
             server = await stack.enter_async_context(
                 ServerModel(
                     args.server, contract, model=args.served_model, key=os.environ.get(API_KEY_VARIABLE), concurrency=args.concurrency * 2,
-                    timeout=args.timeout, attempts=args.attempts, patience=args.patience, say=say,
+                    timeout=args.timeout, attempts=args.attempts, patience=args.patience, confidence=not args.no_confidence, say=say,
                 )
             )  # fmt: skip
 
@@ -209,11 +239,16 @@ def written(args: Any, done: set[str], lines: AsyncIterator[dict[str, Any]], tot
     meter = console.Meter(total)
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
+    to_review = 0
+
     async def write() -> None:
+        nonlocal to_review
         with args.out.open("a", encoding="utf-8", newline="\n") as file:
             async for line in lines:
                 file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
                 file.flush()
+                if args.review_below is not None:
+                    to_review += append_review(args, line)
                 counts[line["status"]] += 1
                 meter.step(failed=line["status"] != "ok")
                 if line["status"] != "ok":
@@ -231,6 +266,8 @@ def written(args: Any, done: set[str], lines: AsyncIterator[dict[str, Any]], tot
     count = sum(counts.values())
     statuses = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "nothing to do"
     say(f"{count} documents in {seconds:.1f} s: {statuses} -> {shown(args.out)}")
+    if args.review_below is not None:
+        say(f"{to_review} entries for a person -> {shown(review_file(args))}")
     if failed:
         say(f"without a valid answer: {first_few(failed)}")
     if interrupted:
@@ -242,7 +279,22 @@ def written(args: Any, done: set[str], lines: AsyncIterator[dict[str, Any]], tot
         "status": dict(sorted(counts.items())),
         "out": shown(args.out),
     }
+    if args.review_below is not None:
+        result |= {"to_review": to_review, "review": shown(review_file(args))}
     return console.finish(args, result, ExitCode.PROBLEMS if failed else ExitCode.OK)
+
+
+def review_file(args: Any) -> Path:
+    return Path(args.out.with_suffix(".review.jsonl"))
+
+
+def append_review(args: Any, line: dict[str, Any]) -> int:
+    """Append what a person should look at in one prediction line: each unsure value, or the document where it has none at all."""
+    entries = [{"id": line["id"], **entry} for entry in unsure_values(line, args.review_below)]
+    with review_file(args).open("a", encoding="utf-8", newline="\n") as file:
+        for entry in entries:
+            file.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n")
+    return len(entries)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Serves nothing: the page is a file, works without a network, and keeps unfinished work in the browser. Documents that need a person
 come first: failed answers, then those that fail the schema's checks, then values that the page's own text does not hold
-(--text-layer-dir), then the rest. "Save" downloads reviewed.json, a results table that build_jsonl_from_results.py reads.
+(--text-layer-dir) or that the model was not sure of (--review-below), then the rest. "Save" downloads reviewed.json, a results table that build_jsonl_from_results.py reads.
 
     python scripts/review_predictions.py --pred data/predictions/new.jsonl --records data/test.jsonl --out data/reports/review.html
     python scripts/review_predictions.py --pred data/predictions/new.jsonl --images-dir data/images --schema schemas/invoice.schema.json --out data/reports/review.html
@@ -20,7 +20,7 @@ from toolkit.console import StageError, first_few, say
 from toolkit.evidence import DocumentWords, TextLayers
 from toolkit.files import argument_path, expand_inputs, shown
 from toolkit.page_images import IMAGE_SUFFIXES, document_key, match_images
-from toolkit.predictions import PredictionFile
+from toolkit.predictions import PredictionFile, unsure_values
 from toolkit.records import images_of, read_records
 from toolkit.review_page import ReviewDocument, write_review
 from toolkit.scoring import as_rows, cell
@@ -45,6 +45,9 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--text-layer-dir", type=argument_path, default=None, help="text layers: values that no page holds come first"
     )
+    parser.add_argument(
+        "--review-below", type=float, default=None, metavar="P", help="values of less confidence come first"
+    )
     parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
     parser.add_argument("--limit", type=int, default=None, help="only the N documents that need a person most")
     return parser
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     for identity in sorted(predictions.ids()):
         line = predictions.get(identity) or {}
         words = layers.of(records.get(identity, {"id": identity})) if layers else None
-        reasons = reasons_of(schema, line, words)
+        reasons = reasons_of(schema, line, words, args.review_below)
         answer = line.get("prediction")
         source = records.get(identity, {}).get("meta", {}).get("source") or identity
         documents.append(ReviewDocument(identity, source, answer if isinstance(answer, dict) else {}, reasons, pages.get(identity, [])))  # fmt: skip
@@ -99,13 +102,18 @@ def pages_of(args: Any, records: dict[str, dict[str, Any]], predictions: Predict
     return pages
 
 
-def reasons_of(schema: TargetSchema, line: dict[str, Any], words: DocumentWords | None) -> list[tuple[int, str]]:
+def reasons_of(
+    schema: TargetSchema, line: dict[str, Any], words: DocumentWords | None, below: float | None
+) -> list[tuple[int, str]]:
     """`(weight, sentence)` of what a person should look at."""
     answer, status = line.get("prediction"), str(line.get("status", "ok"))
     if status != "ok" or not isinstance(answer, dict):
         return [(1000, f"no usable answer: {line.get('error') or status}")]
     reasons = [(10, f"{where}: {sentence}") for where, sentence, _ in business_problems(schema, answer)]
     reasons += [(5, str(warning)) for warning in line.get("warnings", [])]
+    if below is not None and line.get("confidence"):
+        for entry in unsure_values(line, below):
+            reasons.append((2, f"{entry['name']}: {entry['value']!r}, confidence {entry['confidence']:.2f}"))
     if words is not None:
         values = [(leaf, value_at(answer, leaf.path), leaf.name) for leaf in schema.header]
         for rows in schema.lists:

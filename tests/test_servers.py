@@ -114,6 +114,14 @@ def test_the_merged_model_is_served_and_answers_as_it_does_locally(vllm_python, 
         same = sum(served[key]["raw"] == local[key]["raw"] for key in local) / len(local)
         print(f"same answers: {same:.3f} of {len(local)}; {scores(work / 'served.jsonl', held_out)['micro_f1']:.4f}")
         assert same >= 0.98
+        # The server's log-probabilities are the local model's: the same confidence, one in bfloat16 and one in float32.
+        apart = [
+            abs(served[key]["confidence"][name] - share)
+            for key, line in local.items() if served[key]["raw"] == line["raw"]
+            for name, share in line["confidence"].items()
+        ]  # fmt: skip
+        print(f"confidence of {len(apart)} values: mean difference {sum(apart) / len(apart):.4f}, most {max(apart):.3f}")
+        assert sum(apart) / len(apart) < 0.02
         check_prompt_and_pixels(vllm_python, merged, held_out, work)
         pdfs = REPOSITORY / "data/quickstart/held_out/samples/pdfs"
         from_pdfs = extract(work / "pdfs.jsonl", pdfs, merged, "--limit", 12)
@@ -356,6 +364,7 @@ def test_an_offline_batch_runs_with_ray_and_vllm(vllm_python, merged, held_out, 
     script("extract_documents", *words, python=vllm_python)
     lines = {line["id"]: line for _, line in read_jsonl(work / "ray.jsonl")}
     assert len(lines) == 24 and all(line["raw"] == local[key]["raw"] for key, line in lines.items())
+    assert all(set(line["confidence"]) == set(local[key]["confidence"]) for key, line in lines.items())
 
 
 def test_a_ray_cluster_renders_what_one_machine_renders(vllm_python, work):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.target_schema import TargetSchema, value_at
+from toolkit.token_confidence import Token
 
 SHORTEST_LOOP = 120  # characters; shorter repetitions are ordinary in tables
 SAME_KEY_TIMES = 5
@@ -14,12 +15,14 @@ SAME_KEY_TIMES = 5
 
 @dataclass
 class Answer:
-    """One answer. `finish_reason` is stop or length; `usage` counts tokens; `seconds` is wall time of its decoding."""
+    """One answer. `finish_reason` is stop or length; `usage` counts tokens; `seconds` is wall time of its decoding; `tokens` are its
+    tokens with their log-probabilities, None where the backend does not tell them."""
 
     raw: str
     finish_reason: str
     usage: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    tokens: list[Token] | None = None
 
 
 class NoAnswer(Exception):

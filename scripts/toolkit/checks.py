@@ -100,7 +100,19 @@ def date_order(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[
             yield f"$.{second}", f"{later} lies before {first} {earlier}"
 
 
+def count_looks_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    printed = value_at(answer, tuple(check["field"].split(".")))
+    known = isinstance(printed, str) and summary_count(printed) is not None
+    return [check["list"], check["field"]] if known else []
+
+
+def dates_looked_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    there = [n for n in check["fields"] if (v := value_at(answer, tuple(n.split(".")))) and iso_date(str(v))]
+    return there if len(there) > 1 else []
+
+
 KINDS = {"count_equals_summary": count_equals_summary, "date_order": date_order}
+LOOKED_AT = {"count_equals_summary": count_looks_at, "date_order": dates_looked_at}
 
 
 @functools.lru_cache(maxsize=64)
@@ -111,3 +123,24 @@ def checks_of(schema: TargetSchema) -> BusinessChecks:
 def business_problems(schema: TargetSchema, answer: dict[str, Any]) -> list[Problem]:
     """`(JSON path, sentence, severity)` of every declared check that `answer` fails; severity is "error" or "warning"."""
     return checks_of(schema)(answer)
+
+
+def check_states(schema: TargetSchema, answer: dict[str, Any]) -> dict[str, int]:
+    """`{name: 1 or -1}` of the values that a declared check looks at: 1 where it holds, -1 where it fails.
+
+    Names as in a prediction's confidence: `containers[0].container_number`, `containers`, `vessel_name`.
+    """
+    states: dict[str, int] = {}
+    for rows in schema.lists:
+        for leaf in rows.leaves:
+            if leaf.extract.get("check") == "iso6346":
+                for index, row in enumerate(value_at(answer, rows.path) or ()):
+                    number = value_at(row, leaf.path) if leaf.path else row
+                    if isinstance(number, str) and number:
+                        states[rows.value_name(index, leaf)] = 1 if is_container_number(number) else -1
+    for check in schema.checks:
+        if check.get("check") in KINDS:
+            failed = any(True for _ in KINDS[check["check"]](check, answer))
+            for name in LOOKED_AT[check["check"]](check, answer):
+                states[name] = -1 if failed else min(1, states.get(name, 1))
+    return states

@@ -21,7 +21,8 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True)
 class Contract:
     """`image_max_tokens`: vision tokens of one page at most; `max_answer_tokens`: where an answer is cut as truncated;
-    `max_pages`: pages of the longest training document; `prompt_tokens`: text tokens before the answer (0: not counted).
+    `max_pages`: pages of the longest training document; `prompt_tokens`: text tokens before the answer (0: not counted);
+    `confidence`: what calibrate_confidence.py fitted (None: not calibrated).
     """
 
     schema: dict[str, Any]
@@ -36,6 +37,7 @@ class Contract:
     prompt_tokens: int = 0
     base_model: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    confidence: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 
     @property

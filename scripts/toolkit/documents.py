@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError, first_few
+from toolkit.evidence import TextLayers, read_layer
 from toolkit.files import expand_inputs
 from toolkit.pdf_pages import SOURCE_SUFFIXES
 from toolkit.records import images_of, read_records
@@ -21,19 +22,22 @@ from toolkit.records import images_of, read_records
 
 @dataclass(frozen=True)
 class Document:
-    """One document: its id, and its page images (`pages`) or the file to render them from (`source`)."""
+    """One document: its id, its page images (`pages`) or the file to render them from (`source`), its text layer."""
 
     identity: str
     pages: tuple[Path, ...] = ()
     source: Path | None = None
+    text_layer: Path | None = None
 
 
 class Unreadable(Exception):
     """The document has no page image; the message is one sentence."""
 
 
-def documents_of_jsonl(path: Path, root: Path, *, limit: int | None, shuffle_pages: bool) -> list[Document]:
-    """The records' images; their answers are not looked at. With `shuffle_pages` each gets another one's pages."""
+def documents_of_jsonl(
+    path: Path, root: Path, *, limit: int | None, shuffle_pages: bool, layers: TextLayers | None = None
+) -> list[Document]:
+    """The records' images and text layers; their answers are not looked at. With `shuffle_pages` each gets another one's pages."""
     records = list(read_records(path, limit))
     pages = [tuple(root / image for image in images_of(record)) for record in records]
     if shuffle_pages:
@@ -41,7 +45,10 @@ def documents_of_jsonl(path: Path, root: Path, *, limit: int | None, shuffle_pag
             raise StageError("--shuffle-pages needs at least two documents")
         # A rotation: every document gets another one's pages, the same ones in every run.
         pages = pages[len(pages) // 2 :] + pages[: len(pages) // 2]
-    return [Document(record["id"], images) for record, images in zip(records, pages, strict=True)]
+    return [
+        Document(record["id"], images, text_layer=layers.path_of(record) if layers else None)
+        for record, images in zip(records, pages, strict=True)
+    ]
 
 
 def documents_of_files(inputs: list[Path], *, limit: int | None) -> list[Document]:
@@ -147,6 +154,15 @@ class PageRenderer:
             result.set_result([Path(path) for path in paths])
 
     @staticmethod
+    def layer_of(document: Document, pages: list[Path]) -> list[dict[str, Any]] | None:
+        """The pages of the document's text layer, or of the one that was rendered beside its pages; None for a scan."""
+        layer = document.text_layer
+        if document.source is not None and pages:
+            layer = next(pages[0].parent.glob("*.json"), None)
+        found = read_layer(layer) if layer else None
+        return found if found and any(page["words"] for page in found) else None
+
+    @staticmethod
     def release(document: Document, pages: list[Path]) -> None:
         """Remove rendered pages; files that the user gave stay."""
         if document.source is not None and pages:
@@ -158,7 +174,7 @@ def rendered(source: str, folder: str, image_max_tokens: int) -> tuple[list[str]
     from toolkit.pdf_pages import UnreadableDocument, render_document
 
     try:
-        lines = render_document(source, folder, image_max_tokens, "png", None)
+        lines = render_document(source, folder, image_max_tokens, "png", folder)
     except UnreadableDocument as error:
         return [], str(error)
     except FileNotFoundError:

@@ -182,10 +182,16 @@ def joined(line: list[list[Any]]) -> list[list[Any]]:
 
 
 def read_words(path: Path) -> DocumentWords:
-    """A text-layer or OCR file. Raises StageError where it is none."""
+    """The words of a text-layer or OCR file. Raises StageError where it is none."""
+    return DocumentWords(read_layer(path))
+
+
+def read_layer(path: Path) -> list[dict[str, Any]]:
+    """The pages of a text-layer or OCR file. Raises StageError where it is none."""
     value = read_json(path)
     try:
-        return DocumentWords(value["pages"])
+        DocumentWords(value["pages"])
+        return list(value["pages"])
     except (KeyError, TypeError, ValueError):
         raise StageError(
             f"{shown(path)}: no text layer; it needs pages of words, as pdf_to_images.py --text-layer writes them"
@@ -202,11 +208,25 @@ class TextLayers:
             )
         self.files = {document_key(path.stem): path for path in sorted(folder.glob("*.json"))}
 
+    def path_of(self, record: dict[str, Any]) -> Path | None:
+        return self.files.get(document_key(record.get("meta", {}).get("source") or record["id"]))
+
     def of(self, record: dict[str, Any]) -> DocumentWords | None:
         """The record's words; None where it has no text layer, or an empty one (a scan)."""
-        path = self.files.get(document_key(record.get("meta", {}).get("source") or record["id"]))
+        path = self.path_of(record)
         words = read_words(path) if path else None
         return words if words is not None and words.squash else None
+
+
+def evidence_of(words: DocumentWords, place: Place) -> dict[str, Any]:
+    """A place for a file: `page` from 1, `box` as shares of the page (left, top, width, height; None where its size is not
+    known), the `text` printed there, and `how` it agrees."""
+    page, (x0, y0, x1, y1) = words.box(place)
+    box = None
+    if page in words.sizes:
+        wide, high = words.sizes[page]
+        box = [round(share, 4) for share in (x0 / wide, y0 / high, (x1 - x0) / wide, (y1 - y0) / high)]
+    return {"page": page, "box": box, "text": place.text, "how": place.how}
 
 
 def evidence_boxes(words: DocumentWords, leaves: Iterable[tuple[Leaf, Any]]) -> list[tuple[str, int, list[float]]]:
@@ -214,11 +234,6 @@ def evidence_boxes(words: DocumentWords, leaves: Iterable[tuple[Leaf, Any]]) -> 
     found = []
     for leaf, value in leaves:
         places = [] if value in (None, "") else words.find(leaf, value)
-        if not places:
-            continue
-        page, (x0, y0, x1, y1) = words.box(places[0])
-        if page in words.sizes:
-            wide, high = words.sizes[page]
-            shares = (x0 / wide, y0 / high, (x1 - x0) / wide, (y1 - y0) / high)
-            found.append((leaf.name, page, [round(share, 4) for share in shares]))
+        if places and (evidence := evidence_of(words, places[0]))["box"] is not None:
+            found.append((leaf.name, evidence["page"], evidence["box"]))
     return found

@@ -12,10 +12,14 @@ from typing import Any
 
 from toolkit.answers import Answer, NoAnswer, repeated_key, repeated_tail
 from toolkit.batches import UnreadablePage
+from toolkit.checks import business_problems
+from toolkit.confidence import ConfidenceModel, features_of, places_of, raw_confidence
 from toolkit.documents import Document, PageRenderer, Unreadable
-from toolkit.page_windows import union, windows_of
+from toolkit.evidence import DocumentWords, evidence_of
+from toolkit.page_windows import union, united_scores, windows_of
 from toolkit.predictions import judged, prediction_line
 from toolkit.target_schema import TargetSchema
+from toolkit.token_confidence import ValueScore, value_scores
 
 # The first answer is the most likely one; only where that is invalid is chance let in.
 TEMPERATURES = (0.0, 0.2, 0.5, 0.8)
@@ -23,11 +27,12 @@ Asker = Callable[[list[Any], float, int], Awaitable[Answer]]
 
 
 class Judge:
-    """Judges answers under one target schema; compiled once."""
+    """Judges answers under one target schema, compiled once; `confidence` is the contract's fitted model."""
 
-    def __init__(self, schema: TargetSchema) -> None:
+    def __init__(self, schema: TargetSchema, confidence: dict[str, Any] | None = None) -> None:
         self.schema = schema
         self.validator = schema.validator()
+        self.model = ConfidenceModel(**confidence) if confidence else None
 
     def verdict(self, answer: Answer) -> tuple[str, Any, str]:
         """`(status, prediction, sentence)`; the sentence is empty where there is nothing to say."""
@@ -39,6 +44,28 @@ class Judge:
             return status, prediction, self.complaint(prediction)
         return status, prediction, repeated_key(self.schema, prediction) if status == "ok" else ""
 
+    def scores(self, answer: Answer) -> dict[str, ValueScore] | None:
+        """How sure the model was of each value of a valid answer; None where its tokens are not known."""
+        return None if answer.tokens is None else value_scores(self.schema, answer.raw, answer.tokens)
+
+    def trust(
+        self, prediction: dict[str, Any], scores: dict[str, ValueScore] | None, words: DocumentWords | None
+    ) -> dict[str, Any]:
+        """What tells how far the answer can be trusted: `checks`, and where they are known `evidence`, `features`, `confidence`."""
+        problems = business_problems(self.schema, prediction)
+        found: dict[str, Any] = {"checks": [list(problem) for problem in problems]} if problems else {}
+        places = places_of(self.schema, prediction, words) if words is not None else None
+        if words is not None and places is not None:
+            found["evidence"] = {name: evidence_of(words, place) for name, place in places.items() if place is not None}
+        if scores is not None:
+            features = features_of(self.schema, prediction, scores, places)
+            found["features"] = features
+            found["confidence"] = {
+                name: round(self.model.probability(name, f) if self.model else raw_confidence(f), 4)
+                for name, f in features.items()
+            }
+        return found
+
     def complaint(self, prediction: Any) -> str:
         from jsonschema.exceptions import best_match
 
@@ -49,9 +76,16 @@ class Judge:
 
 
 async def prediction_of(
-    judge: Judge, ask: Asker, document: Document, pages: list[Any], *, window: int, tries: int
+    judge: Judge,
+    ask: Asker,
+    document: Document,
+    pages: list[Any],
+    *,
+    window: int,
+    tries: int,
+    words: DocumentWords | None = None,
 ) -> dict[str, Any]:
-    """The prediction line of one document: every window answered, invalid answers asked again, one public answer."""
+    """The prediction line of one document: every window answered, invalid answers asked again, one public answer and its trust."""
     windows = windows_of(pages, window)
     try:
         parts = await asyncio.gather(*(best_answer(judge, ask, part, tries) for part in windows))
@@ -76,15 +110,19 @@ async def prediction_of(
         where = "" if len(parts) == 1 else f"window {parts.index(failed) + 1} of {len(parts)}: "
         more = {"error": where + (failed["sentence"] or failed["status"])}
         return prediction_line(document.identity, failed["status"], failed["prediction"] if len(parts) == 1 else None, raw, **line, **more)  # fmt: skip
-    prediction, disagreements = union(judge.schema, [part["prediction"] for part in parts])
+    answers = [part["prediction"] for part in parts]
+    prediction, disagreements = union(judge.schema, answers)
+    scores = parts[0]["scores"]
+    if len(parts) > 1:
+        known = [part["scores"] for part in parts if part["scores"] is not None]
+        scores = united_scores(judge.schema, answers, known, prediction) if len(known) == len(parts) else None
     if len(parts) > 1:
         line["windows"] = len(parts)
         if complaint := judge.complaint(prediction):
             return prediction_line(document.identity, "schema_error", prediction, raw, **line, error=f"the {len(parts)} windows together: {complaint}")  # fmt: skip
     warnings = sentences + disagreements
-    return prediction_line(
-        document.identity, "ok", prediction, raw, **line, **({"warnings": warnings} if warnings else {})
-    )
+    more = judge.trust(prediction, scores, words) | ({"warnings": warnings} if warnings else {})
+    return prediction_line(document.identity, "ok", prediction, raw, **line, **more)
 
 
 async def best_answer(judge: Judge, ask: Asker, pages: list[Any], tries: int) -> dict[str, Any]:
@@ -107,6 +145,7 @@ async def best_answer(judge: Judge, ask: Asker, pages: list[Any], tries: int) ->
             "sentence": sentence,
             "raw": answer.raw,
             "finish_reason": answer.finish_reason,
+            "scores": judge.scores(answer) if status == "ok" else None,
         }
         if not best or (status == "ok" and (not sentence or best["status"] != "ok")):
             best = found
@@ -138,7 +177,9 @@ async def extracted(
         try:
             pages = await asyncio.wrap_future(renderer.pages_of(document))
             async with gate:
-                return await prediction_of(judge, ask, document, pages, window=window, tries=tries)
+                layer = renderer.layer_of(document, pages)
+                words = DocumentWords(layer) if layer else None
+                return await prediction_of(judge, ask, document, pages, window=window, tries=tries, words=words)
         except Unreadable as error:
             return prediction_line(document.identity, "unreadable", None, None, error=str(error))
         finally:

@@ -12,6 +12,7 @@ from toolkit.answers import Answer
 from toolkit.batches import collate, encode_prompt, open_page
 from toolkit.contract import Contract
 from toolkit.target_schema import compact_json
+from toolkit.token_confidence import text_tokens
 
 
 class LocalModel:
@@ -58,7 +59,10 @@ class LocalModel:
             name: value.to(self.model.device)
             for name, value in collate(inputs, self.processor.tokenizer.pad_token_id, left=True).items()
         }
-        processors = [xgrammar.contrib.hf.LogitsProcessor(self.grammar)] if self.grammar is not None else []
+        chosen = ChosenTokens(batch["input_ids"].shape[1])  # first, so that it sees the model's own scores
+        processors: list[Any] = [chosen]
+        if self.grammar is not None:
+            processors.append(xgrammar.contrib.hf.LogitsProcessor(self.grammar))
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             torch.manual_seed(seed)
@@ -69,14 +73,43 @@ class LocalModel:
                 eos_token_id=self.end_id, pad_token_id=self.processor.tokenizer.pad_token_id,
             )  # fmt: skip
         seconds = time.monotonic() - started
+        logprobs = chosen.logprobs(output)
         result = []
         for number, row in enumerate(output[:, batch["input_ids"].shape[1] :].tolist()):
             stopped = self.end_id in row
             tokens = row[: row.index(self.end_id)] if stopped else row
             usage = {"prompt_tokens": len(inputs[number]["input_ids"]), "completion_tokens": len(tokens) + stopped}
             text = self.processor.tokenizer.decode(tokens, skip_special_tokens=False)
-            result.append(Answer(text, "stop" if stopped else "length", usage, round(seconds, 3)))
+            pieces = zip(
+                self.processor.tokenizer.batch_decode([[token] for token in tokens]), logprobs[number], strict=False
+            )
+            answer = Answer(text, "stop" if stopped else "length", usage, round(seconds, 3), text_tokens(pieces, text))
+            result.append(answer)
         return result
+
+
+class ChosenTokens:
+    """A logits processor that changes nothing and keeps the log-probability of each chosen token; `start`: length of the prompt."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.before: Any = None
+        self.found: list[Any] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if self.before is not None:
+            self.found.append(self.before.gather(-1, input_ids[:, -1:])[:, 0])
+        self.before = scores.float().log_softmax(-1)
+        return scores
+
+    def logprobs(self, output: Any) -> list[list[float]]:
+        """By document and generated token; `output` is what generate returned, [documents, prompt + answer]."""
+        import torch
+
+        if self.before is None:
+            return [[] for _ in output]
+        last = self.before.gather(-1, output[:, -1:])[:, 0]
+        return [list(map(float, row)) for row in torch.stack([*self.found, last], 1)]
 
 
 class BatchingAsker:

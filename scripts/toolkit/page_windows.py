@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from toolkit.scoring import is_absent, normal_form
+from toolkit.scoring import cell, is_absent, normal_form
 from toolkit.target_schema import RowList, TargetSchema, put_at, value_at
 
 P = TypeVar("P")
+S = TypeVar("S", bound=Any)
 
 
 def windows_of(pages: list[P], size: int) -> list[list[P]]:
@@ -43,6 +44,35 @@ def union(schema: TargetSchema, answers: list[dict[str, Any]]) -> tuple[dict[str
     for rows in schema.lists:
         put_at(merged, rows.path, united_rows(rows, [list(value_at(a, rows.path) or []) for a in answers]))
     return schema.ordered(merged), disagreements
+
+
+def united_scores(
+    schema: TargetSchema, answers: list[dict[str, Any]], scores: list[dict[str, S]], merged: dict[str, Any]
+) -> dict[str, S]:
+    """What was known of the windows' values, by name, as what is known of the merged answer's: each value has it from the first
+    window that said it. A list as a whole has it from the window that was least sure, by the order of `S`."""
+    found: dict[str, S] = {}
+    for leaf in schema.header:
+        value = value_at(merged, leaf.path)
+        for answer, known in zip(answers, scores, strict=True):
+            if value_at(answer, leaf.path) == value and leaf.name in known:
+                found.setdefault(leaf.name, known[leaf.name])
+    for rows in schema.lists:
+        for index, row in enumerate(value_at(merged, rows.path) or []):
+            for leaf in rows.leaves:
+                for answer, known in zip(answers, scores, strict=True):
+                    for place, other in enumerate(value_at(answer, rows.path) or []):
+                        name = rows.value_name(place, leaf)
+                        if name in known and same_row(rows, row, other) and cell(row, leaf) == cell(other, leaf):
+                            found.setdefault(rows.value_name(index, leaf), known[name])
+        of_list = [known[rows.name] for known in scores if rows.name in known]
+        if of_list:
+            found[rows.name] = min(of_list)
+    return found
+
+
+def same_row(rows: RowList, row: Any, other: Any) -> bool:
+    return cell(row, rows.key) == cell(other, rows.key) if rows.key is not None else row == other
 
 
 def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ def judged(schema: TargetSchema, validator: Any, raw: str, finish_reason: str) -
 
 
 def prediction_line(identity: str, status: str, prediction: Any, raw: str | None, **more: Any) -> dict[str, Any]:
-    """`id`, `status` (one of STATUSES), `prediction`, `raw`, `finish_reason`, `usage`, `seconds`, `confidence`, and `error` where
-    there is one."""
+    """`id`, `status` (one of STATUSES), `prediction`, `raw`, `finish_reason`, `usage`, `seconds`, `confidence`; where there are any `error`,
+    `warnings`, `checks`, `evidence` and the confidence's `features`."""
     if status not in STATUSES:
         raise ValueError(f"unknown status {status!r}")
     line = {
@@ -43,6 +44,32 @@ def prediction_line(identity: str, status: str, prediction: Any, raw: str | None
         "confidence": None,
     }
     return line | more
+
+
+def unsure_values(line: dict[str, Any], below: float) -> list[dict[str, Any]]:
+    """What a person should look at in a prediction line: `name`, `value` and `confidence` of every value that is less sure than
+    `below` (of a list: its number of rows), least sure first; `error` alone where the document has no answer or no confidences."""
+    if line["status"] != "ok":
+        return [{"error": line.get("error") or line["status"]}]
+    if not line.get("confidence"):
+        return [{"error": "the confidence of its values is not known"}]
+    unsure = sorted((share, name) for name, share in line["confidence"].items() if share < below)
+    found = []
+    for share, name in unsure:
+        value = value_of(line["prediction"], name)
+        found.append({"name": name, "value": len(value) if isinstance(value, list) else value, "confidence": share})
+    return found
+
+
+def value_of(answer: Any, name: str) -> Any:
+    """The value of `containers[0].container_size` in an answer; None where it is not there."""
+    for step in re.findall(r"[^.\[\]]+|\[\d+\]", name):
+        if step.startswith("["):
+            index = int(step[1:-1])
+            answer = answer[index] if isinstance(answer, list) and index < len(answer) else None
+        else:
+            answer = answer.get(step) if isinstance(answer, dict) else None
+    return answer
 
 
 def finished_ids(path: Path) -> set[str]:

@@ -17,7 +17,9 @@ from toolkit.answers import Answer
 from toolkit.console import StageError, say
 from toolkit.contract import Contract
 from toolkit.documents import Document, PageRenderer, Unreadable
+from toolkit.evidence import DocumentWords
 from toolkit.serving import Plan
+from toolkit.token_confidence import text_tokens
 
 SERVER_ONLY = (
     "--served-model-name",
@@ -65,21 +67,19 @@ class VllmEngine:
 
         grammar = StructuredOutputsParams(json=self.contract.target.grammar())
         sampling = SamplingParams(
-            temperature=temperature, seed=seed, max_tokens=self.contract.max_answer_tokens, structured_outputs=grammar
-        )
+            temperature=temperature, seed=seed, max_tokens=self.contract.max_answer_tokens, structured_outputs=grammar, logprobs=0,
+        )  # fmt: skip
+        tokenizer = self.engine.get_tokenizer()
         messages = [request_body(self.contract, "", urls)["messages"] for urls in documents]
         outputs = self.engine.chat(messages, sampling, use_tqdm=False)
-        return [
-            Answer(
-                output.outputs[0].text,
-                str(output.outputs[0].finish_reason),
-                {
-                    "prompt_tokens": len(output.prompt_token_ids),
-                    "completion_tokens": len(output.outputs[0].token_ids),
-                },
-            )
-            for output in outputs
-        ]
+        answers = []
+        for output in outputs:
+            best = output.outputs[0]
+            usage = {"prompt_tokens": len(output.prompt_token_ids), "completion_tokens": len(best.token_ids)}
+            chosen = [step[token].logprob for step, token in zip(best.logprobs, best.token_ids, strict=True)]
+            pieces = zip(tokenizer.batch_decode([[token] for token in best.token_ids]), chosen, strict=True)
+            answers.append(Answer(best.text, str(best.finish_reason), usage, tokens=text_tokens(pieces, best.text)))
+        return answers
 
 
 class Extractor:
@@ -89,7 +89,7 @@ class Extractor:
         from toolkit.extraction import Judge
         from toolkit.local_model import BatchingAsker
 
-        self.judge, self.window, self.tries = Judge(contract.target), window, tries
+        self.judge, self.window, self.tries = Judge(contract.target, contract.confidence), window, tries
         self.ask = BatchingAsker(VllmEngine(model, contract, plan), batch_size, opened=lambda url: url)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
@@ -97,13 +97,16 @@ class Extractor:
         from toolkit.predictions import prediction_line
 
         async def all_of_them() -> list[dict[str, Any]]:
-            async def one(identity: str, urls: list[str], error: str) -> dict[str, Any]:
+            async def one(identity: str, urls: list[str], error: str, layer: Any) -> dict[str, Any]:
                 if error:
                     return prediction_line(identity, "unreadable", None, None, error=error)
-                return await prediction_of(self.judge, self.ask, Document(identity), urls, window=self.window, tries=self.tries)  # fmt: skip
+                words = DocumentWords(layer) if layer else None
+                return await prediction_of(
+                    self.judge, self.ask, Document(identity), urls, window=self.window, tries=self.tries, words=words
+                )
 
-            rows = zip(batch["identity"], batch["urls"], batch["error"], strict=True)
-            return await asyncio.gather(*(one(str(i), json.loads(u), str(e)) for i, u, e in rows))
+            rows = zip(batch["identity"], batch["urls"], batch["error"], batch["layer"], strict=True)
+            return await asyncio.gather(*(one(str(i), json.loads(u), str(e), json.loads(w)) for i, u, e, w in rows))
 
         return {"line": [json.dumps(line, ensure_ascii=False) for line in asyncio.run(all_of_them())]}
 
@@ -120,17 +123,19 @@ class Renderer:
         from toolkit.server_client import page_url
 
         source = Path(row["source"]) if row["source"] else None
-        document = Document(row["identity"], tuple(Path(page) for page in row["pages"]), source)
+        layer = Path(row["text_layer"]) if row["text_layer"] else None
+        document = Document(row["identity"], tuple(Path(page) for page in row["pages"]), source, layer)
         pages: list[Path] = []
         urls: list[str] = []
-        error = ""
+        error, words = "", None
         try:
             pages = self.renderer.pages_of(document).result()
             urls = [page_url(page) for page in pages]
+            words = self.renderer.layer_of(document, pages)
         except (Unreadable, UnreadablePage) as problem:
             error = str(problem)
         self.renderer.release(document, pages)
-        return {"identity": row["identity"], "urls": json.dumps(urls), "error": error}
+        return {"identity": row["identity"], "urls": json.dumps(urls), "error": error, "layer": json.dumps(words)}
 
 
 def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
@@ -182,6 +187,7 @@ def extracted_with_ray(args: Any, contract: Contract, documents: list[Document])
                 "identity": d.identity,
                 "source": str(d.source.resolve()) if d.source else "",
                 "pages": [str(page.resolve()) for page in d.pages],
+                "text_layer": str(d.text_layer.resolve()) if d.text_layer else "",
             }
             for d in documents
         ]

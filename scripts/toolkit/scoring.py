@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,23 @@ def score_document(
     for rows in schema.lists:
         score_rows(score, rows, as_rows(value_at(gold, rows.path)), as_rows(value_at(answer, rows.path)))
     return score
+
+
+def judged_values(schema: TargetSchema, gold: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    """`(name, right)` of every value that an answer says, absent ones included, and of every list: right where it has as many rows
+    as gold. Names as in a prediction's confidence: `vessel_name`, `containers[0].container_size`, `containers`."""
+    for leaf in schema.header:
+        if leaf.compare != "skip":
+            yield leaf.name, outcome(leaf, value_at(gold, leaf.path), value_at(answer, leaf.path)) in ("tp", "tn")
+    for rows in schema.lists:
+        wanted, given = as_rows(value_at(gold, rows.path)), as_rows(value_at(answer, rows.path))
+        partner = {p: g for g, p in pair_rows(rows, wanted, given)}
+        for index, row in enumerate(given):
+            for leaf in rows.leaves:
+                if leaf.compare != "skip":
+                    pair = cell(wanted[partner[index]], leaf) if index in partner else None
+                    yield rows.value_name(index, leaf), outcome(leaf, pair, cell(row, leaf)) in ("tp", "tn")
+        yield rows.name, len(wanted) == len(given)
 
 
 def as_rows(value: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from typing import Any
 from toolkit.answers import Answer, NoAnswer
 from toolkit.console import ExitCode, StageError
 from toolkit.contract import Contract
+from toolkit.token_confidence import text_tokens
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
 # Answers that every document would get: the run stops with a sentence instead of failing a thousand times.
@@ -153,6 +154,7 @@ class ServerModel:
         timeout: float = 300,
         attempts: int = 6,
         patience: float = 600,
+        confidence: bool = True,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         import httpx
@@ -168,7 +170,7 @@ class ServerModel:
             headers=headers(key), limits=limits, timeout=httpx.Timeout(timeout, connect=10, pool=None)
         )
         # The constant part is built once: hundreds of requests share it.
-        self._body = request_body(contract, "", [])
+        self._body = request_body(contract, "", []) | ({"logprobs": True} if confidence else {})
 
     async def __aenter__(self) -> ServerModel:
         import httpx
@@ -266,7 +268,10 @@ class ServerModel:
         if cached is not None:
             usage["cached_tokens"] = cached
         text = choice["message"]["content"]
-        return Answer("" if text is None else str(text), str(choice["finish_reason"]), usage, round(seconds, 3))
+        text = "" if text is None else str(text)
+        said = (choice.get("logprobs") or {}).get("content") or []
+        tokens = text_tokens([(str(entry["token"]), float(entry["logprob"])) for entry in said], text) if said else None
+        return Answer(text, str(choice["finish_reason"]), usage, round(seconds, 3), tokens)
 
     async def _alive(self) -> bool:
         """Whether the server answers at all; behind a gateway its end looks like a connection that breaks off."""

@@ -110,6 +110,11 @@ class RowList:
     def name(self) -> str:
         return ".".join(self.path)
 
+    def value_name(self, row: int, leaf: Leaf) -> str:
+        """One cell, e.g. `containers[0].container_size`."""
+        inner = ".".join(leaf.path)
+        return f"{self.name}[{row}]" + (f".{inner}" if inner else "")
+
     @functools.cached_property
     def key(self) -> Leaf | None:
         return next((leaf for leaf in self.leaves if leaf.is_key), None)
