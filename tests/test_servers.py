@@ -120,7 +120,9 @@ def test_the_merged_model_is_served_and_answers_as_it_does_locally(vllm_python, 
             for key, line in local.items() if served[key]["raw"] == line["raw"]
             for name, share in line["confidence"].items()
         ]  # fmt: skip
-        print(f"confidence of {len(apart)} values: mean difference {sum(apart) / len(apart):.4f}, most {max(apart):.3f}")
+        print(
+            f"confidence of {len(apart)} values: mean difference {sum(apart) / len(apart):.4f}, most {max(apart):.3f}"
+        )
         assert sum(apart) / len(apart) < 0.02
         check_prompt_and_pixels(vllm_python, merged, held_out, work)
         pdfs = REPOSITORY / "data/quickstart/held_out/samples/pdfs"

@@ -89,8 +89,7 @@ def features_of(
     checks = check_states(schema, answer)
     rows: dict[str, float] = {}
     for name, score in scores.items():
-        row = row_of(name)
-        rows[row] = min(rows.get(row, 0.0), score.lowest)
+        rows[row_of(name)] = min(rows.get(row_of(name), 0.0), score.lowest)
     found = {}
     for name, score in scores.items():
         text = 0 if places is None or name not in places else (1 if places[name] else -1)
