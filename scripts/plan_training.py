@@ -2,7 +2,7 @@
 
 Reads the training JSONL (its longest record decides the memory, all of them the time). Every figure is predicted from the model's
 published shape and the GPU's data sheet: nothing is measured here. Memory is for one record a forward pass, with activations
-kept, and recomputed where that alone does not fit (--gradient-checkpointing of train_lora.py).
+kept, and recomputed where that alone does not fit (--checkpointing of train_lora.py).
 
     python scripts/plan_training.py --in data/splits/train.jsonl --gpu a6000
     python scripts/plan_training.py --in data/splits/train.jsonl --gpu h100 --size 32b --epochs 2 --price 2.99
@@ -106,7 +106,7 @@ def sentence(line: dict[str, Any]) -> str:
     if "why" in line:
         return f"{head} not offered: {line['why']}"
     parts = f"{line['memory_gib']:6.1f} GiB (weights {line['weights']}, adapter {line['adapter']}, activations {line['activations']}, logits {line['logits']})"
-    how = ", with --gradient-checkpointing" if line["checkpointing"] else ""
+    how = ", with --checkpointing on" if line["checkpointing"] else ""
     if not line["fits"]:
         return f"{head} {parts}{how}: does not fit"
     cost = "" if line["cost"] is None else f", costs {line['cost']:g}"

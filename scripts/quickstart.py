@@ -180,7 +180,7 @@ class Road:
         """Stage 7. The high rate and few epochs suit 2 million parameters; Qwen3-VL-8B wants 1e-4 (see docs)."""
         self.trained = self.stage(
             "train", "train_lora.py", "--model", BASE_MODEL, "--train", self.data_dir / "splits/train.jsonl", "--val", self.data_dir / "splits/val.jsonl",
-            "--out", self.out_dir / "adapter", "--image-max-tokens", TOKENS, "--epochs", f"{self.args.epochs:g}", "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1,
+            "--out", self.out_dir / "adapter", "--image-max-tokens", TOKENS, "--preset", "none", "--eval-documents", 0, "--epochs", f"{self.args.epochs:g}", "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1,
             "--seed", self.args.seed,
         )  # fmt: skip
 

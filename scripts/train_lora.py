@@ -1,9 +1,10 @@
 """Fine-tune Qwen3-VL with LoRA or QLoRA on a training JSONL; writes an adapter that carries its contract.
 
-Reads train and validation JSONL (one schema and one prompt for all records) and a base model. Writes to --out: the adapter,
-extraction_config.json (schema, prompt, vision-token budget), training_log.csv, loss_curve.png, training_settings.json, and
-checkpoints that a second run with --resume continues from. Only the answer's tokens are supervised; nothing is truncated:
-records longer than --max-length are listed, and the run stops unless --on-too-long skip.
+Reads train and validation JSONL (one schema and one prompt for all records) and a base model. Writes to --out: the adapter that did
+best on the validation documents, extraction_config.json (schema, prompt, vision-token budget), training_log.csv, loss_curve.png,
+training_settings.json, and checkpoints that a second run with --resume continues from. Only the answer's tokens are supervised;
+nothing is truncated: records longer than --max-length are listed, and the run stops unless --on-too-long skip. Several GPUs:
+accelerate launch with a configuration from scripts/accelerate.
 
     python scripts/train_lora.py --model Qwen/Qwen3-VL-8B-Instruct --train data/splits/train.jsonl --val data/splits/val.jsonl --out outputs/bl-8b
     python scripts/train_lora.py --method qlora --model Qwen/Qwen3-VL-8B-Instruct --train data/splits/train.jsonl --out outputs/bl-8b
@@ -11,6 +12,7 @@ records longer than --max-length are listed, and the run stops unless --on-too-l
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,17 +25,17 @@ from toolkit.files import argument_path, shown, write_json, write_jsonl
 from toolkit.page_images import DEFAULT_MAX_TOKENS
 from toolkit.records import images_of, prompt_of, read_records
 from toolkit.target_schema import TargetSchema
+from toolkit.training_settings import FILE_NAME as SETTINGS_FILE
+from toolkit.training_settings import PRESETS, parsed
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--train", type=argument_path, required=True, help="training JSONL")
-    data.add_argument("--val", type=argument_path, default=None, help="validation JSONL; its loss is logged each epoch")
+    data.add_argument("--val", type=argument_path, default=None, help="validation JSONL: its loss and field scores choose the best adapter")  # fmt: skip
     data.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
-    data.add_argument(
-        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
-    )
+    data.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)")  # fmt: skip
     data.add_argument(
         "--image-max-tokens",
         type=int,
@@ -49,29 +51,37 @@ def build_parser() -> console.Parser:
     )
     data.add_argument("--limit", type=int, default=None, help="only the first N training records")
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct"
-    )
-    model.add_argument(
-        "--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora)"
-    )
+    model.add_argument("--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct")  # fmt: skip
+    model.add_argument("--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora, or the preset's)")  # fmt: skip
     model.add_argument("--rank", type=int, default=16, help="LoRA rank (default: 16)")
     model.add_argument("--alpha", type=int, default=32, help="LoRA alpha (default: 32)")
     model.add_argument("--dropout", type=float, default=0.0, help="LoRA dropout (default: 0)")
+    model.add_argument("--train-vision", action="store_true", help="LoRA on the vision tower too; such an adapter must be merged to be served")  # fmt: skip
+    model.add_argument("--train-merger", action="store_true", help="LoRA on the vision mergers too; must be merged to be served")  # fmt: skip
+    model.add_argument("--train-experts", action="store_true", help="MoE: LoRA on the experts too; must be merged to be served")  # fmt: skip
     model.add_argument("--out", type=argument_path, required=True, help="folder to write")
     run = parser.add_argument_group("run")
+    run.add_argument("--preset", choices=["auto", "none", *PRESETS], default="auto", help="settings by GPU memory (default: auto, by the GPU at hand)")  # fmt: skip
+    run.add_argument("--settings", type=argument_path, default=None, metavar="FILE", help=f"settings to start from: an earlier run's {SETTINGS_FILE}, or your own; flags win")  # fmt: skip
     run.add_argument("--epochs", type=float, default=3, help="passes over the data (default: 3)")
+    run.add_argument(
+        "--max-steps", type=int, default=0, help="end after so many optimizer steps (default: by --epochs)"
+    )
     run.add_argument("--learning-rate", type=float, default=1e-4, help="peak rate (default: 1e-4)")
-    run.add_argument("--batch-size", type=int, default=1, help="records a forward pass (default: 1)")
-    run.add_argument("--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8)")
-    run.add_argument(
-        "--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)"
-    )
-    run.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third slower")
-    run.add_argument("--loader-workers", type=int, default=0, help="processes that decode images (default: 0)")
-    run.add_argument(
-        "--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)"
-    )
+    run.add_argument("--vision-rate", type=float, default=None, help="with --train-vision (default: a tenth of --learning-rate)")  # fmt: skip
+    run.add_argument("--merger-rate", type=float, default=None, help="with --train-merger (default: a tenth of --learning-rate)")  # fmt: skip
+    run.add_argument("--batch-size", type=int, default=1, help="records a forward pass, without --tokens-per-batch (default: 1)")  # fmt: skip
+    run.add_argument("--tokens-per-batch", type=int, default=0, metavar="TOKENS", help="as many records a forward pass as fit into this (default: 0, count records; or the preset's)")  # fmt: skip
+    run.add_argument("--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8, or the preset's)")  # fmt: skip
+    run.add_argument("--packing", choices=["auto", "on", "off"], default="auto", help="records one behind the other instead of padded (default: auto, with FlashAttention)")  # fmt: skip
+    run.add_argument("--attention", choices=["auto", "sdpa", "flash_attention_2"], default="auto", help="attention kernels (default: auto, FlashAttention where it is installed)")  # fmt: skip
+    run.add_argument("--checkpointing", choices=["auto", "on", "off"], default="auto", help="recompute activations: less memory, slower (default: auto, by a trial of the longest batch)")  # fmt: skip
+    run.add_argument("--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)")  # fmt: skip
+    run.add_argument("--loader-workers", type=int, default=0, help="processes that decode images (default: 0, or the preset's)")  # fmt: skip
+    run.add_argument("--eval-each", type=int, default=0, metavar="STEPS", help="evaluate each N steps (default: each epoch)")  # fmt: skip
+    run.add_argument("--eval-documents", type=int, default=16, metavar="N", help="validation documents answered each time for field scores; 0: loss only (default: 16)")  # fmt: skip
+    run.add_argument("--patience", type=int, default=0, metavar="N", help="stop after N evaluations without a better score; 0: never (default: 0)")  # fmt: skip
+    run.add_argument("--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)")  # fmt: skip
     run.add_argument("--log-each", type=int, default=10, metavar="STEPS", help="log each N steps (default: 10)")
     run.add_argument("--seed", type=int, default=0, help="order of the records and initial adapter (default: 0)")
     run.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0: its own choice (default: 0)")
@@ -82,7 +92,7 @@ def build_parser() -> console.Parser:
 
 @console.script
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    args = parsed(build_parser(), argv, gpu_memory)
     if (args.out / "adapter_config.json").is_file() and not (args.overwrite or args.resume):
         raise StageError(f"{shown(args.out)} already holds an adapter; choose another --out, or --overwrite")
     records = list(read_records(args.train, args.limit))
@@ -93,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from toolkit import qwen3vl
-    from toolkit.training import answer_lengths, curve_picture, measured_training, prompt_length
+    from toolkit.training import answer_lengths, measured_training, prompt_length
+    from toolkit.training_log import curve_picture
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -103,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
             "QLoRA saves almost nothing on a MoE model: its experts are fused and stay in 16 bit; use --method lora"
         )
     processor = qwen3vl.load_processor(args.model, args.image_max_tokens)
-    records, too_long = keep_short(records, processor, args)
+    records, lengths, too_long = keep_short(records, processor, args)
     contract = Contract(
         schema=schema.raw, schema_source=schema.source, system=prompt.system, question=prompt.question, image_max_tokens=args.image_max_tokens,
         max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64, base_model=args.model,
@@ -111,12 +122,13 @@ def main(argv: list[str] | None = None) -> int:
         versions=package_versions("torch", "transformers", "peft", "accelerate"),
     )  # fmt: skip
     say_settings(args, records, validation, contract, too_long)
-    result = measured_training(args, config, processor, records, validation)
+    settings = {key: value.as_posix() if isinstance(value, Path) else value for key, value in vars(args).items()}
+    if is_first_process():
+        write_json(args.out / SETTINGS_FILE, settings)
+    result = measured_training(args, config, processor, contract, records, lengths, validation)
+    if not is_first_process():
+        return ExitCode.OK
     contract.save(args.out)
-    write_json(
-        args.out / "training_settings.json",
-        {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
-    )
     curve_picture(args.out / "training_log.csv", args.out / "loss_curve.png")
     result |= {
         "records": len(records),
@@ -149,19 +161,32 @@ def common_contract(records: list[dict[str, Any]], schema: Path | None) -> tuple
     return TargetSchema.load(schema), next(iter(prompts))
 
 
+def gpu_memory() -> float | None:
+    """GiB of the first GPU, None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
+
+
+def is_first_process() -> bool:
+    """Under `accelerate launch` one process writes what all share."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def keep_short(
     records: list[dict[str, Any]], processor: Any, args: Any
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Records within --max-length, and the others as listed in too_long.jsonl; nothing is ever truncated."""
+) -> tuple[list[dict[str, Any]], list[int], list[dict[str, Any]]]:
+    """Records within --max-length, their lengths, and the others as listed in too_long.jsonl; nothing is ever truncated."""
     from toolkit.training import record_length
 
-    kept, too_long = [], []
+    kept, lengths, too_long = [], [], []
     for record in console.progress(records, total=len(records), what="records counted"):
         length = record_length(processor, record, args.root, args.image_max_tokens)
         if length > args.max_length:
             too_long.append({"id": record["id"], "tokens": length})
         else:
             kept.append(record)
+            lengths.append(length)
     if too_long:
         write_jsonl(args.out / "too_long.jsonl", too_long)
         named = first_few(f"{item['id']} ({item['tokens']} tokens)" for item in too_long)
@@ -173,13 +198,16 @@ def keep_short(
         say(
             f"{len(too_long)} records left out as longer than {args.max_length} tokens: {named}; all in {shown(args.out / 'too_long.jsonl')}"
         )
-    return kept, too_long
+    return kept, lengths, too_long
 
 
 def say_settings(args: Any, records: list[Any], validation: list[Any], contract: Contract, too_long: list[Any]) -> None:
     """The resolved settings, before anything is spent."""
+    batch = f"{args.tokens_per_batch} tokens" if args.tokens_per_batch else f"{args.batch_size} records"
     say(
-        f"{args.method} on {args.model}: rank {args.rank}, alpha {args.alpha}, rate {args.learning_rate:g}, {args.epochs:g} epochs, batch {args.batch_size} x {args.accumulate}"
+        f"{args.method} on {args.model}: rank {args.rank}, alpha {args.alpha}, dropout {args.dropout:g}, rate {args.learning_rate:g}, {args.epochs:g} epochs, "
+        f"{batch} a pass, {args.accumulate} passes a step, packing {args.packing}, attention {args.attention}, checkpointing {args.checkpointing}, "
+        f"{args.loader_workers} loader workers, preset {args.preset}"
     )
     say(
         f"{len(records)} training records, {len(validation)} validation records, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens"

@@ -1,6 +1,9 @@
 """Training is right by construction: the loss is what it says, accumulated steps are one batch, a resumed run is the same run."""
 
+import csv
+import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -48,18 +51,404 @@ def test_the_loss_is_the_mean_over_all_answer_tokens_by_hand(easy_dataset, tiny_
     assert float(output.loss) == pytest.approx(float(by_hand), abs=1e-5)
 
 
-def test_four_records_at_once_are_four_records_one_after_the_other(run, easy_dataset, tiny_model, tmp_path):
-    """Records differ in length, so a mean of means would not be the mean."""
+def batches_of(records, processor, root):
+    """The three ways in which records meet the model: one by one, padded on the left, packed."""
+    from toolkit.batches import Collator, RecordDataset
+
+    dataset = RecordDataset(records, processor, root)
+    examples = [dataset[index] for index in range(len(records))]
+    pad = processor.tokenizer.pad_token_id
+    yield "single", [Collator(pad)([example]) for example in examples]
+    yield "padded", [Collator(pad)(examples)]
+    yield "packed", [Collator(pad, pack=True)(examples)]
+
+
+def test_packed_padded_and_single_records_have_the_same_loss_and_gradients(easy_dataset, tiny_model, tmp_path):
+    """Records of one page and of two, of different length; the head runs over the supervised positions only."""
     import torch
 
+    from toolkit.adapters import AdapterSettings, lora_model
+    from toolkit.batches import encode_record
+    from toolkit.qwen3vl import load_model, load_processor
+    from toolkit.training import summed_loss
+
+    processor = load_processor(str(tiny_model), 384)
+    records = sorted(read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"]))  # fmt: skip
+    two_pages = json.loads(json.dumps(records[5])) | {"id": "two pages"}
+    content = two_pages["messages"][1]["content"]
+    content.insert(0, next(part for part in records[9]["messages"][1]["content"] if part["type"] == "image"))
+    records = [records[0], two_pages, records[-1]]
+    torch.manual_seed(0)
+    model = lora_model(load_model(str(tiny_model)), AdapterSettings(4, 8, 0.0, 1e-3))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    losses, gradients, whole = {}, {}, 0.0
+    for record in records:  # transformers' own loss, over the whole sequence, as the reference
+        example = encode_record(processor, record, easy_dataset)
+        inputs = {name: value[None] if name in ("input_ids", "mm_token_type_ids", "labels") else value for name, value in example.items()}  # fmt: skip
+        supervised = int((example["labels"] != -100).sum())
+        whole += float(model(**inputs).loss) * supervised
+    for way, batches in batches_of(records, processor, easy_dataset):
+        model.zero_grad()
+        losses[way] = 0.0
+        for batch in batches:
+            assert batch.pop("ids")
+            labels = batch.pop("labels")
+            assert ("attention_mask" in batch) == (way == "padded")
+            loss = summed_loss(model, batch, labels)
+            loss.backward()
+            losses[way] += float(loss)
+        gradients[way] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    for way in ("padded", "packed"):
+        assert losses[way] == pytest.approx(losses["single"], rel=1e-5)
+        scale = float(gradients["single"].abs().max())
+        assert float((gradients[way] - gradients["single"]).abs().max()) < 1e-4 * scale
+    assert losses["single"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_positions_are_the_models_own(easy_dataset, tiny_model):
+    import torch
+
+    from toolkit.batches import encode_prompt, open_page, rope_positions
+    from toolkit.prompt import Prompt
+    from toolkit.qwen3vl import load_model, load_processor
+    from toolkit.records import images_of
+
+    processor, model = load_processor(str(tiny_model), 384), load_model(str(tiny_model))
+    pages = [open_page(easy_dataset / image) for record in list(read_records(easy_dataset / "data/train.jsonl"))[:3] for image in images_of(record)]  # fmt: skip
+    inputs = encode_prompt(
+        processor, Prompt("a system turn", "a question"), [pages[0], pages[1].resize((320, 96)), pages[2]]
+    )
+    wanted, _ = model.model.get_rope_index(
+        inputs["input_ids"][None], inputs["mm_token_type_ids"][None], inputs["image_grid_thw"]
+    )
+    assert torch.equal(rope_positions(inputs["mm_token_type_ids"], inputs["image_grid_thw"]), wanted[:, 0])
+
+
+def test_batches_hold_every_record_once_within_their_budget():
+    from toolkit.token_batches import TokenBatches
+
+    draw = random.Random(3)
+    lengths = [draw.choice([300, 900, 2500, 6000]) + draw.randrange(200) for _ in range(500)]
+    for packed in (False, True):
+        batches = TokenBatches(lengths, tokens=8000, packed=packed, seed=1)
+        epochs = []
+        for epoch in range(2):
+            batches.set_epoch(epoch)
+            found = list(batches)
+            assert len(found) == len(batches)
+            assert sorted(index for batch in found for index, _ in batch) == list(range(500))
+            for batch in found:
+                own = [lengths[index] for index, counts in batch if counts]
+                assert len(own) == len(batch) and (
+                    len(own) == 1 or (sum(own) if packed else max(own) * len(own)) <= 8000
+                )
+            epochs.append(found)
+        assert epochs[0] != epochs[1] and epochs[0] == list(TokenBatches(lengths, tokens=8000, packed=packed, seed=1))
+    assert TokenBatches(lengths, tokens=8000).padding() < 0.05
+    by_records = TokenBatches(lengths, records=8, seed=1)
+    assert len(list(by_records)) == len(by_records) == 63 and by_records.padding() < 0.12
+    assert sorted(lengths[i] for i in by_records.longest()) == sorted(lengths)[-8:]
+
+
+def test_every_process_gets_as_many_batches_and_no_record_counts_twice():
+    from toolkit.token_batches import TokenBatches
+
+    lengths = [100 + n for n in range(21)]
+    shares = [list(TokenBatches(lengths, records=4, seed=2, rank=rank, world=4)) for rank in range(4)]
+    assert {len(share) for share in shares} == {2}
+    counted = [index for share in shares for batch in share for index, counts in batch if counts]
+    assert sorted(counted) == list(range(21))
+    assert sum(not counts for share in shares for batch in share for _, counts in batch) == 2
+
+
+def test_four_records_at_once_are_four_records_one_after_the_other(
+    run, easy_dataset, tiny_model, tmp_path, monkeypatch
+):
+    """One step each epoch, of the same four records: they differ in length, so a mean of means would not be the mean. In float32,
+    because Adam makes a whole step of what bfloat16 rounds."""
+    import torch
+    import transformers
+
+    settings = transformers.TrainingArguments
+    monkeypatch.setattr(transformers, "TrainingArguments", lambda **named: settings(**named | {"bf16": False}))
+
     for name, batch, accumulate in (("batch", 4, 1), ("accumulated", 1, 4)):
-        common = arguments(easy_dataset, tiny_model, tmp_path / name, "--epochs", 1, "--limit", 8)
+        common = arguments(easy_dataset, tiny_model, tmp_path / name, "--epochs", 2, "--limit", 4)
         done = run("train_lora", *common, "--batch-size", batch, "--accumulate", accumulate)
         assert done.code == 0, done.err
     first, second = weights(tmp_path / "batch"), weights(tmp_path / "accumulated")
     moved = [name for name, weight in first.items() if "lora_B" in name and weight.abs().max() > 0]
     assert moved and max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
     assert not any(torch.isnan(weight).any() for weight in first.values())
+
+
+def test_a_loss_that_is_no_number_stops_with_the_records(run, easy_dataset, tiny_model, tmp_path):
+    done = run(
+        "train_lora",
+        *arguments(
+            easy_dataset,
+            tiny_model,
+            tmp_path / "out",
+            "--limit",
+            4,
+            "--learning-rate",
+            1e30,
+            "--warmup",
+            0,
+            "--accumulate",
+            1,
+            "--epochs",
+            3,
+        ),
+    )
+    assert done.code == 1 and "not a number at step" in done.err and ".pdf" in done.err.lower()
+    assert not (tmp_path / "out/adapter_model.safetensors").exists()
+
+
+def test_settings_come_from_flags_then_a_file_then_the_preset(tmp_path):
+    from train_lora import build_parser
+
+    from toolkit.console import StageError
+    from toolkit.training_settings import parsed, preset_for
+
+    required = ["--train", "t.jsonl", "--model", "m", "--out", "o"]
+    file = tmp_path / "earlier.json"
+    file.write_text(
+        json.dumps({"rank": 64, "accumulate": 3, "out": "elsewhere", "train_vision": True}), encoding="utf-8"
+    )
+    args = parsed(build_parser(), [*required, "--preset", "48gb", "--settings", str(file), "--rank", "8"], lambda: None)
+    assert (args.rank, args.accumulate, args.tokens_per_batch, args.train_vision, str(args.out)) == (
+        8,
+        3,
+        8192,
+        True,
+        "o",
+    )
+    args = parsed(build_parser(), required, lambda: 23.6)
+    assert (args.preset, args.method, args.checkpointing) == ("24gb", "qlora", "on")
+    assert [preset_for(memory) for memory in (None, 22, 44.4, 79.2, 139.8)] == ["none", "24gb", "48gb", "80gb", "141gb"]
+    for wrong, said in (
+        ({"ranks": 1}, "'ranks' is no setting"),
+        ({"method": "dora"}, "none of lora, qlora"),
+        ({"rank": "many"}, "no value"),
+        ({"train_vision": "yes"}, "true or false"),
+    ):
+        file.write_text(json.dumps(wrong), encoding="utf-8")
+        with pytest.raises(StageError, match=said):
+            parsed(build_parser(), [*required, "--settings", str(file)], lambda: None)
+
+
+def test_the_best_adapter_is_kept_and_training_stops_where_nothing_is_gained(run, easy_dataset, tiny_model, tmp_path):
+    """A rate that soon undoes what was learned: the kept adapter is the best one, not the last."""
+    out = tmp_path / "out"
+    common = arguments(
+        easy_dataset, tiny_model, out, "--val", easy_dataset / "data/train.jsonl", "--limit", 8, "--eval-documents", 2
+    )
+    done = run(
+        "train_lora",
+        *common,
+        "--epochs",
+        8,
+        "--accumulate",
+        1,
+        "--batch-size",
+        4,
+        "--learning-rate",
+        0.3,
+        "--warmup",
+        0.3,
+        "--eval-each",
+        1,
+        "--patience",
+        3,
+        "--json",
+    )
+    assert done.code == 0, done.err
+    rows = list(csv.DictReader((out / "training_log.csv").open(encoding="utf-8")))
+    scores = {int(row["step"]): (float(row["val_micro_f1"]), float(row["val_loss"])) for row in rows if row["val_loss"]}
+    assert min(scores) == 0 and all(0 <= f1 <= 1 for f1, _ in scores.values())
+    assert done.json["steps"] < 16 and "stopped early" in done.err
+    best = json.loads((out / "best/complete.json").read_text(encoding="utf-8"))
+    assert (
+        best["step"]
+        == done.json["best_step"]
+        == max(scores, key=lambda step: (scores[step][0], -step) if step else (-1, 0))
+    )
+    assert (out / "best/adapter_model.safetensors").read_bytes() == (out / "adapter_model.safetensors").read_bytes()
+    assert (out / "loss_curve.png").stat().st_size > 10_000
+    speeds = [row for row in rows if row["tokens_per_second"]]
+    assert speeds and all(
+        float(row["tokens_per_second"]) > float(row["answer_tokens_per_second"]) > 0
+        and 0 <= float(row["padding"]) < 0.5
+        for row in speeds
+    )
+
+
+def test_a_batch_that_fits_no_memory_is_told_before_training(easy_dataset, tiny_model, tmp_path, run, monkeypatch):
+    """The trial step meets a GPU that is full: first activations are recomputed, then one sentence names the batch."""
+    import torch
+
+    import toolkit.training as training
+
+    calls = []
+
+    def full(trainer, batch):
+        calls.append(len(batch["ids"]))
+        return fits and len(calls) == 2
+
+    monkeypatch.setattr(training, "fits_without_checkpointing", full)
+    common = arguments(
+        easy_dataset, tiny_model, tmp_path / "a", "--limit", 8, "--epochs", 1, "--tokens-per-batch", 1200
+    )
+    for fits, mode in ((True, "on"), (False, "on")):
+        calls.clear()
+        if fits:
+            calls.append(0)  # `on` makes one trial only
+        done = run("train_lora", *common, "--checkpointing", mode, "--overwrite", "--json")
+        if fits:
+            assert done.code == 0 and done.json["recomputed"] and "needs activations recomputed" in done.err
+        else:
+            assert done.code == 1 and "does not fit into memory" in done.err and "--tokens-per-batch" in done.err
+    assert torch.is_grad_enabled()
+
+
+def test_the_trial_step_leaves_no_trace(easy_dataset, tiny_model):
+    import torch
+
+    from toolkit.batches import Collator, RecordDataset
+    from toolkit.qwen3vl import load_model, load_processor
+    from toolkit.training import fits_without_checkpointing
+
+    processor, model = load_processor(str(tiny_model), 384), load_model(str(tiny_model))
+    dataset = RecordDataset(list(read_records(easy_dataset / "data/train.jsonl", 2)), processor, easy_dataset)
+    batch = Collator(processor.tokenizer.pad_token_id)([dataset[0], dataset[1]])
+
+    class Holder:
+        args = type("Args", (), {"device": torch.device("cpu")})()
+
+    Holder.model, Holder._prepare_inputs = model, staticmethod(lambda inputs: inputs)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    assert fits_without_checkpointing(Holder(), batch)
+    assert torch.equal(before, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
+    monster = type(
+        "Full", (torch.nn.Module,), {"forward": lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("full"))}
+    )()
+    Holder.model = monster
+    assert not fits_without_checkpointing(Holder(), batch)
+
+
+def test_vision_and_merger_train_only_when_asked_and_at_their_own_rate(tiny_model, tiny_moe):
+    from toolkit.adapters import AdapterSettings, lora_model, parameter_groups
+    from toolkit.console import StageError
+    from toolkit.qwen3vl import load_model
+
+    plain = lora_model(load_model(str(tiny_model)), AdapterSettings(4, 8, 0.0, 1e-4))
+    assert not any(".visual." in name for name, p in plain.named_parameters() if p.requires_grad)
+    settings = AdapterSettings(4, 8, 0.0, 1e-4, vision_rate=2e-5, merger_rate=3e-5)
+    model = lora_model(load_model(str(tiny_model)), settings)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {group["lr"]: {names[id(p)] for p in group["params"]} for group in parameter_groups(model, settings)}
+    assert set(rates) == {1e-4, 2e-5, 3e-5}
+    assert all(".visual.blocks." in name for name in rates[2e-5]) and all("merger" in name for name in rates[3e-5])
+    assert all(".language_model." in name for name in rates[1e-4])
+    moe = lora_model(load_model(str(tiny_moe)), AdapterSettings(4, 8, 0.0, 1e-4, experts=True))
+    assert any(".experts." in name for name, p in moe.named_parameters() if p.requires_grad)
+    assert not any(
+        ".experts." in n
+        for n, p in lora_model(load_model(str(tiny_moe)), AdapterSettings(4, 8, 0.0, 1e-4)).named_parameters()
+        if p.requires_grad
+    )
+    with pytest.raises(StageError, match="dense"):
+        lora_model(load_model(str(tiny_model)), AdapterSettings(4, 8, 0.0, 1e-4, experts=True))
+
+
+def test_four_bit_reaches_the_language_model_and_nothing_else(tiny_model):
+    from toolkit.adapters import check_nf4, weight_bytes
+    from toolkit.console import StageError
+    from toolkit.qwen3vl import load_model
+
+    model = load_model(str(tiny_model), nf4=True)
+    assert "in 4 bit" in check_nf4(model)
+    parts = weight_bytes(model)
+    assert parts["vision tower"][0] == 0 and parts["embeddings and head"][0] == 0 and parts["language model"][0] > 0
+    with pytest.raises(StageError, match="not in 4 bit after loading"):
+        check_nf4(load_model(str(tiny_model)))
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
+    from toolkit.training import newest_checkpoint
+
+    for step, whole in ((3, True), (12, True), (20, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}/complete.json").write_text("{}")
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-12"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals")
+def test_a_spot_machine_that_is_taken_back_leaves_a_checkpoint(easy_dataset, tiny_model, tmp_path):
+    """SIGTERM in the middle of a run: exit code 130, a complete checkpoint of the step at hand."""
+    out = tmp_path / "out"
+    command = arguments(easy_dataset, tiny_model, out, "--epochs", 40, "--accumulate", 1, "--limit", 8)
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "scripts/train_lora.py"), *command], stderr=subprocess.PIPE, text=True
+    )
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "step     2" in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130, "".join(said)
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert (
+        (checkpoint / "complete.json").is_file()
+        and "--resume" in said[-1]
+        and not (out / "adapter_model.safetensors").exists()
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of one process")
+def test_a_full_disk_is_one_sentence_and_the_earlier_checkpoint_stays(easy_dataset, tiny_model, tmp_path):
+    """A limit on file size stands in for the disk's end: the optimizer's file does not fit."""
+    out = tmp_path / "out"
+    command = arguments(
+        easy_dataset, tiny_model, out, "--epochs", 2, "--accumulate", 1, "--limit", 4, "--save-each", 2, "--rank", 32
+    )
+    code = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000)); import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(REPOSITORY / "scripts/train_lora.py"), *command],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY / "scripts",
+    )
+    assert done.returncode == 1 and "could not be written" in done.stderr and "Traceback" not in done.stderr, (
+        done.stderr
+    )
+    assert not list(out.glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_path):
+    """Two CPU processes (gloo) against one with the same global batch: 16 records an epoch, four a step, the same four."""
+    curves = {}
+    for name, launch, accumulate in (
+        ("one", [], 4),
+        ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"], 2),
+    ):
+        out = tmp_path / name
+        command = arguments(easy_dataset, tiny_model, out, "--epochs", 2, "--limit", 16, "--accumulate", accumulate, "--learning-rate", 1e-3)  # fmt: skip
+        words = [sys.executable, *launch, str(REPOSITORY / "scripts/train_lora.py"), *command]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows = csv.DictReader((out / "training_log.csv").open(encoding="utf-8"))
+        curves[name] = [float(row["loss"]) for row in rows if row["loss"]]
+    assert len(curves["one"]) == len(curves["two"]) == 8
+    assert curves["two"] == pytest.approx(curves["one"], rel=2e-3)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert first.keys() == second.keys()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,58 @@ def collate_mask(lengths: list[int], length: int, left: bool) -> Any:
     return torch.stack(rows).long()
 
 
+def rope_positions(token_types: Any, grids: Any, merge: int = 2) -> Any:
+    """Positions of one record in the three axes of the model's rotary embedding (time, height, width): int64 [3, L].
+
+    Text counts on in all three; a page's tokens share one time step and count their row and column from there, and the text behind goes on
+    after the larger side (transformers' get_rope_index, without its loop over tokens).
+    """
+    import torch
+
+    types = token_types.long()
+    change = torch.nonzero(types[1:] != types[:-1])[:, 0] + 1
+    bounds = [0, *change.tolist(), len(types)]
+    pages = iter(grids.tolist())
+    parts, at = [], 0
+    for start, end in itertools.pairwise(bounds):
+        if types[start] == 0:
+            parts.append(torch.arange(end - start).expand(3, -1) + at)
+            at += end - start
+            continue
+        _, high, wide = next(pages)
+        high, wide = high // merge, wide // merge
+        rows = torch.arange(high).repeat_interleave(wide)
+        columns = torch.arange(wide).repeat(high)
+        parts.append(torch.stack([torch.zeros_like(rows), rows, columns]) + at)
+        at += max(high, wide)
+    return torch.cat(parts, 1)
+
+
+def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Examples one behind the other in one row, without padding: [1, sum of L].
+
+    `position_ids` [4, 1, sum of L]: the first row starts anew with every record, which is how attention tells them apart (there must be no
+    attention mask); the other three are the rotary embedding's.
+    """
+    import torch
+
+    names = [name for name in ("input_ids", "mm_token_type_ids", "labels") if name in examples[0]]
+    batch: dict[str, Any] = {name: torch.cat([example[name] for example in examples])[None] for name in names}
+    positions = []
+    for example in examples:
+        own = torch.arange(len(example["input_ids"]))[None]
+        positions.append(torch.cat([own, rope_positions(example["mm_token_type_ids"], example["image_grid_thw"])]))
+    batch["position_ids"] = torch.cat(positions, 1)[:, None]
+    for name in ("pixel_values", "image_grid_thw"):
+        batch[name] = torch.cat([example[name] for example in examples])
+    return batch
+
+
 class RecordDataset:
-    """A torch map-style dataset over records; images are decoded where the item is asked for (a loader's worker)."""
+    """A torch map-style dataset over records; images are decoded where the item is asked for (a loader's worker).
+
+    An index is a record's number, or `(number, counts)` as TokenBatches hands them out; without `counts` nothing is supervised.
+    """
 
     def __init__(self, records: list[dict[str, Any]], processor: Any, root: Path) -> None:
         self.records, self.processor, self.root = records, processor, root
@@ -119,15 +170,29 @@ class RecordDataset:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return encode_record(self.processor, self.records[index], self.root)
+    def __getitem__(self, index: int | tuple[int, bool]) -> dict[str, Any]:
+        number, counts = index if isinstance(index, tuple) else (index, True)
+        example = encode_record(self.processor, self.records[number], self.root)
+        if not counts:
+            example["labels"] = example["labels"].fill_(IGNORED)
+        return example | {"id": self.records[number]["id"]}
 
 
 class Collator:
-    """Right-padding collator for training; a class so that spawned workers can unpickle it."""
+    """Batches for training, packed or padded on the left; a class so that spawned workers can unpickle it.
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
+    On the left, because answers then end together and the head runs over the last columns only. Without padding there is no attention
+    mask, which lets attention take its fastest kernel. `ids` names the records.
+    """
+
+    def __init__(self, pad_id: int, *, pack: bool = False) -> None:
+        self.pad_id, self.pack = pad_id, pack
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return collate(examples, self.pad_id)
+        ids = [example["id"] for example in examples]
+        if self.pack:
+            return packed(examples) | {"ids": ids}
+        batch = collate(examples, self.pad_id, left=True)
+        if bool(batch["attention_mask"].all()):
+            del batch["attention_mask"]
+        return batch | {"ids": ids}

@@ -63,7 +63,9 @@ def load_processor(model: str, image_max_tokens: int) -> Any:
     return processor
 
 
-def load_model(model: str, *, nf4: bool = False, device: str | None = None, dtype: Any = None) -> Any:
+def load_model(
+    model: str, *, nf4: bool = False, device: str | None = None, dtype: Any = None, attention: str = "sdpa"
+) -> Any:
     """The model in bfloat16 on a GPU, in float32 on a CPU (or `dtype`); with `nf4` in 4 bit, vision tower and head excepted."""
     prepare_model_libraries()
     import torch
@@ -71,7 +73,7 @@ def load_model(model: str, *, nf4: bool = False, device: str | None = None, dtyp
 
     device = device or default_device()
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
-    options: dict[str, Any] = {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if nf4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

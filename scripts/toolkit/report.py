@@ -54,6 +54,10 @@ def write_report(
                 # Of its rows the errors say all that differs from gold.
                 "prediction": without_lists(schema, line.get("prediction")),
                 "raw": None if line.get("prediction") is not None else line.get("raw"),
+                # Of its header values and its lists; which predicted row a cell was paired with is not told here.
+                "confidence": {n: p for n, p in line["confidence"].items() if "[" not in n}
+                if line.get("confidence")
+                else None,
                 "pages": pages,
                 "boxes": boxes_of(schema, answer, line.get("prediction"), layers.of(record)) if layers else [],
             }
