@@ -240,6 +240,7 @@ def test_settings_come_from_flags_then_a_file_then_the_preset(tmp_path):
             parsed(build_parser(), [*required, "--settings", str(file)], lambda: None)
 
 
+@pytest.mark.slow
 def test_the_best_adapter_is_kept_and_training_stops_where_nothing_is_gained(run, easy_dataset, tiny_model, tmp_path):
     """A rate that soon undoes what was learned: the kept adapter is the best one, not the last."""
     out = tmp_path / "out"
@@ -388,6 +389,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-12"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals")
 def test_a_spot_machine_that_is_taken_back_leaves_a_checkpoint(easy_dataset, tiny_model, tmp_path):
     """SIGTERM in the middle of a run: exit code 130, a complete checkpoint of the step at hand."""
@@ -410,6 +412,7 @@ def test_a_spot_machine_that_is_taken_back_leaves_a_checkpoint(easy_dataset, tin
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of one process")
 def test_a_full_disk_is_one_sentence_and_the_earlier_checkpoint_stays(easy_dataset, tiny_model, tmp_path):
     """A limit on file size stands in for the disk's end: the optimizer's file does not fit."""
