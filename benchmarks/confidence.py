@@ -20,6 +20,11 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+from toolkit.confidence import raw_confidence  # noqa: E402 - the scripts' folder comes first
+from toolkit.records import answer_text  # noqa: E402
+
 BASE = "examples/reading_base"
 
 
@@ -31,6 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--documents", type=int, default=600, help="to train and calibrate on (default: 600)")
     parser.add_argument("--held-out", type=int, default=150, help="to judge on (default: 150)")
     parser.add_argument("--tokens", default="384", help="vision tokens of a page (default: 384)")
+    parser.add_argument(
+        "--longest", type=int, default=900, help="characters of an answer; documents of longer ones are left out"
+    )
     parser.add_argument("--seed", type=int, default=11)
     return parser
 
@@ -52,6 +60,9 @@ def records(here: Path, count: int, seed: int, args: Any) -> Path:
     stage("pdf_to_images.py", "--in", here / "samples/pdfs", "--out-dir", here / "images", "--image-max-tokens", args.tokens, "--text-layer", "--text-layer-dir", here / "ocr")  # fmt: skip
     stage("build_jsonl_from_results.py", "--results", here / "samples/results.json", "--images-dir", here / "raw", "--images-dir", here / "images",
           "--prompt", "examples/quickstart/prompt.txt", "--out", here / "records.jsonl")  # fmt: skip
+    lines = (here / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    short = [line for line in lines if len(answer_text(json.loads(line))) <= args.longest]
+    (here / "records.jsonl").write_text("".join(short), encoding="utf-8")
     return here / "records.jsonl"
 
 
@@ -70,7 +81,6 @@ def main() -> None:
               "--text-layer-dir", ocr, accept=(0, 1))  # fmt: skip
         return work / out
 
-    bare = extract(held_out, work / "held_out/ocr", "bare.jsonl")
     validation = extract(work / "splits/val.jsonl", work / "documents/ocr", "validation.jsonl")
     fitted = stage(
         "calibrate_confidence.py",
@@ -82,6 +92,14 @@ def main() -> None:
         work / "adapter",
     )
     calibrated = extract(held_out, work / "held_out/ocr", "calibrated.jsonl")
+    # The same answers with the probabilities of their tokens alone.
+    lines = [json.loads(line) for line in calibrated.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["confidence"] = {
+            name: raw_confidence(known) for name, known in (line.get("features") or {}).items()
+        } or None
+    bare = work / "bare.jsonl"
+    bare.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     scores = stage(
         "evaluate_predictions.py",
         "--pred",

@@ -86,7 +86,7 @@ def test_every_value_has_its_span(port, days, tags, name, spaced):
 
 
 def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_model):
-    """Greedy decoding under the grammar: the recorded log-probability is the model's own, before the grammar."""
+    """Without the grammar the recorded log-probabilities are the model's; with it they are those among the tokens it allows."""
     import torch
 
     from toolkit.batches import collate, encode_prompt, open_page
@@ -96,7 +96,7 @@ def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_mo
 
     record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
     contract = Contract(LADING.raw, LADING.source, "read", "json", 384, 48)
-    model = LocalModel(str(tiny_model), None, contract)
+    model = LocalModel(str(tiny_model), None, contract, grammar=False)
     pages_ = [open_page(easy_dataset / image) for image in images_of(record)]
     answer = model.answers([pages_, pages_])[1]
     assert answer.tokens and answer.tokens[-1][1] == len(answer.raw)
@@ -112,6 +112,12 @@ def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_mo
     if len(said) == len(answer.tokens):  # the tokenizer cuts the text as the model wrote it
         by_hand = logits.gather(-1, generated[0][:, None])[:, 0].tolist()
         assert [logprob for _, _, logprob in answer.tokens] == pytest.approx(by_hand, abs=1e-3)
+    under_grammar = LocalModel(str(tiny_model), None, contract).answers([pages_])[0]
+    assert under_grammar.tokens and under_grammar.raw.startswith('{"consignee_name":')
+    opening = [logprob for start, _, logprob in under_grammar.tokens if start == 0]
+    assert (
+        opening[0] > -5 and logits.max(-1).values[0] < -0.01
+    )  # a random model spreads over all words, the grammar leaves a few
 
 
 def test_checks_and_the_pages_text_are_features():

@@ -222,7 +222,7 @@ def test_settings_come_from_flags_then_a_file_then_the_preset(tmp_path):
     assert (args.rank, args.accumulate, args.tokens_per_batch, args.train_vision, str(args.out)) == (
         8,
         3,
-        8192,
+        4096,
         True,
         "o",
     )
@@ -480,3 +480,23 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(easy_dataset, tiny_mode
         assert process.returncode == 0, err
     first, second = weights(whole), weights(broken)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2"])
+def test_the_launch_configurations_are_read_by_accelerate(name):
+    """accelerate refuses keys that it does not know; the class that FSDP wraps must be one of the model's."""
+    import yaml
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    path = REPOSITORY / f"scripts/accelerate/{name}.yaml"
+    config = load_config_from_file(str(path))
+    assert config.mixed_precision == "bf16"
+    wrapped = (
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        .get("fsdp_config", {})
+        .get("fsdp_transformer_layer_cls_to_wrap")
+    )
+    if wrapped:
+        import transformers.models.qwen3_vl.modeling_qwen3_vl as dense
+
+        assert hasattr(dense, wrapped)

@@ -59,10 +59,10 @@ class LocalModel:
             name: value.to(self.model.device)
             for name, value in collate(inputs, self.processor.tokenizer.pad_token_id, left=True).items()
         }
-        chosen = ChosenTokens(batch["input_ids"].shape[1])  # first, so that it sees the model's own scores
-        processors: list[Any] = [chosen]
-        if self.grammar is not None:
-            processors.append(xgrammar.contrib.hf.LogitsProcessor(self.grammar))
+        processors: list[Any] = [xgrammar.contrib.hf.LogitsProcessor(self.grammar)] if self.grammar is not None else []
+        # Last, so that it sees what the grammar leaves: a server's log-probabilities are those too.
+        chosen = ChosenTokens()
+        processors.append(chosen)
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             torch.manual_seed(seed)
@@ -89,10 +89,9 @@ class LocalModel:
 
 
 class ChosenTokens:
-    """A logits processor that changes nothing and keeps the log-probability of each chosen token; `start`: length of the prompt."""
+    """A logits processor that changes nothing and keeps the log-probability of each chosen token."""
 
-    def __init__(self, start: int) -> None:
-        self.start = start
+    def __init__(self) -> None:
         self.before: Any = None
         self.found: list[Any] = []
 

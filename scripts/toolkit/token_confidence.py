@@ -2,7 +2,8 @@
 
 Only free choices count. Names, quotes and brackets around a value are the schema's, not the model's; within a value, a token
 whose text the schema leaves no choice about (the rest of an enum's choice, `ull` behind `n`) says nothing either.
-Log-probabilities are the model's own, before the grammar: where the grammar overruled the model, the value's is low.
+Log-probabilities are those among the tokens that the grammar allows: vLLM masks before it reports them (0.32), so the local
+backend does too, and one fitted model serves both.
 """
 
 from __future__ import annotations
