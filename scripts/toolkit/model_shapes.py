@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 VOCABULARY = 151_936
+IMAGE_TOKEN = 151_655  # <|image_pad|>
 PATCHES_PER_TOKEN = 4  # the merger takes 2 x 2 patches to one vision token
 
 
@@ -85,3 +87,28 @@ SHAPES = {
     "32b": ModelShape("Qwen3-VL-32B", 5120, 64, 64, 8, 25600, 1152, 27, 4304),
     "30b-a3b": ModelShape("Qwen3-VL-30B-A3B", 2048, 48, 32, 4, 768, 1152, 27, 4304, experts=128, active_experts=8),
 }
+
+
+def config_of(shape: ModelShape) -> Any:
+    """A transformers configuration of this shape, as the published ones have it, for a model of random weights (dense sizes only)."""
+    import transformers
+
+    if shape.experts:
+        raise ValueError("only the dense sizes are built from their shape")
+    text = {
+        "vocab_size": VOCABULARY, "hidden_size": shape.hidden, "intermediate_size": shape.intermediate, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_width, "max_position_embeddings": 262144,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0, "mrope_interleaved": True,
+                            "mrope_section": [shape.head_width // 2 - 2 * (shape.head_width * 5 // 32), shape.head_width * 5 // 32, shape.head_width * 5 // 32]},
+        "tie_word_embeddings": shape.tied, "attention_bias": False,
+    }  # fmt: skip
+    third = max(1, shape.vision_layers // 3)
+    vision = {
+        "depth": shape.vision_layers, "hidden_size": shape.vision_hidden, "intermediate_size": shape.vision_intermediate, "num_heads": 16, "patch_size": 16,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3, "out_hidden_size": shape.hidden, "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [third - 1, 2 * third - 1, 3 * third - 1] if shape.vision_layers >= 3 else [0],
+    }  # fmt: skip
+    return transformers.Qwen3VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=shape.tied, image_token_id=IMAGE_TOKEN,
+        video_token_id=151656, vision_start_token_id=151652, vision_end_token_id=151653,
+    )  # fmt: skip
