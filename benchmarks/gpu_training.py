@@ -129,7 +129,7 @@ def measured(model: Any, adapter: AdapterSettings, variant: Variant, documents: 
     lengths = [len(example["input_ids"]) for example in documents]
     grouped = [
         [index for index, _ in batch]
-        for batch in TokenBatches(lengths, tokens=args.tokens_per_batch, packed=variant.pack)
+        for batch in TokenBatches(lengths, tokens=args.tokens_per_batch, packed=variant.pack, passes=4)
     ]
     if not variant.grouped:  # as many records a pass, in random order
         size = max(1, round(len(documents) / len(grouped)))

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -146,10 +147,28 @@ def test_batches_hold_every_record_once_within_their_budget():
                 )
             epochs.append(found)
         assert epochs[0] != epochs[1] and epochs[0] == list(TokenBatches(lengths, tokens=8000, packed=packed, seed=1))
-    assert TokenBatches(lengths, tokens=8000).padding() < 0.05
-    by_records = TokenBatches(lengths, records=8, seed=1)
-    assert len(list(by_records)) == len(by_records) == 63 and by_records.padding() < 0.12
-    assert sorted(lengths[i] for i in by_records.longest()) == sorted(lengths)[-8:]
+    assert TokenBatches(lengths, tokens=8000, passes=4).padding() < 0.15
+    by_records = TokenBatches(lengths, records=4, passes=8, seed=1)
+    assert (
+        len(list(by_records)) == len(by_records) == 125
+        and sorted(lengths[i] for i in by_records.longest()) == sorted(lengths)[-4:]
+    )
+    assert by_records.padding() < 0.12 < 0.4 < TokenBatches(lengths, records=4, passes=1, seed=1).padding()
+
+
+def test_an_optimizer_step_is_a_random_draw_of_the_records():
+    """Sorting by length must not decide what meets in a step: the mean length of steps varies as that of random draws does."""
+    from toolkit.token_batches import TokenBatches
+
+    draw = random.Random(5)
+    lengths = [draw.choice([300, 900, 2500, 6000]) + draw.randrange(200) for _ in range(1600)]
+    batches = [[index for index, _ in batch] for batch in TokenBatches(lengths, records=4, passes=4, seed=1)]
+    steps = [[index for batch in batches[start : start + 4] for index in batch] for start in range(0, 400, 4)]
+    own = statistics.pstdev(statistics.mean(lengths[i] for i in step) for step in steps)
+    expected = statistics.pstdev(lengths) / 16**0.5
+    assert 0.75 * expected < own < 1.25 * expected
+    within = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches]
+    assert statistics.mean(within) < 0.6 * statistics.pstdev(lengths)
 
 
 def test_every_process_gets_as_many_batches_and_no_record_counts_twice():

@@ -1,7 +1,8 @@
 """Which records go through the model together: alike in length, within a budget of tokens, the same for every process count.
 
-Padding is the waste of a batch of unlike records: pages differ by a factor of ten. Records are drawn at random, sorted by length within large
-groups, and cut into batches; the batches come in random order.
+Padding is the waste of a batch of unlike records: documents differ by a factor of ten. But batches of like records alone are a biased sample:
+sorted over large groups they trained a worse model here (micro-F1 0.65 against 0.81 after 1.5 epochs). So the records of an optimizer
+step are drawn at random, and only which of the step's passes each goes through is chosen by length.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-GROUP = 50  # batches that are sorted by length together: more means less padding and less chance in what meets what
-
 
 class TokenBatches:
     """A torch batch sampler: lists of record numbers for one of `world` processes, in an order fixed by seed and epoch.
 
     Either `records` a batch, or as many as `tokens` hold: their longest length times their number where batches are padded, the sum of
-    their lengths where they are `packed`. A record longer than `tokens` is a batch of its own. With a token budget the batches
+    their lengths where they are `packed`. An optimizer step is `passes` of them in every process. A record longer than `tokens` is a batch of its own. With a token budget the batches
     are made once and only their order changes, so that every epoch has the same number of steps. Every process gets equally many:
     where the batches do not divide, the last ones are handed out a second time as `(record, False)`, to be run without a loss.
     """
@@ -28,15 +27,17 @@ class TokenBatches:
         records: int = 1,
         tokens: int = 0,
         packed: bool = False,
+        passes: int = 1,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.lengths, self.records, self.tokens, self.packed = list(lengths), records, tokens, packed
         self.seed, self.rank, self.world = seed, rank, world
+        self.passes = passes
         self.epoch = 0
         self._fixed = self._cut(random.Random(seed)) if tokens else None
-        count = len(self._fixed) if self._fixed is not None else -(-len(self.lengths) // records)
+        count = sum(map(len, self._fixed)) if self._fixed is not None else -(-len(self.lengths) // records)
         self.count = -(-count // world)
 
     def set_epoch(self, epoch: int) -> None:
@@ -48,8 +49,9 @@ class TokenBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
         draw = random.Random(f"{self.seed} {self.epoch}")
-        batches = [list(batch) for batch in self._fixed] if self._fixed is not None else self._cut(draw)
-        draw.shuffle(batches)
+        steps = [list(step) for step in self._fixed] if self._fixed is not None else self._cut(draw)
+        draw.shuffle(steps)
+        batches = [batch for step in steps for batch in step]
         whole = [[(index, True) for index in batch] for batch in batches]
         spare = self.count * self.world - len(whole)
         # Without a loss: a repeated record must not count twice, and no process may wait for one that has nothing to do.
@@ -57,38 +59,48 @@ class TokenBatches:
         yield from whole[self.rank :: self.world]
 
     def longest(self) -> list[int]:
-        """The batch with the most tokens: what memory must hold."""
-        batches = self._fixed if self._fixed is not None else self._cut(random.Random(self.seed))
-        if self._fixed is None:
-            by_length = sorted(range(len(self.lengths)), key=self.lengths.__getitem__, reverse=True)
-            return by_length[: self.records]
-        return max(batches, key=self._size)
+        """The batch with the most tokens that can come: what memory must hold."""
+        if self._fixed is not None:
+            return max((batch for step in self._fixed for batch in step), key=self._size)
+        return sorted(range(len(self.lengths)), key=self.lengths.__getitem__, reverse=True)[: self.records]
 
     def padding(self) -> float:
         """Share of padding among the tokens of an epoch's padded batches."""
-        batches = self._fixed if self._fixed is not None else self._cut(random.Random(f"{self.seed} 0"))
-        spent = sum(self._size(batch) for batch in batches)
+        spent = sum(self._size([index for index, _ in batch]) for batch in self)
         return 1 - sum(self.lengths) / spent if spent else 0.0
 
     def _size(self, batch: Sequence[int]) -> int:
         own = [self.lengths[index] for index in batch]
         return sum(own) if self.packed else max(own) * len(own)
 
-    def _cut(self, draw: random.Random) -> list[list[int]]:
+    def _cut(self, draw: random.Random) -> list[list[list[int]]]:
+        """Optimizer steps of batches: records at random, sorted by length within a step. With a token budget a step takes as
+        many records as its passes hold (the last batch of one step may go into the next one's passes)."""
         order = list(range(len(self.lengths)))
         draw.shuffle(order)
+        share = self.passes * self.world
         if not self.tokens:
-            size = self.records * GROUP
-            sorted_groups = [
-                sorted(order[start : start + size], key=self.lengths.__getitem__, reverse=True)
-                for start in range(0, len(order), size)
-            ]
-            flat = [index for group in sorted_groups for index in group]
-            return [flat[start : start + self.records] for start in range(0, len(flat), self.records)]
-        # Longest first, so that the first record of a batch says what padding costs.
-        order.sort(key=self.lengths.__getitem__, reverse=True)
+            size = self.records * share
+            steps = [order[start : start + size] for start in range(0, len(order), size)]
+        else:
+            steps = []
+            for index in order:
+                # As many as its passes hold; what is far below their budget is not tried.
+                grown = [*steps[-1], index] if steps else []
+                small = 2 * sum(self.lengths[i] for i in grown) < self.tokens * share
+                if grown and (small or len(self._batches_of(grown)) <= share):
+                    steps[-1].append(index)
+                else:
+                    steps.append([index])
+        return [self._batches_of(step) for step in steps]
+
+    def _batches_of(self, records: list[int]) -> list[list[int]]:
+        """Batches of one step's records, longest first."""
+        records = sorted(records, key=self.lengths.__getitem__, reverse=True)
+        if not self.tokens:
+            return [records[start : start + self.records] for start in range(0, len(records), self.records)]
         batches: list[list[int]] = []
-        for index in order:
+        for index in records:
             if batches and self._size([*batches[-1], index]) <= self.tokens:
                 batches[-1].append(index)
             else:

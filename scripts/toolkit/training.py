@@ -426,7 +426,7 @@ def measured_training(
         say("no checkpoint to resume from; starting at step 0")
     state = TrainingArguments(output_dir=str(args.out), use_cpu=not torch.cuda.is_available())
     batches = TokenBatches(
-        lengths, records=args.batch_size, tokens=args.tokens_per_batch, packed=pack, seed=args.seed,
+        lengths, records=args.batch_size, tokens=args.tokens_per_batch, packed=pack, passes=args.accumulate, seed=args.seed,
         rank=state.process_index, world=state.world_size,
     )  # fmt: skip
     steps_per_epoch = math.ceil(len(batches) / args.accumulate)
