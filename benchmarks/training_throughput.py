@@ -25,7 +25,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 ARMS = ("ours", "trl", "plain")
-BATCH, ACCUMULATE, RATE = 4, 2, 1e-3
+BATCH, ACCUMULATE, RATE = 2, 4, 1e-3
 
 
 def build_parser() -> argparse.ArgumentParser:

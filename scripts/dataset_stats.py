@@ -178,11 +178,13 @@ def predictions(stats: Statistics, shape: ModelShape, gpu: Gpu, epochs: float) -
     training = {}
     for method in ("lora", "qlora"):
         for checkpointing in (False, True):
-            memory = training_memory(shape, method, tokens=longest, checkpointing=checkpointing)
+            memory = training_memory(
+                shape, method, tokens=longest, answer_tokens=max(stats.answers), checkpointing=checkpointing
+            )
             training[f"{method}{', checkpointing' if checkpointing else ''}"] = {
                 "memory_gib": round(memory.total, 1),
                 "fits": memory.total <= gpu.memory_gib,
-                "hours": round(training_hours(shape, gpu, tokens=total * epochs, vision_tokens=sum(stats.vision) * epochs, checkpointing=checkpointing), 2),
+                "hours": round(training_hours(shape, gpu, tokens=total * epochs, answer_tokens=sum(stats.answers) * epochs, vision_tokens=sum(stats.vision) * epochs, checkpointing=checkpointing), 2),
             }  # fmt: skip
     serving = {}
     for precision in WEIGHT_BYTES:

@@ -62,15 +62,21 @@ def main(argv: list[str] | None = None) -> int:
     if args.batch < 1 or args.rank < 1 or args.epochs <= 0 or args.mfu <= 0:
         raise StageError("--batch, --rank, --epochs and --mfu must be above 0")
     counter = exact_tokens(args.model, args.image_max_tokens) if args.model else estimated_tokens
-    records = longest = total = vision = 0
+    records = longest = longest_answer = total = answers = vision = 0
     for record in console.progress(read_records(args.input), what="records"):
         pages = page_tokens(record, args.root, args.image_max_tokens)
-        length = pages + sum(counter(record))
+        prompt, answer = counter(record)
+        length = pages + prompt + answer
         records, longest, total, vision = records + 1, max(longest, length), total + length, vision + pages
+        longest_answer, answers = max(longest_answer, answer), answers + answer
     gpu = GPUS[args.gpu]
     steps = optimizer_steps(records, args.epochs, args.batch)
     sizes = [args.size] if args.size else list(SHAPES)
-    lines = [line for size in sizes for line in plans(args, size, SHAPES[size], gpu, longest, total, vision)]
+    lines = [
+        line
+        for size in sizes
+        for line in plans(args, size, SHAPES[size], gpu, (longest, longest_answer), (total, answers, vision))
+    ]
     print(f"{shown(args.input)}: {records} records, the longest {longest} tokens, {total} in all ({'exact' if args.model else 'text estimated'}); {args.epochs:g} epochs are {steps} steps of {args.batch} records")  # fmt: skip
     print(f"predicted for one {gpu.name} with {gpu.memory_gib:g} GiB:")
     for line in lines:
@@ -82,19 +88,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plans(
-    args: Any, size: str, shape: ModelShape, gpu: Gpu, longest: int, total: int, vision: int
+    args: Any, size: str, shape: ModelShape, gpu: Gpu, longest: tuple[int, int], totals: tuple[int, int, int]
 ) -> list[dict[str, Any]]:
-    """One line a method: the cheaper way of keeping activations that fits, or the smaller one where none does."""
+    """`longest`: tokens of the longest record and of the longest answer; `totals`: all tokens, answer tokens, vision tokens. One line a method: the cheaper way of keeping activations that fits, or the smaller one where none does."""
     lines: list[dict[str, Any]] = []
+    total, answers, vision = (count * args.epochs for count in totals)
     for method in ("lora", "qlora"):
         if method == "qlora" and shape.experts:
             lines.append({"size": size, "method": method, "fits": False, "why": "its experts are fused and stay in 16 bit"})  # fmt: skip
             continue
         for checkpointing in (False, True):
-            memory = training_memory(shape, method, tokens=longest, rank=args.rank, checkpointing=checkpointing)
+            memory = training_memory(
+                shape, method, tokens=longest[0], answer_tokens=longest[1], rank=args.rank, checkpointing=checkpointing
+            )
             if memory.total <= gpu.memory_gib or checkpointing:
                 break
-        hours = training_hours(shape, gpu, tokens=total * args.epochs, vision_tokens=vision * args.epochs, checkpointing=checkpointing, mfu=args.mfu)  # fmt: skip
+        hours = training_hours(shape, gpu, tokens=total, answer_tokens=answers, vision_tokens=vision, checkpointing=checkpointing, mfu=args.mfu)  # fmt: skip
         parts = {name: round(getattr(memory, name), 1) for name in ("weights", "adapter", "activations", "logits")}
         lines.append({"size": size, "method": method, "fits": memory.total <= gpu.memory_gib, "checkpointing": checkpointing,
                       "memory_gib": round(memory.total, 1), **parts, "hours": round(hours, 2), "cost": None if args.price is None else round(hours * args.price, 2)})  # fmt: skip

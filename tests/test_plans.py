@@ -65,22 +65,25 @@ def test_shapes_count_as_transformers_does():
 def test_memory_adds_up_by_hand():
     """8B, 1,000 tokens, rank 16, recomputed: weights 2 bytes each; 16 bytes an adapter weight; 12 bytes a logit."""
     shape = SHAPES["8b"]
-    memory = training_memory(shape, "lora", tokens=1000, checkpointing=True)
+    memory = training_memory(shape, "lora", tokens=1000, answer_tokens=300, checkpointing=True)
     assert memory.weights == pytest.approx(2 * shape.parameters / 2**30)
     adapter = 36 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288))
     assert memory.adapter == pytest.approx(16 * adapter / 2**30)
-    assert memory.logits == pytest.approx(1000 * 151_936 * 12 / 2**30)
+    assert memory.logits == pytest.approx(300 * 151_936 * 12 / 2**30)
     assert pytest.approx(0.516, abs=0.001) == NF4_BYTES
-    assert training_memory(shape, "qlora", tokens=1000).weights < 0.5 * memory.weights
+    assert training_memory(shape, "qlora", tokens=1000, answer_tokens=300).weights < 0.5 * memory.weights
     # Fused experts stay in 16 bit.
     moe = SHAPES["30b-a3b"]
-    assert training_memory(moe, "qlora", tokens=1000).weights == training_memory(moe, "lora", tokens=1000).weights
+    assert (
+        training_memory(moe, "qlora", tokens=1000, answer_tokens=300).weights
+        == training_memory(moe, "lora", tokens=1000, answer_tokens=300).weights
+    )
 
 
 def test_time_and_steps_by_hand():
     shape, gpu = SHAPES["8b"], GPUS["h100"]
-    work = 4 * (shape.active + shape.head) * 1e6 + 2 * shape.vision * 4 * 5e5
-    assert training_hours(shape, gpu, tokens=1e6, vision_tokens=5e5, mfu=0.5) == pytest.approx(
+    work = 4 * (shape.active * 1e6 + shape.head * 2e5) + 2 * shape.vision * 4 * 5e5
+    assert training_hours(shape, gpu, tokens=1e6, answer_tokens=2e5, vision_tokens=5e5, mfu=0.5) == pytest.approx(
         work / (989e12 * 0.5) / 3600
     )
     assert (optimizer_steps(100, 3, 8), optimizer_steps(7, 1, 8), optimizer_steps(16, 0.5, 8)) == (39, 1, 1)

@@ -1,7 +1,7 @@
 """Predicted memory and time of a LoRA or QLoRA run, from the model's shape and the dataset's longest record.
 
 What train_lora.py does is what is counted: frozen base in bf16 (or NF4 with double quantization), adapter and Adam moments in
-float32, activations kept or recomputed per layer, logits over the whole sequence. Figures are predicted.
+float32, activations kept or recomputed per layer, logits of the answer tokens. Figures are predicted.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class TrainingMemory:
 
 
 def training_memory(
-    shape: ModelShape, method: str, *, tokens: int, rank: int = 16, checkpointing: bool = False
+    shape: ModelShape, method: str, *, tokens: int, answer_tokens: int, rank: int = 16, checkpointing: bool = False
 ) -> TrainingMemory:
-    """`tokens`: of the longest forward pass (records in it x tokens of the longest)."""
+    """`tokens`: of the longest forward pass (records in it x tokens of the longest); `answer_tokens`: the supervised ones among them."""
     linear = NF4_BYTES if method == "qlora" and not shape.experts else 2.0
     weights = shape.linear * linear + 2 * (shape.embeddings + shape.vision)
     q, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
@@ -48,7 +48,7 @@ def training_memory(
         weights / GIB,
         16 * shape.lora_weights(rank) / GIB,
         activations / GIB,
-        tokens * VOCABULARY * LOGIT_BYTES / GIB,
+        answer_tokens * VOCABULARY * LOGIT_BYTES / GIB,
     )
 
 
@@ -57,17 +57,21 @@ def training_hours(
     gpu: Gpu,
     *,
     tokens: float,
+    answer_tokens: float,
     vision_tokens: float,
     checkpointing: bool = False,
     mfu: float = ASSUMED_MFU,
 ) -> float:
-    """Hours for `tokens` in all (records x epochs), `vision_tokens` of them from pages.
+    """Hours for `tokens` in all (records x epochs), `vision_tokens` of them from pages, `answer_tokens` of them through the head.
 
     A frozen weight costs 2 operations a token forward and 2 backward (no gradient of its own), 2 more where activations are
     recomputed; the frozen vision tower runs forward only.
     """
     passes = 6 if checkpointing else 4
-    work = passes * (shape.active + shape.head) * tokens + 2 * shape.vision * vision_tokens * PATCHES_PER_TOKEN
+    work = (
+        passes * (shape.active * tokens + shape.head * answer_tokens)
+        + 2 * shape.vision * vision_tokens * PATCHES_PER_TOKEN
+    )
     return work / (gpu.bf16 * 1e12 * mfu) / 3600
 
 
