@@ -43,6 +43,7 @@ class Variant:
     attention: str = "sdpa"
     pack: bool = False
     grouped: bool = True
+    single: bool = False
     all_logits: bool = False
     recompute: bool = False
     fused: bool = True
@@ -50,6 +51,7 @@ class Variant:
 
 VARIANTS = [
     Variant("as train_lora.py does it"),
+    Variant("one record a pass", single=True),
     Variant("records in random order, padded", grouped=False),
     Variant("logits of every token", all_logits=True),
     Variant("packed", pack=True),
@@ -131,12 +133,14 @@ def measured(model: Any, adapter: AdapterSettings, variant: Variant, documents: 
         [index for index, _ in batch]
         for batch in TokenBatches(lengths, tokens=args.tokens_per_batch, packed=variant.pack, passes=4)
     ]
+    if variant.single:  # no padding and no mask, but smaller products; the same tokens in all
+        grouped = [[index] for index in range(len(documents))]
     if not variant.grouped:  # as many records a pass, in random order
         size = max(1, round(len(documents) / len(grouped)))
         order = random.Random(1).sample(range(len(documents)), len(documents))
         grouped = [order[start : start + size] for start in range(0, len(order), size)]
     draw = random.Random(2)
-    chosen = [draw.choice(grouped) for _ in range(args.steps + 1)]
+    chosen = [draw.choice(grouped) for _ in range(args.steps * (6 if variant.single else 1) + 1)]
     text, head, vision = work_per_token(base)
     if on_gpu:
         torch.cuda.empty_cache()

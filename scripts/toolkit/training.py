@@ -431,12 +431,13 @@ def measured_training(
     )  # fmt: skip
     steps_per_epoch = math.ceil(len(batches) / args.accumulate)
     each = args.eval_each or steps_per_epoch
+    steps = args.max_steps or args.epochs * steps_per_epoch
     settings = TrainingArguments(
         output_dir=str(args.out), num_train_epochs=args.epochs, max_steps=args.max_steps or -1, learning_rate=args.learning_rate,
         per_device_train_batch_size=args.batch_size, gradient_accumulation_steps=args.accumulate,
-        warmup_steps=math.ceil(args.warmup * args.epochs * steps_per_epoch), lr_scheduler_type="cosine", weight_decay=0.0, max_grad_norm=1.0,
+        warmup_steps=math.ceil(args.warmup * steps), lr_scheduler_type="cosine", weight_decay=0.0, max_grad_norm=1.0,
         bf16=True, use_cpu=not torch.cuda.is_available(), logging_steps=args.log_each, logging_first_step=True,
-        eval_strategy="steps" if validation else "no", eval_steps=each, eval_on_start=bool(validation),
+        eval_strategy="steps" if validation else "no", eval_steps=each, eval_on_start=bool(validation) and checkpoint is None,
         save_strategy="steps", save_steps=args.save_each or each, save_total_limit=2,
         seed=args.seed, data_seed=args.seed, dataloader_num_workers=args.loader_workers, remove_unused_columns=False, label_names=["labels"],
         report_to=reports(), disable_tqdm=True, logging_nan_inf_filter=False, ddp_find_unused_parameters=False, ddp_timeout=7200,
