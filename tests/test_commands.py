@@ -183,7 +183,8 @@ def test_the_readme_s_own_road_works_as_printed(clone, tiny_model):
     for line in lines:
         words = [str(tiny_model) if word == "Qwen/Qwen3-VL-8B-Instruct" else word for word in words_of(line)]
         if "train_lora" in line:
-            words += ["--eval-documents", "0"]  # a model of random weights never ends an answer: minutes for each evaluation
+            # A model of random weights never ends an answer: minutes for each evaluation.
+            words += ["--eval-documents", "0"]
         done = start(words, clone)
         # 1: labels without images at the build, and answers of an untrained model that are cut off.
         expected = (0, 1) if "build_jsonl" in line or "extract_documents" in line else (0,)
