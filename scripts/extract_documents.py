@@ -187,7 +187,7 @@ async def predicted(
     """Prediction lines as they are made, by the server or by this machine."""
     from toolkit.extraction import Judge, extracted
 
-    judge = Judge(contract.target, contract.confidence)
+    judge = Judge(contract.wire_format, contract.confidence)
     window = args.window or contract.max_pages
     async with contextlib.AsyncExitStack() as stack:
         renderer = stack.enter_context(

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     if "quantization_config" in stored:
         raise StageError(f"{shown(args.model)}: already quantized; give the merged model in 16 bit")
     contract = load_contract(args.model)
-    records = calibration_records(args)
+    records = [contract.wire_format.written(record) for record in calibration_records(args)]
 
     began = time.monotonic()
     if not sys.stderr.isatty():
@@ -138,7 +138,7 @@ def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float],
     from toolkit.scoring import score_document
 
     schema = contract.target
-    validator = schema.validator()
+    wire, validator = contract.wire_format, schema.validator()
     records = list(read_records(args.check, args.check_records))
     local = LocalModel(str(args.model), None, contract, loaded=model)
     scores, raw = ScoreTable(schema), []
@@ -149,7 +149,7 @@ def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float],
             gold = gold_of(record)
             if gold is None:
                 raise StageError(f"record {record['id']!r} of --check has no answer to compare with")
-            status, prediction = judged(schema, validator, answer.raw, answer.finish_reason)
+            status, prediction = judged(wire, validator, answer.raw, answer.finish_reason)
             scores.add(score_document(schema, record["id"], gold, prediction, status))
     found = scores.summary()
     return {"records": len(records)} | {name: found[name] for name in SCORES}, raw

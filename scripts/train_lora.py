@@ -27,6 +27,7 @@ from toolkit.records import images_of, prompt_of, read_records
 from toolkit.target_schema import TargetSchema
 from toolkit.training_settings import FILE_NAME as SETTINGS_FILE
 from toolkit.training_settings import PRESETS, parsed
+from toolkit.wire_format import WIRES, WireFormat
 
 
 def build_parser() -> console.Parser:
@@ -53,6 +54,7 @@ def build_parser() -> console.Parser:
     model = parser.add_argument_group("model")
     model.add_argument("--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct")  # fmt: skip
     model.add_argument("--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora, or the preset's)")  # fmt: skip
+    model.add_argument("--wire", choices=WIRES, default="json", help="what the model writes: the public JSON, or its short positional form (default: json)")  # fmt: skip
     model.add_argument("--rank", type=int, default=16, help="LoRA rank (default: 16)")
     model.add_argument("--alpha", type=int, default=32, help="LoRA alpha (default: 32)")
     model.add_argument("--dropout", type=float, default=0.0, help="LoRA dropout (default: 0)")
@@ -98,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     records = list(read_records(args.train, args.limit))
     validation = list(read_records(args.val)) if args.val else []
     schema, prompt = common_contract(records + validation, args.schema)
+    wire = WireFormat(schema, args.wire)
+    records, validation = [wire.written(r) for r in records], [wire.written(r) for r in validation]
 
     started = time.monotonic()
     import torch
@@ -116,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     processor = qwen3vl.load_processor(args.model, args.image_max_tokens)
     records, lengths, too_long = keep_short(records, processor, args)
     contract = Contract(
-        schema=schema.raw, schema_source=schema.source, system=prompt.system, question=prompt.question, image_max_tokens=args.image_max_tokens,
+        schema=schema.raw, schema_source=schema.source, system=prompt.system, question=prompt.question, image_max_tokens=args.image_max_tokens, wire=args.wire,
         max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64, base_model=args.model,
         max_pages=max(len(images_of(record)) for record in records + validation), prompt_tokens=prompt_length(processor, prompt),
         versions=package_versions("torch", "transformers", "peft", "accelerate"),
@@ -210,7 +214,7 @@ def say_settings(args: Any, records: list[Any], validation: list[Any], contract:
         f"{args.loader_workers} loader workers, preset {args.preset}"
     )
     say(
-        f"{len(records)} training records, {len(validation)} validation records, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens"
+        f"{len(records)} training records, {len(validation)} validation records, answers as {contract.wire}, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens"
     )
 
 

@@ -22,6 +22,7 @@ from toolkit.predictions import unsure_values, value_of
 from toolkit.scoring import judged_values, score_document
 from toolkit.target_schema import TargetSchema, compact_json
 from toolkit.token_confidence import text_tokens, value_scores, value_spans
+from toolkit.wire_format import WireFormat
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 ENUM = TargetSchema.parse(
@@ -32,6 +33,7 @@ ENUM = TargetSchema.parse(
         "tags": {"type": "array", "maxItems": 4, "items": {"type": "string", "maxLength": 9}},
         "seller": {"type": "object", "additionalProperties": False, "properties": {"name": {"type": ["string", "null"], "maxLength": 20}}},
     }}, "enum.json")  # fmt: skip
+WIRE, SHORT = WireFormat(ENUM, "json"), WireFormat(ENUM, "positional")
 
 
 def characters(text: str, logprob: float = -0.5) -> list[tuple[int, int, float]]:
@@ -40,7 +42,7 @@ def characters(text: str, logprob: float = -0.5) -> list[tuple[int, int, float]]
 
 def test_only_free_tokens_of_a_value_count():
     raw = compact_json({"port": "Hamburg", "days": 14, "paid": None, "tags": ["a", "b"], "seller": {"name": "Æ\\x"}})
-    scores = value_scores(ENUM, raw, characters(raw))
+    scores = value_scores(WIRE, raw, characters(raw))
     # `"Ha` leaves two choices (and the quote leaves null out), `"Ham` one: the quote, H, a and m are free.
     assert scores["port"].logprob == pytest.approx(-0.5 * 4)
     assert scores["days"].logprob == pytest.approx(-0.5 * 3)  # 1, 4, and the comma that ends the number
@@ -51,13 +53,26 @@ def test_only_free_tokens_of_a_value_count():
     assert all(score.lowest == -0.5 for score in scores.values())
 
 
+def test_the_short_form_has_the_same_values():
+    answer = {"port": "Haifa", "days": 14, "paid": None, "tags": ["a", "b"], "seller": {"name": "x"}}
+    raw = SHORT.encoded(answer)
+    assert raw == '[2,14,null,["a","b"],["x"]]'
+    scores = value_scores(SHORT, raw, characters(raw))
+    assert {name: score.logprob for name, score in scores.items()} == {
+        "port": pytest.approx(-0.5),  # of two choices; that the number ends behind its digit is forced
+        "days": pytest.approx(-1.5), "paid": pytest.approx(-0.5), "tags[0]": pytest.approx(-1.5), "tags[1]": pytest.approx(-1.5),
+        "tags": pytest.approx(-1.5), "seller.name": pytest.approx(-1.5),
+    }  # fmt: skip
+    assert [s.name for s in value_spans(SHORT, raw)] == [s.name for s in value_spans(WIRE, WIRE.encoded(answer))]
+
+
 def test_a_token_that_reaches_over_a_value_belongs_to_it():
     raw = '{"port":null,"days":null,"paid":true,"tags":[],"seller":{"name":null}}'
     cut = [('{"port":null', -1.0), (',"days":', -9.0), ("null,", -2.0), ('"paid":', -9.0), ("tr", -3.0), ("ue", -9.0), (',"tags":', -9.0),
            ("[]", -4.0), (',"seller":{"name":', -9.0), ("null}}", -5.0), ("<|im_end|>", -9.0)]  # fmt: skip
     tokens = text_tokens(cut, raw)
     assert tokens is not None and tokens[-1][1] == len(raw)
-    scores = {name: score.logprob for name, score in value_scores(ENUM, raw, tokens).items()}
+    scores = {name: score.logprob for name, score in value_scores(WIRE, raw, tokens).items()}
     assert scores == {"port": -1.0, "days": -2.0, "paid": -3.0, "tags": -4.0, "seller.name": -5.0}
 
 
@@ -78,7 +93,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_siz
 def test_every_value_has_its_span(port, days, tags, name, spaced):
     answer = {"port": port, "days": days, "paid": True, "tags": tags, "seller": {"name": name}}
     raw = json.dumps(answer, ensure_ascii=spaced, indent=1 if spaced else None)
-    spans = value_spans(ENUM, raw)
+    spans = value_spans(WIRE, raw)
     assert [span.name for span in spans] == ["port", "days", "paid", *(f"tags[{n}]" for n in range(len(tags))), "tags", "seller.name"]  # fmt: skip
     for span in spans:
         if span.leaf is not None:
@@ -134,7 +149,7 @@ def test_checks_and_the_pages_text_are_features():
     assert places["bl_number"] and places["vessel_name"] is None
     assert places["containers[0].container_size"] and "containers[1].container_size" not in places
     raw = compact_json(answer)
-    features = features_of(LADING, answer, value_scores(LADING, raw, characters(raw, -0.1)), places)
+    features = features_of(LADING, answer, value_scores(WireFormat(LADING, "json"), raw, characters(raw, -0.1)), places)
     assert features["bl_number"] == [pytest.approx(-0.7), -0.1, None, 0, 1] and features["vessel_name"][-2:] == [0, -1]
     assert features["containers[1].container_number"][2:] == [-0.1, -1, -1]
 
@@ -221,7 +236,9 @@ def test_windows_keep_the_confidence_of_the_window_that_said_it():
         raw = compact_json(answer)
         return Answer(raw, "stop", {}, 0.0, characters(raw, logprob))
 
-    line = asyncio.run(prediction_of(Judge(schema), ask, Document("d"), ["p1", "p2"], window=1, tries=1))
+    line = asyncio.run(
+        prediction_of(Judge(WireFormat(schema, "json")), ask, Document("d"), ["p1", "p2"], window=1, tries=1)
+    )
     assert line["status"] == "ok" and len(line["prediction"]["rows"]) == 2
     lowest = {name: features[1] for name, features in line["features"].items()}
     assert lowest["name"] == -0.1 and lowest["rows[0].size"] == -0.1 and lowest["rows[1].key"] == -0.2
@@ -262,6 +279,21 @@ def test_without_log_probabilities_nothing_is_invented(run, pages, tmp_path):  #
     assert wrong.code == 2 and "--no-confidence" in wrong.err
 
 
+def test_a_model_of_the_short_form_is_asked_in_it_and_answers_publicly(run, pages, tmp_path):  # noqa: F811
+    folder = tmp_path / "model"
+    Contract(SCHEMA, "s.json", "read", "json", 64, 100, wire="positional").save(folder)
+    public = {"name": "A", "rows": [{"key": "K1", "size": "20"}]}
+    with FaultServer(lambda _: None, answer=lambda _: '["A",[["K1","20"]]]') as server:
+        done, lines = extract(run, server, folder, pages, tmp_path, "--limit", 1)
+    assert done.code == 0, done.err
+    assert lines["doc0.png"]["prediction"] == public and lines["doc0.png"]["raw"].startswith('["A"')
+    sent = server.requests[0]["response_format"]["json_schema"]["schema"]
+    assert sent["type"] == "array" and len(sent["prefixItems"]) == 2
+    with FaultServer(lambda _: None, answer=lambda _: '["A"]') as server:
+        done, lines = extract(run, server, folder, pages, tmp_path, "--limit", 1, "--overwrite", "--tries", 1)
+    assert done.code == 1 and lines["doc0.png"]["status"] == "schema_error"
+
+
 @pytest.fixture
 def predicted(workspace):
     """Predictions of 40 documents with one value each side, and their gold; sure ones are right more often."""
@@ -288,7 +320,7 @@ def test_calibration_is_stored_with_the_contract_and_reported(run, predicted):
     assert done.code == 0, done.err
     stored = load_contract(predicted / "model")
     assert stored.confidence and stored.confidence["values"] == 80 and stored.confidence["weights"]["logprob"] > 0
-    assert Judge(stored.target, stored.confidence).model is not None
+    assert Judge(stored.wire_format, stored.confidence).model is not None
     scores = run("evaluate_predictions", "--pred", "pred.jsonl", "--gold", "gold.jsonl", "--report", "r.html", "--json")
     assert scores.code == 0, scores.err
     found = scores.json["confidence"]

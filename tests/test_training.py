@@ -519,3 +519,41 @@ def test_the_launch_configurations_are_read_by_accelerate(name):
         import transformers.models.qwen3_vl.modeling_qwen3_vl as dense
 
         assert hasattr(dense, wrapped)
+
+
+def test_the_short_form_is_trained_and_answered(run, easy_dataset, tiny_model, tmp_path):
+    """The answer that is supervised is the wire text; extraction under its grammar gives public JSON."""
+    from toolkit.contract import load_contract
+
+    out = tmp_path / "out"
+    done = run(
+        "train_lora", *arguments(easy_dataset, tiny_model, out, "--limit", 4, "--epochs", 1, "--wire", "positional")
+    )
+    assert done.code == 0, done.err
+    contract = load_contract(out)
+    record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
+    gold = json.loads(record["messages"][-1]["content"][0]["text"])
+    assert contract.wire == "positional" and "supervised text of the first record: [" in done.err
+    assert f"supervised text of the first record: {contract.wire_format.encoded(gold)[:60]}" in done.err
+    said = tmp_path / "said.jsonl"
+    done = run(
+        "extract_documents",
+        "--model",
+        tiny_model,
+        "--adapter",
+        out,
+        "--in",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--limit",
+        2,
+        "--tries",
+        1,
+        "--out",
+        said,
+    )
+    assert done.code in (0, 1), done.err
+    for line in map(json.loads, said.read_text(encoding="utf-8").splitlines()):
+        assert line["raw"].startswith("[") and line["status"] in ("ok", "truncated", "schema_error")
+        assert line["status"] != "ok" or set(line["prediction"]) == set(gold)

@@ -13,6 +13,7 @@ from toolkit.console import StageError
 from toolkit.files import read_json, shown, write_json
 from toolkit.prompt import Prompt
 from toolkit.target_schema import TargetSchema
+from toolkit.wire_format import WIRES, WireFormat
 
 FILE_NAME = "extraction_config.json"
 FORMAT_VERSION = 1
@@ -49,6 +50,10 @@ class Contract:
         return TargetSchema.parse(self.schema, self.schema_source)
 
     @property
+    def wire_format(self) -> WireFormat:
+        return WireFormat(self.target, self.wire)
+
+    @property
     def context_tokens(self) -> int:
         """Tokens of the longest request and its answer: prompt, `max_pages` full pages with their two marks, answer."""
         # A token has at least one byte, so without a count the text's bytes are the bound.
@@ -72,7 +77,10 @@ def load_contract(folder: Path) -> Contract:
         raise StageError(
             f"{shown(path)}: not a contract of version {FORMAT_VERSION}; it was written by another version of this project"
         )
-    return Contract(**value)
+    contract = Contract(**value)
+    if contract.wire not in WIRES:
+        raise StageError(f"{shown(path)}: unknown wire form {contract.wire!r}; this version knows {', '.join(WIRES)}")
+    return contract
 
 
 def package_versions(*names: str) -> dict[str, str]:

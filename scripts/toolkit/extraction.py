@@ -18,8 +18,8 @@ from toolkit.documents import Document, PageRenderer, Unreadable
 from toolkit.evidence import DocumentWords, evidence_of
 from toolkit.page_windows import union, united_scores, windows_of
 from toolkit.predictions import judged, prediction_line
-from toolkit.target_schema import TargetSchema
 from toolkit.token_confidence import ValueScore, value_scores
+from toolkit.wire_format import WireFormat
 
 # The first answer is the most likely one; only where that is invalid is chance let in.
 TEMPERATURES = (0.0, 0.2, 0.5, 0.8)
@@ -27,16 +27,16 @@ Asker = Callable[[list[Any], float, int], Awaitable[Answer]]
 
 
 class Judge:
-    """Judges answers under one target schema, compiled once; `confidence` is the contract's fitted model."""
+    """Judges answers in one wire form of one target schema, compiled once; `confidence` is the contract's fitted model."""
 
-    def __init__(self, schema: TargetSchema, confidence: dict[str, Any] | None = None) -> None:
-        self.schema = schema
-        self.validator = schema.validator()
+    def __init__(self, wire: WireFormat, confidence: dict[str, Any] | None = None) -> None:
+        self.wire, self.schema = wire, wire.schema
+        self.validator = wire.schema.validator()
         self.model = ConfidenceModel(**confidence) if confidence else None
 
     def verdict(self, answer: Answer) -> tuple[str, Any, str]:
         """`(status, prediction, sentence)`; the sentence is empty where there is nothing to say."""
-        status, prediction = judged(self.schema, self.validator, answer.raw, answer.finish_reason)
+        status, prediction = judged(self.wire, self.validator, answer.raw, answer.finish_reason)
         if status == "truncated":
             looped = repeated_tail(answer.raw)
             return status, None, f"a loop: the last {looped} characters repeat themselves" if looped else ""
@@ -46,7 +46,7 @@ class Judge:
 
     def scores(self, answer: Answer) -> dict[str, ValueScore] | None:
         """How sure the model was of each value of a valid answer; None where its tokens are not known."""
-        return None if answer.tokens is None else value_scores(self.schema, answer.raw, answer.tokens)
+        return None if answer.tokens is None else value_scores(self.wire, answer.raw, answer.tokens)
 
     def trust(
         self, prediction: dict[str, Any], scores: dict[str, ValueScore] | None, words: DocumentWords | None

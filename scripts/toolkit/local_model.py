@@ -42,7 +42,10 @@ class LocalModel:
         )
         # The same form that the server compiles with its white-space switch: separators without spaces, keys in order.
         return xgrammar.GrammarCompiler(info).compile_json_schema(
-            compact_json(self.contract.target.grammar()), any_whitespace=False, separators=(",", ":"), strict_mode=True
+            compact_json(self.contract.wire_format.grammar()),
+            any_whitespace=False,
+            separators=(",", ":"),
+            strict_mode=True,
         )
 
     def answers(self, documents: list[list[Any]], *, temperature: float = 0.0, seed: int = 0) -> list[Answer]:

@@ -10,22 +10,26 @@ from typing import Any
 
 from toolkit.console import StageError
 from toolkit.files import decode_text, parsers, read_jsonl, shown, strict_json
-from toolkit.target_schema import TargetSchema
+from toolkit.wire_format import WireFormat
 
 STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "refused", "unreadable")
 
 
-def judged(schema: TargetSchema, validator: Any, raw: str, finish_reason: str) -> tuple[str, Any]:
-    """`(status, prediction)` of a raw answer: truncated, not_json, schema_error, or ok with the public JSON object."""
+def judged(wire: WireFormat, validator: Any, raw: str, finish_reason: str) -> tuple[str, Any]:
+    """`(status, prediction)` of a raw answer in its wire form: truncated, not_json, schema_error, or ok with the public JSON object."""
     if finish_reason == "length":
         return "truncated", None
     try:
         value = strict_json(raw)
     except ValueError:
         return "not_json", None
+    try:
+        value = wire.expanded(value)
+    except ValueError:
+        return "schema_error", None
     if not isinstance(value, dict) or not validator.is_valid(value):
         return "schema_error", value if isinstance(value, dict) else None
-    return "ok", schema.ordered(value)
+    return "ok", wire.schema.ordered(value)
 
 
 def prediction_line(identity: str, status: str, prediction: Any, raw: str | None, **more: Any) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class VllmEngine:
 
         from toolkit.server_client import request_body
 
-        grammar = StructuredOutputsParams(json=self.contract.target.grammar())
+        grammar = StructuredOutputsParams(json=self.contract.wire_format.grammar())
         sampling = SamplingParams(
             temperature=temperature, seed=seed, max_tokens=self.contract.max_answer_tokens, structured_outputs=grammar, logprobs=0,
         )  # fmt: skip
@@ -89,7 +89,7 @@ class Extractor:
         from toolkit.extraction import Judge
         from toolkit.local_model import BatchingAsker
 
-        self.judge, self.window, self.tries = Judge(contract.target, contract.confidence), window, tries
+        self.judge, self.window, self.tries = Judge(contract.wire_format, contract.confidence), window, tries
         self.ask = BatchingAsker(VllmEngine(model, contract, plan), batch_size, opened=lambda url: url)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:

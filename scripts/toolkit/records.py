@@ -60,6 +60,13 @@ def answer_text(record: dict[str, Any]) -> str:
     return "".join(contents(record, "assistant", "text"))
 
 
+def with_answer(record: dict[str, Any], text: str) -> dict[str, Any]:
+    """The record with another assistant's text."""
+    turns = [message for message in record["messages"] if message["role"] != "assistant"]
+    assistant = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+    return record | {"messages": [*turns, assistant]}
+
+
 def gold_of(record: dict[str, Any]) -> dict[str, Any] | None:
     text = answer_text(record)
     return json.loads(text) if text else None

@@ -72,7 +72,7 @@ def request_body(
         "max_tokens": contract.max_answer_tokens,
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": "document", "strict": True, "schema": contract.target.grammar()},
+            "json_schema": {"name": "document", "strict": True, "schema": contract.wire_format.grammar()},
         },
     }
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
-from toolkit.target_schema import Leaf, RowList, TargetSchema, compact_json
+from toolkit.target_schema import Leaf, RowList
+from toolkit.wire_format import WireFormat
 
 Token = tuple[int, int, float]  # where its text starts and ends in the answer (characters), its log-probability
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -71,11 +72,11 @@ def text_tokens(pieces: Iterable[tuple[str, float]], text: str) -> list[Token] |
     return tokens if unread or at == len(text) else None
 
 
-def value_scores(schema: TargetSchema, raw: str, tokens: Sequence[Token]) -> dict[str, ValueScore]:
+def value_scores(wire: WireFormat, raw: str, tokens: Sequence[Token]) -> dict[str, ValueScore]:
     """The score of every value of a valid answer, by name in schema order, lists included."""
     ends = [end for _, end, _ in tokens]
     scores = {}
-    for span in value_spans(schema, raw):
+    for span in value_spans(wire, raw):
         if span.leaf is None:
             covering = [tokens[i] for place in span.places if (i := bisect_right(ends, place)) < len(tokens)]
             free = [logprob for _, _, logprob in dict.fromkeys(covering)]
@@ -87,40 +88,45 @@ def value_scores(schema: TargetSchema, raw: str, tokens: Sequence[Token]) -> dic
             index = bisect_right(ends, span.start)
             while index < len(tokens) and tokens[index][0] < reach:
                 start, _, logprob = tokens[index]
-                if not forced(span.leaf, written, start - span.start):
+                if not forced(wire, span.leaf, written, start - span.start):
                     free.append(logprob)
                 index += 1
         scores[span.name] = ValueScore(sum(free), min(free, default=0.0))
     return scores
 
 
-def forced(leaf: Leaf, written: str, so_far: int) -> bool:
+def forced(wire: WireFormat, leaf: Leaf, written: str, so_far: int) -> bool:
     """Whether the schema leaves one way only to go on behind the first `so_far` characters of the value's text."""
     if so_far <= 0:
         return False
     before = written[:so_far]
-    if "enum" in leaf.schema:
-        return sum(compact_json(choice).startswith(before) for choice in leaf.schema["enum"]) <= 1
+    if choices := wire.choices_of(leaf.schema):
+        return sum(choice.startswith(before) for choice in choices) <= 1
     return written in ("null", "true", "false")
 
 
-def value_spans(schema: TargetSchema, raw: str) -> list[ValueSpan]:
-    """Every value of `raw`, JSON that keeps the schema. Raises ValueError where it is no such text."""
-    leaves = {leaf.path: leaf for leaf in schema.header}
-    lists = {rows.path: rows for rows in schema.lists}
+def value_spans(wire: WireFormat, raw: str) -> list[ValueSpan]:
+    """Every value of `raw`, a wire text that keeps the schema. Raises ValueError where it is no such text."""
+    leaves = {leaf.path: leaf for leaf in wire.schema.header}
+    lists = {rows.path: rows for rows in wire.schema.lists}
     spans: list[ValueSpan] = []
 
     def blank(at: int) -> int:
         match = _BLANK.match(raw, at)
         return match.end() if match else at
 
-    def members(at: int, visit: Any) -> int:
-        """Walk an object from its brace; `visit(name, at)` returns where the value ends."""
+    def members(schema: dict[str, Any], at: int, visit: Any) -> int:
+        """Walk an object from its bracket; `visit(name, schema, at)` returns where the value ends."""
+        fields = schema.get("properties", {})
+        names = iter(fields)
         at = blank(at + 1)
-        while raw[at] != "}":
-            name, at = scanstring(raw, at + 1)
-            at = visit(name, blank(blank(at) + 1))
-            at = blank(at)
+        while raw[at] not in "}]":
+            if wire.kind == "positional":
+                name = next(names, "")
+            else:
+                name, at = scanstring(raw, at + 1)
+                at = blank(blank(at) + 1)
+            at = blank(visit(name, fields.get(name, {}), at))
             if raw[at] == ",":
                 at = blank(at + 1)
         return at + 1
@@ -131,26 +137,26 @@ def value_spans(schema: TargetSchema, raw: str) -> list[ValueSpan]:
             spans.append(ValueSpan(name, leaf, at, end))
         return end
 
-    def value(path: tuple[str, ...], at: int) -> int:
+    def value(schema: dict[str, Any], path: tuple[str, ...], at: int) -> int:
         if path in lists and raw[at] == "[":
-            return rows_of(lists[path], at)
-        if raw[at] == "{":
-            return members(at, lambda name, place: value((*path, name), place))
+            return rows_of(lists[path], schema["items"], at)
+        if "properties" in schema and raw[at] in "{[":
+            return members(schema, at, lambda name, child, place: value(child, (*path, name), place))
         return scalar(".".join(path), leaves.get(path), at)
 
-    def rows_of(rows: RowList, at: int) -> int:
+    def rows_of(rows: RowList, schema: dict[str, Any], at: int) -> int:
         inner = {leaf.path: leaf for leaf in rows.leaves}
         at = blank(at + 1)
         start, places, index = at, [at], 0
 
-        def inside(prefix: tuple[str, ...], place: int) -> int:
-            if raw[place] == "{":
-                return members(place, lambda name, p: inside((*prefix, name), p))
-            leaf = inner.get(prefix)
+        def inside(schema: dict[str, Any], path: tuple[str, ...], place: int) -> int:
+            if "properties" in schema and raw[place] in "{[":
+                return members(schema, place, lambda name, child, p: inside(child, (*path, name), p))
+            leaf = inner.get(path)
             return scalar(rows.value_name(index, leaf) if leaf else "", leaf, place)
 
         while raw[at] != "]":
-            at = blank(inside((), at))
+            at = blank(inside(schema, (), at))
             places.append(at)
             index += 1
             if raw[at] == ",":
@@ -159,7 +165,7 @@ def value_spans(schema: TargetSchema, raw: str) -> list[ValueSpan]:
         return at + 1
 
     try:
-        members(blank(0), lambda name, place: value((name,), place))
+        value(wire.schema.raw, (), blank(0))
     except IndexError:
-        raise ValueError("not a whole JSON object") from None
+        raise ValueError("not a whole answer") from None
     return spans

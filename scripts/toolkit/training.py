@@ -279,20 +279,19 @@ class Validation:
 
         from toolkit.batches import open_page
         from toolkit.extraction import Judge
-        from toolkit.files import strict_json
         from toolkit.local_model import LocalModel, batches_of
         from toolkit.score_table import ScoreTable
         from toolkit.scoring import score_document
 
         if self._local is None:
             self._local = LocalModel(self.args.model, None, self.contract, loaded=model)
-        judge, table = Judge(self.contract.target), ScoreTable(self.contract.target)
+        judge, table = Judge(self.contract.wire_format), ScoreTable(self.contract.target)
         with torch.autocast(model.device.type, torch.bfloat16):
             for part in batches_of(self.sample, 8):
                 pages = [[open_page(self.args.root / image) for image in images_of(record)] for record in part]
                 for record, answer in zip(part, self._local.answers(pages), strict=True):
                     status, prediction, _ = judge.verdict(answer)
-                    gold = strict_json(answer_text(record))
+                    gold = judge.wire.decoded(answer_text(record))
                     table.add(score_document(self.contract.target, record["id"], gold, prediction, status))
         found = table.summary()
         rows = {} if found["row_f1"] is None else {"eval_row_f1": round(found["row_f1"], 4)}

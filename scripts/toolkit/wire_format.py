@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from toolkit.console import StageError
 from toolkit.files import strict_json
+from toolkit.records import answer_text, with_answer
 from toolkit.target_schema import TargetSchema, compact_json
 
 WIRES = ("json", "positional")
@@ -35,8 +37,32 @@ class WireFormat:
 
     def decoded(self, text: str) -> Any:
         """The public answer behind a wire text. Raises ValueError, with the place, for a text that is none."""
-        value = strict_json(text)
+        return self.expanded(strict_json(text))
+
+    def expanded(self, value: Any) -> Any:
+        """The public answer behind a parsed wire text. Raises ValueError, with the place, where it has another form."""
         return value if self.kind == "json" else named(value, self.schema.raw, "$")
+
+    def choices_of(self, schema: dict[str, Any]) -> list[str]:
+        """How the choices of an enum are written; empty where a field has none."""
+        numbered = numbered_choices(schema) if self.kind == "positional" else []
+        if numbered:
+            return [str(number) for number in range(1, len(numbered) + 1)] + (
+                ["null"] if None in schema["enum"] else []
+            )
+        return [compact_json(choice) for choice in schema.get("enum", [])]
+
+    def written(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A training record, whose answer is public JSON, with the answer as the model is to write it. Raises StageError where it does
+        not keep the schema."""
+        if self.kind == "json":
+            return record
+        try:
+            return with_answer(record, self.encoded(strict_json(answer_text(record))))
+        except ValueError as error:
+            raise StageError(
+                f"record {record['id']!r}: its answer cannot be written as {self.kind}: {error}; run validate_jsonl.py"
+            ) from None
 
     def grammar(self) -> dict[str, Any]:
         """The JSON Schema that a server enforces on the wire text (see TargetSchema.grammar)."""
