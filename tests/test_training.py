@@ -521,6 +521,7 @@ def test_the_launch_configurations_are_read_by_accelerate(name):
         assert hasattr(dense, wrapped)
 
 
+@pytest.mark.slow
 def test_the_short_form_is_trained_and_answered(run, easy_dataset, tiny_model, tmp_path):
     """The answer that is supervised is the wire text; extraction under its grammar gives public JSON."""
     from toolkit.contract import load_contract
