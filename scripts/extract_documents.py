@@ -187,27 +187,22 @@ async def predicted(
     """Prediction lines as they are made, by the server or by this machine."""
     from toolkit.extraction import Judge, extracted
 
-    judge = Judge(contract.wire_format, contract.confidence)
+    judge = Judge(contract.answer_plan, contract.confidence)
     window = args.window or contract.max_pages
     async with contextlib.AsyncExitStack() as stack:
         renderer = stack.enter_context(
             PageRenderer(contract.image_max_tokens, workers=args.workers, time_limit=args.render_timeout)
         )
         if args.server:
-            from toolkit.server_client import API_KEY_VARIABLE, ServerModel, page_url
+            from toolkit.server_client import API_KEY_VARIABLE, ServerModel
 
-            server = await stack.enter_async_context(
+            ask: Any = await stack.enter_async_context(
                 ServerModel(
                     args.server, contract, model=args.served_model, key=os.environ.get(API_KEY_VARIABLE), concurrency=args.concurrency * 2,
                     timeout=args.timeout, attempts=args.attempts, patience=args.patience, confidence=not args.no_confidence, say=say,
                 )
             )  # fmt: skip
 
-            async def from_server(pages: list[Path], temperature: float, seed: int) -> Any:
-                urls = [page_url(page) for page in pages]
-                return await server.answer(urls, temperature=temperature, seed=seed)
-
-            ask: Any = from_server
             concurrency = args.concurrency
         else:
             from toolkit.local_model import BatchingAsker, LocalModel

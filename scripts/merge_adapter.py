@@ -136,17 +136,17 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
 
 def agreement(args: Any, base: str, adapter: Path) -> dict[str, Any]:
     """Answer the records with base + adapter and with the merged model; the share of equal answers."""
-    from toolkit.batches import open_page
-    from toolkit.local_model import LocalModel, batches_of
-    from toolkit.records import images_of, read_records
+    from toolkit.extraction import Judge, records_answered
+    from toolkit.local_model import LocalModel
+    from toolkit.records import read_records
 
     contract = load_contract(adapter)
     records = list(read_records(args.check, args.check_records))
-    pages = [[open_page(args.root / image) for image in images_of(record)] for record in records]
+    judge = Judge(contract.answer_plan)
     answers = []
     for model, extra in ((base, adapter), (str(args.out), None)):
         local = LocalModel(model, extra, contract)
-        answers.append([answer.raw for batch in batches_of(pages, 8) for answer in local.answers(batch)])
+        answers.append([line["raw"] for line in records_answered(local, judge, records, args.root, 8)])
         del local
     different = [record["id"] for record, a, b in zip(records, *answers, strict=True) if a != b]
     share = 1 - len(different) / len(records)

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     if "quantization_config" in stored:
         raise StageError(f"{shown(args.model)}: already quantized; give the merged model in 16 bit")
     contract = load_contract(args.model)
-    records = [contract.wire_format.written(record) for record in calibration_records(args)]
+    records = [contract.answer_plan.alone(record, n) for n, record in enumerate(calibration_records(args))]
 
     began = time.monotonic()
     if not sys.stderr.isatty():
@@ -130,27 +130,24 @@ def calibration_records(args: Any) -> list[dict[str, Any]]:
 
 def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float], list[str]]:
     """Scores and answers of the model in memory on the --check records, with the served prompt, sizes and grammar."""
-    from toolkit.batches import open_page
-    from toolkit.local_model import LocalModel, batches_of
-    from toolkit.predictions import judged
-    from toolkit.records import gold_of, images_of
+    from toolkit.extraction import Judge, records_answered
+    from toolkit.local_model import LocalModel
+    from toolkit.records import gold_of
     from toolkit.score_table import ScoreTable
     from toolkit.scoring import score_document
 
     schema = contract.target
-    wire, validator = contract.wire_format, schema.validator()
     records = list(read_records(args.check, args.check_records))
     local = LocalModel(str(args.model), None, contract, loaded=model)
     scores, raw = ScoreTable(schema), []
-    for batch in console.progress(list(batches_of(records, args.batch_size)), what="batches"):
-        answers = local.answers([[open_page(args.root / image) for image in images_of(record)] for record in batch])
-        for record, answer in zip(batch, answers, strict=True):
-            raw.append(answer.raw)
-            gold = gold_of(record)
-            if gold is None:
-                raise StageError(f"record {record['id']!r} of --check has no answer to compare with")
-            status, prediction = judged(wire, validator, answer.raw, answer.finish_reason)
-            scores.add(score_document(schema, record["id"], gold, prediction, status))
+    for record, line in zip(
+        records, records_answered(local, Judge(contract.answer_plan), records, args.root, args.batch_size), strict=True
+    ):
+        raw.append(line["raw"])
+        gold = gold_of(record)
+        if gold is None:
+            raise StageError(f"record {record['id']!r} of --check has no answer to compare with")
+        scores.add(score_document(schema, record["id"], gold, line["prediction"], line["status"]))
     found = scores.summary()
     return {"records": len(records)} | {name: found[name] for name in SCORES}, raw
 

@@ -24,10 +24,11 @@ from toolkit.contract import Contract, package_versions
 from toolkit.files import argument_path, shown, write_json, write_jsonl
 from toolkit.page_images import DEFAULT_MAX_TOKENS
 from toolkit.records import images_of, prompt_of, read_records
+from toolkit.row_shards import AnswerPlan
 from toolkit.target_schema import TargetSchema
 from toolkit.training_settings import FILE_NAME as SETTINGS_FILE
 from toolkit.training_settings import PRESETS, parsed
-from toolkit.wire_format import WIRES, WireFormat
+from toolkit.wire_format import WIRES
 
 
 def build_parser() -> console.Parser:
@@ -55,6 +56,8 @@ def build_parser() -> console.Parser:
     model.add_argument("--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct")  # fmt: skip
     model.add_argument("--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora, or the preset's)")  # fmt: skip
     model.add_argument("--wire", choices=WIRES, default="json", help="what the model writes: the public JSON, or its short positional form (default: json)")  # fmt: skip
+    model.add_argument("--rows-per-shard", type=int, default=0, metavar="ROWS", help="answer in shards of so many rows, decoded at the same time over the same pages; 0: one answer (default: 0)")  # fmt: skip
+    model.add_argument("--fields-per-shard", type=int, default=0, metavar="FIELDS", help="with it: header fields of a shard; 0: all (default: 0)")  # fmt: skip
     model.add_argument("--rank", type=int, default=16, help="LoRA rank (default: 16)")
     model.add_argument("--alpha", type=int, default=32, help="LoRA alpha (default: 32)")
     model.add_argument("--dropout", type=float, default=0.0, help="LoRA dropout (default: 0)")
@@ -100,8 +103,10 @@ def main(argv: list[str] | None = None) -> int:
     records = list(read_records(args.train, args.limit))
     validation = list(read_records(args.val)) if args.val else []
     schema, prompt = common_contract(records + validation, args.schema)
-    wire = WireFormat(schema, args.wire)
-    records, validation = [wire.written(r) for r in records], [wire.written(r) for r in validation]
+    if args.rows_per_shard < 0 or args.fields_per_shard < 0:
+        raise StageError("--rows-per-shard and --fields-per-shard take whole numbers from 0 on")
+    plan = AnswerPlan(schema, args.wire, args.rows_per_shard, args.fields_per_shard)
+    records, validation = [plan.written(r) for r in records], [plan.written(r) for r in validation]
 
     started = time.monotonic()
     import torch
@@ -121,8 +126,10 @@ def main(argv: list[str] | None = None) -> int:
     records, lengths, too_long = keep_short(records, processor, args)
     contract = Contract(
         schema=schema.raw, schema_source=schema.source, system=prompt.system, question=prompt.question, image_max_tokens=args.image_max_tokens, wire=args.wire,
+        rows_per_shard=args.rows_per_shard, fields_per_shard=args.fields_per_shard, max_shards=max(len(r.get("parts", [1])) for r in records + validation),
         max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64, base_model=args.model,
-        max_pages=max(len(images_of(record)) for record in records + validation), prompt_tokens=prompt_length(processor, prompt),
+        max_pages=max(len(images_of(record)) for record in records + validation),
+        prompt_tokens=max(prompt_length(processor, prompt.asking(line)) for line in shard_lines(records + validation)),
         versions=package_versions("torch", "transformers", "peft", "accelerate"),
     )  # fmt: skip
     say_settings(args, records, validation, contract, too_long)
@@ -163,6 +170,11 @@ def common_contract(records: list[dict[str, Any]], schema: Path | None) -> tuple
             )
         return loaded[0], next(iter(prompts))
     return TargetSchema.load(schema), next(iter(prompts))
+
+
+def shard_lines(records: list[dict[str, Any]]) -> set[str]:
+    """Every last line of a prompt; only the empty one where answers are not cut."""
+    return {line for record in records for line, _ in record.get("parts", [("", "")])}
 
 
 def gpu_memory() -> float | None:
@@ -214,7 +226,7 @@ def say_settings(args: Any, records: list[Any], validation: list[Any], contract:
         f"{args.loader_workers} loader workers, preset {args.preset}"
     )
     say(
-        f"{len(records)} training records, {len(validation)} validation records, answers as {contract.wire}, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens"
+        f"{len(records)} training records, {len(validation)} validation records, answers as {contract.wire}{f' in shards of {contract.rows_per_shard} rows' if contract.rows_per_shard else ''}, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens"
     )
 
 

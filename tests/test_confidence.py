@@ -19,6 +19,7 @@ from toolkit.contract import Contract, load_contract
 from toolkit.evidence import DocumentWords
 from toolkit.extraction import Judge
 from toolkit.predictions import unsure_values, value_of
+from toolkit.row_shards import AnswerPlan
 from toolkit.scoring import judged_values, score_document
 from toolkit.target_schema import TargetSchema, compact_json
 from toolkit.token_confidence import text_tokens, value_scores, value_spans
@@ -231,13 +232,17 @@ def test_windows_keep_the_confidence_of_the_window_that_said_it():
     schema = TargetSchema.parse(SCHEMA, "s.json")
     said = {"p1": ({"name": "A", "rows": [{"key": "K1", "size": "20"}]}, -0.1), "p2": ({"name": None, "rows": [{"key": "K1", "size": None}, {"key": "K2", "size": "40"}]}, -0.2)}  # fmt: skip
 
-    async def ask(part, temperature, seed):
-        answer, logprob = said[part[0]]
-        raw = compact_json(answer)
-        return Answer(raw, "stop", {}, 0.0, characters(raw, logprob))
+    class Said:
+        def prepare(self, page):
+            return page
+
+        async def __call__(self, part, shard, temperature, seed):
+            answer, logprob = said[part[0]]
+            raw = compact_json(answer)
+            return Answer(raw, "stop", {}, 0.0, characters(raw, logprob))
 
     line = asyncio.run(
-        prediction_of(Judge(WireFormat(schema, "json")), ask, Document("d"), ["p1", "p2"], window=1, tries=1)
+        prediction_of(Judge(AnswerPlan(schema, "json")), Said(), Document("d"), ["p1", "p2"], window=1, tries=1)
     )
     assert line["status"] == "ok" and len(line["prediction"]["rows"]) == 2
     lowest = {name: features[1] for name, features in line["features"].items()}
@@ -320,7 +325,7 @@ def test_calibration_is_stored_with_the_contract_and_reported(run, predicted):
     assert done.code == 0, done.err
     stored = load_contract(predicted / "model")
     assert stored.confidence and stored.confidence["values"] == 80 and stored.confidence["weights"]["logprob"] > 0
-    assert Judge(stored.wire_format, stored.confidence).model is not None
+    assert Judge(stored.answer_plan, stored.confidence).model is not None
     scores = run("evaluate_predictions", "--pred", "pred.jsonl", "--gold", "gold.jsonl", "--report", "r.html", "--json")
     assert scores.code == 0, scores.err
     found = scores.json["confidence"]

@@ -108,6 +108,53 @@ def test_packed_padded_and_single_records_have_the_same_loss_and_gradients(easy_
     assert losses["single"] == pytest.approx(whole, rel=1e-5)
 
 
+def test_shards_over_shared_pages_have_the_loss_and_gradients_of_shards_alone(easy_dataset, tiny_model):
+    """A record whose shards share one reading of the pages, and another behind it in the same row, against every shard as a record of its own."""
+    import torch
+
+    from toolkit.adapters import AdapterSettings, lora_model
+    from toolkit.batches import IGNORED, Collator, RecordDataset
+    from toolkit.qwen3vl import load_model, load_processor
+    from toolkit.row_shards import AnswerPlan
+    from toolkit.target_schema import TargetSchema
+    from toolkit.training import record_length, summed_loss
+
+    processor = load_processor(str(tiny_model), 384)
+    plan = AnswerPlan(TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json"), "positional", 2, 5)
+    plain = list(read_records(easy_dataset / "data/train.jsonl"))[4:6]
+    made = [plan.written(record) for record in plain]
+    alone = [
+        plan.alone(record, n) for record, parts in zip(plain, made, strict=True) for n in range(len(parts["parts"]))
+    ]
+    assert len(alone) > len(plain) * 4
+    torch.manual_seed(3)
+    model = lora_model(load_model(str(tiny_model)), AdapterSettings(4, 8, 0.0, 1e-4))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    collator = Collator(processor.tokenizer.pad_token_id)
+    losses, gradients, texts = {}, {}, {}
+    for way, records, together in (("shared", made, True), ("alone", alone, False)):
+        dataset = RecordDataset(records, processor, easy_dataset)
+        examples = [dataset[index] for index in range(len(records))]
+        texts[way] = "".join(processor.tokenizer.decode(e["labels"][e["labels"] != IGNORED]) for e in examples)
+        model.zero_grad()
+        losses[way] = 0.0
+        for batch in [collator(examples)] if together else [collator([example]) for example in examples]:
+            batch.pop("ids")
+            labels = batch.pop("labels")
+            loss = summed_loss(model, batch, labels)
+            loss.backward()
+            losses[way] += float(loss)
+        gradients[way] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        if together:
+            counted = [record_length(processor, record, easy_dataset, 384) for record in records]
+            assert counted == [len(example["input_ids"]) for example in examples]
+    assert texts["shared"] == texts["alone"]
+    assert losses["shared"] == pytest.approx(losses["alone"], rel=1e-5)
+    assert float((gradients["shared"] - gradients["alone"]).abs().max()) < 1e-4 * float(gradients["alone"].abs().max())
+
+
 def test_positions_are_the_models_own(easy_dataset, tiny_model):
     import torch
 
@@ -535,7 +582,10 @@ def test_the_short_form_is_trained_and_answered(run, easy_dataset, tiny_model, t
     record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
     gold = json.loads(record["messages"][-1]["content"][0]["text"])
     assert contract.wire == "positional" and "supervised text of the first record: [" in done.err
-    assert f"supervised text of the first record: {contract.wire_format.encoded(gold)[:60]}" in done.err
+    assert (
+        f"supervised text of the first record: {contract.answer_plan.wire_of(contract.answer_plan.whole).encoded(gold)[:60]}"
+        in done.err
+    )
     said = tmp_path / "said.jsonl"
     done = run(
         "extract_documents",

@@ -64,6 +64,61 @@ def encode_record(processor: Any, record: dict[str, Any], root: Path) -> dict[st
     return inputs
 
 
+def encode_parts(processor: Any, record: dict[str, Any], root: Path) -> dict[str, Any]:
+    """A record with `parts` (see AnswerPlan.written) in one row: the pages once, and behind them each shard's line and answer.
+
+    As `encode_record`, and `segments` int64 [L]: 0 for what all shards share, else the shard's number; `rope` int64 [3, L]: every shard goes on
+    from where the shared part ends, as if it stood alone.
+    """
+    import torch
+
+    prompt, parts = prompt_of(record), record["parts"]
+    for line, text in parts:
+        refuse_control_text(processor, line + text, f"the answer of record {record['id']!r}")
+    inputs = encode_prompt(processor, prompt.asking(parts[0][0]), [open_page(root / image) for image in images_of(record)])
+    check_placeholders(processor, inputs, record["id"])
+    texts, common = shard_prompts(processor, record)
+    shared = len(inputs["input_ids"]) - (len(texts[0]) - common)
+    ids, types = [inputs["input_ids"][:shared]], inputs["mm_token_type_ids"][:shared]
+    rope = [rope_positions(types, inputs["image_grid_thw"])]
+    labels, segments = [torch.full((shared,), IGNORED)], [torch.zeros(shared, dtype=torch.long)]
+    start = int(rope[0].max()) + 1
+    for number, (text, (_, answer)) in enumerate(zip(texts, parts, strict=True), 1):
+        line_ids = torch.tensor(text[common:])
+        answer_ids = torch.tensor(processor.tokenizer.encode(answer + END_OF_ANSWER, add_special_tokens=False))
+        length = len(line_ids) + len(answer_ids)
+        ids += [line_ids, answer_ids]
+        labels += [torch.full_like(line_ids, IGNORED), answer_ids]
+        segments.append(torch.full((length,), number))
+        rope.append(torch.arange(length).expand(3, -1) + start)
+    inputs |= {
+        "input_ids": torch.cat(ids),
+        "labels": torch.cat(labels),
+        "segments": torch.cat(segments),
+        "rope": torch.cat(rope, 1),
+    }
+    behind = torch.zeros(len(inputs["input_ids"]) - shared, dtype=types.dtype)
+    return inputs | {"mm_token_type_ids": torch.cat([types, behind])}
+
+
+def shard_prompts(processor: Any, record: dict[str, Any]) -> tuple[list[list[int]], int]:
+    """The prompt's token ids of each shard of a record, one placeholder a page, and how many of them all shards share."""
+    prompt, pages = prompt_of(record), len(images_of(record))
+    texts = [prompt_ids(processor, prompt.asking(line), pages) for line, _ in record["parts"]]
+    common = next(
+        (n for n, column in enumerate(itertools.zip_longest(*texts)) if len(set(column)) > 1), len(texts[0]) - 1
+    )
+    return texts, common
+
+
+def prompt_ids(processor: Any, prompt: Prompt, pages: int) -> list[int]:
+    """Token ids before the answer with one placeholder a page."""
+    text = processor.apply_chat_template(
+        prompt.messages(["page"] * pages), add_generation_prompt=True, tokenize=False
+    )  # fmt: skip
+    return list(processor.tokenizer.encode(text, add_special_tokens=False))
+
+
 def refuse_control_text(processor: Any, text: str, where: str) -> None:
     """Raises StageError where `text` spells one of the model's control tokens: it would end a turn or stand for an image."""
     for token in processor.tokenizer.all_special_tokens:
@@ -158,6 +213,24 @@ def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
+def packed_parts(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """`encode_parts` examples one behind the other in one row. `attention_mask` bool [1, 1, S, S]: a token sees what stands before it of
+    its own record, the shared part and its own shard only. `position_ids` [4, 1, S]."""
+    import torch
+
+    names = ("input_ids", "mm_token_type_ids", "labels")
+    batch: dict[str, Any] = {name: torch.cat([example[name] for example in examples])[None] for name in names}
+    rope = torch.cat([example["rope"] for example in examples], 1)
+    batch["position_ids"] = torch.cat([rope[:1], rope])[:, None]
+    segments = torch.cat([example["segments"] for example in examples])
+    record = torch.cat([torch.full_like(e["segments"], number) for number, e in enumerate(examples)])
+    sees = (record[:, None] == record) & ((segments == 0) | (segments[:, None] == segments))
+    batch["attention_mask"] = sees.tril()[None, None]
+    for name in ("pixel_values", "image_grid_thw"):
+        batch[name] = torch.cat([example[name] for example in examples])
+    return batch
+
+
 class RecordDataset:
     """A torch map-style dataset over records; images are decoded where the item is asked for (a loader's worker).
 
@@ -172,14 +245,16 @@ class RecordDataset:
 
     def __getitem__(self, index: int | tuple[int, bool]) -> dict[str, Any]:
         number, counts = index if isinstance(index, tuple) else (index, True)
-        example = encode_record(self.processor, self.records[number], self.root)
+        record = self.records[number]
+        example = (encode_parts if "parts" in record else encode_record)(self.processor, record, self.root)
         if not counts:
             example["labels"] = example["labels"].fill_(IGNORED)
         return example | {"id": self.records[number]["id"]}
 
 
 class Collator:
-    """Batches for training, packed or padded on the left; a class so that spawned workers can unpickle it.
+    """Batches for training, packed or padded on the left (records in shards are always packed); a class so that spawned workers can
+    unpickle it.
 
     On the left, because answers then end together and the head runs over the last columns only. Without padding there is no attention
     mask, which lets attention take its fastest kernel. `ids` names the records.
@@ -190,6 +265,8 @@ class Collator:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         ids = [example["id"] for example in examples]
+        if "segments" in examples[0]:
+            return packed_parts(examples) | {"ids": ids}
         if self.pack:
             return packed(examples) | {"ids": ids}
         batch = collate(examples, self.pad_id, left=True)

@@ -12,8 +12,9 @@ from typing import Any
 from toolkit.console import StageError
 from toolkit.files import read_json, shown, write_json
 from toolkit.prompt import Prompt
+from toolkit.row_shards import AnswerPlan
 from toolkit.target_schema import TargetSchema
-from toolkit.wire_format import WIRES, WireFormat
+from toolkit.wire_format import WIRES
 
 FILE_NAME = "extraction_config.json"
 FORMAT_VERSION = 1
@@ -21,7 +22,8 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Contract:
-    """`image_max_tokens`: vision tokens of one page at most; `max_answer_tokens`: where an answer is cut as truncated;
+    """`image_max_tokens`: vision tokens of one page at most; `max_answer_tokens`: where an answer, or a shard of one, is cut as truncated;
+    `rows_per_shard`, `fields_per_shard`: how answers are cut (0: not); `max_shards`: requests of the longest training document at the same time;
     `max_pages`: pages of the longest training document; `prompt_tokens`: text tokens before the answer (0: not counted);
     `confidence`: what calibrate_confidence.py fitted (None: not calibrated).
     """
@@ -33,6 +35,9 @@ class Contract:
     image_max_tokens: int
     max_answer_tokens: int
     wire: str = "json"
+    rows_per_shard: int = 0
+    fields_per_shard: int = 0
+    max_shards: int = 1
     pages: str = "all"
     max_pages: int = 1
     prompt_tokens: int = 0
@@ -50,8 +55,8 @@ class Contract:
         return TargetSchema.parse(self.schema, self.schema_source)
 
     @property
-    def wire_format(self) -> WireFormat:
-        return WireFormat(self.target, self.wire)
+    def answer_plan(self) -> AnswerPlan:
+        return AnswerPlan(self.target, self.wire, self.rows_per_shard, self.fields_per_shard)
 
     @property
     def context_tokens(self) -> int:

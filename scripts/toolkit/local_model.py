@@ -11,16 +11,18 @@ from typing import Any
 from toolkit.answers import Answer
 from toolkit.batches import collate, encode_prompt, open_page
 from toolkit.contract import Contract
+from toolkit.row_shards import Shard
 from toolkit.target_schema import compact_json
 from toolkit.token_confidence import text_tokens
 
 
 class LocalModel:
-    """A base model, or a base model with an adapter, that answers as its contract says; `loaded` is one already in memory."""
+    """A base model, or a base model with an adapter, that answers as its contract says; `loaded` is one already in memory, `autocast`
+    computes in bfloat16 as training does."""
 
     def __init__(
-        self, model: str, adapter: Path | None, contract: Contract, *, grammar: bool = True, loaded: Any = None
-    ) -> None:
+        self, model: str, adapter: Path | None, contract: Contract, *, grammar: bool = True, loaded: Any = None, autocast: bool = False
+    ) -> None:  # fmt: skip
         from toolkit.qwen3vl import load_adapter, load_config, load_model, load_processor
 
         self.contract = contract
@@ -30,26 +32,35 @@ class LocalModel:
         self.model = load_model(model) if loaded is None else loaded
         if adapter:
             self.model = load_adapter(self.model, adapter)
+        self.autocast = autocast
+        self.plan = contract.answer_plan
         self.model.eval()
         self.end_id = self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
-        self.grammar = self._compiled_grammar() if grammar else None
+        self._compiler: Any = self._grammar_compiler() if grammar else None
+        self._grammars: dict[int, Any] = {}
 
-    def _compiled_grammar(self) -> Any:
+    def _grammar_compiler(self) -> Any:
         import xgrammar
 
         info = xgrammar.TokenizerInfo.from_huggingface(
             self.processor.tokenizer, vocab_size=self.config.text_config.vocab_size, stop_token_ids=[self.end_id]
         )
-        # The same form that the server compiles with its white-space switch: separators without spaces, keys in order.
-        return xgrammar.GrammarCompiler(info).compile_json_schema(
-            compact_json(self.contract.wire_format.grammar()),
-            any_whitespace=False,
-            separators=(",", ":"),
-            strict_mode=True,
-        )
+        return xgrammar.GrammarCompiler(info)
 
-    def answers(self, documents: list[list[Any]], *, temperature: float = 0.0, seed: int = 0) -> list[Answer]:
-        """One answer per document, decoded in one batch; a document is the list of its page images (PIL, RGB).
+    def _grammar(self, shard: Shard) -> Any:
+        wire = self.plan.wire_of(shard)
+        if id(wire) not in self._grammars:
+            # The same form that the server compiles with its white-space switch: separators without spaces, keys in order.
+            self._grammars[id(wire)] = self._compiler.compile_json_schema(
+                compact_json(wire.grammar()), any_whitespace=False, separators=(",", ":"), strict_mode=True
+            )
+        return self._grammars[id(wire)]
+
+    def answers(
+        self, documents: list[list[Any]], shards: list[Shard] | None = None, *, temperature: float = 0.0, seed: int = 0
+    ) -> list[Answer]:
+        """One answer per document, decoded in one batch; a document is the list of its page images (PIL, RGB), `shards` what is asked of
+        each (default: the whole answer, which only a model without shards gives).
 
         Greedy at temperature 0, else sampled.
         """
@@ -57,12 +68,16 @@ class LocalModel:
         import xgrammar.contrib.hf
 
         started = time.monotonic()
-        inputs = [encode_prompt(self.processor, self.contract.prompt, pages) for pages in documents]
+        shards = shards or [self.plan.whole] * len(documents)
+        prompts = [self.contract.prompt.asking(shard.line) for shard in shards]
+        inputs = [encode_prompt(self.processor, p, pages) for p, pages in zip(prompts, documents, strict=True)]
         batch = {
             name: value.to(self.model.device)
             for name, value in collate(inputs, self.processor.tokenizer.pad_token_id, left=True).items()
         }
-        processors: list[Any] = [xgrammar.contrib.hf.LogitsProcessor(self.grammar)] if self.grammar is not None else []
+        processors: list[Any] = []
+        if self._compiler is not None:
+            processors.append(xgrammar.contrib.hf.LogitsProcessor([self._grammar(shard) for shard in shards]))
         # Last, so that it sees what the grammar leaves: a server's log-probabilities are those too.
         chosen = ChosenTokens()
         processors.append(chosen)
@@ -70,7 +85,8 @@ class LocalModel:
         if temperature > 0:
             torch.manual_seed(seed)
             sampling = {"do_sample": True, "temperature": temperature}
-        with torch.inference_mode():
+        device = self.model.device.type
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self.autocast):
             output = self.model.generate(
                 **batch, **sampling, max_new_tokens=self.contract.max_answer_tokens, logits_processor=processors,
                 eos_token_id=self.end_id, pad_token_id=self.processor.tokenizer.pad_token_id,
@@ -117,20 +133,19 @@ class ChosenTokens:
 class BatchingAsker:
     """Gathers what many tasks ask at the same time into batches of one model, in the order asked. Use as an Asker.
 
-    `opened` turns a page as the tasks give it into what the model's `answers` takes.
+    `prepare` turns a page into what the model's `answers` takes.
     """
 
     GATHER_SECONDS = 0.05
 
-    def __init__(self, model: Any, batch_size: int, opened: Callable[[Any], Any] = open_page) -> None:
-        self.model, self.batch_size, self.opened = model, batch_size, opened
-        self._waiting: list[tuple[list[Any], tuple[float, int], asyncio.Future[Answer]]] = []
+    def __init__(self, model: Any, batch_size: int, prepare: Callable[[Any], Any] = open_page) -> None:
+        self.model, self.batch_size, self.prepare = model, batch_size, prepare
+        self._waiting: list[tuple[list[Any], Shard, tuple[float, int], asyncio.Future[Answer]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def __call__(self, pages: list[Any], temperature: float, seed: int) -> Answer:
-        opened = [self.opened(page) for page in pages]
+    async def __call__(self, pages: list[Any], shard: Shard, temperature: float, seed: int) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((opened, (temperature, seed), future))
+        self._waiting.append((pages, shard, (temperature, seed), future))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await future
@@ -139,19 +154,20 @@ class BatchingAsker:
         while self._waiting:
             if len(self._waiting) < self.batch_size:
                 await asyncio.sleep(self.GATHER_SECONDS)
-            how = self._waiting[0][1]
-            batch = [item for item in self._waiting if item[1] == how][: self.batch_size]
-            self._waiting = [item for item in self._waiting if item not in batch]
+            how = self._waiting[0][2]
+            batch = [item for item in self._waiting if item[2] == how][: self.batch_size]
+            taken = {id(item) for item in batch}
+            self._waiting = [item for item in self._waiting if id(item) not in taken]
             try:
                 answers = await asyncio.to_thread(
-                    self.model.answers, [pages for pages, _, _ in batch], temperature=how[0], seed=how[1]
-                )
+                    self.model.answers, [pages for pages, *_ in batch], [shard for _, shard, *_ in batch], temperature=how[0], seed=how[1]
+                )  # fmt: skip
             except Exception as error:
-                for _, _, future in batch:
+                for *_, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, _, future), answer in zip(batch, answers, strict=True):
+            for (*_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
 

@@ -21,6 +21,10 @@ class Prompt:
     system: str
     question: str = QUESTION
 
+    def asking(self, line: str) -> Prompt:
+        """The prompt of one shard (see row_shards): its line comes last, so that all before it is the same for all shards of a document."""
+        return Prompt(self.system, f"{self.question}\n{line}") if line else self
+
     def messages(self, images: list[str]) -> list[dict[str, Any]]:
         """The turns before the answer, for the chat template: images before the question."""
         content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]

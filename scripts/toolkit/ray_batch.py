@@ -18,6 +18,7 @@ from toolkit.console import StageError, say
 from toolkit.contract import Contract
 from toolkit.documents import Document, PageRenderer, Unreadable
 from toolkit.evidence import DocumentWords
+from toolkit.row_shards import Shard
 from toolkit.serving import Plan
 from toolkit.token_confidence import text_tokens
 
@@ -56,21 +57,29 @@ class VllmEngine:
         os.environ.update(plan.environment)
         from vllm import LLM
 
-        self.contract = contract
+        self.contract, self.plan = contract, contract.answer_plan
         self.engine = LLM(model=model, disable_log_stats=True, **engine_options(plan))
 
-    def answers(self, documents: list[list[str]], *, temperature: float = 0.0, seed: int = 0) -> list[Answer]:
+    def answers(
+        self, documents: list[list[str]], shards: list[Shard], *, temperature: float = 0.0, seed: int = 0
+    ) -> list[Answer]:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
         from toolkit.server_client import request_body
 
-        grammar = StructuredOutputsParams(json=self.contract.wire_format.grammar())
-        sampling = SamplingParams(
-            temperature=temperature, seed=seed, max_tokens=self.contract.max_answer_tokens, structured_outputs=grammar, logprobs=0,
-        )  # fmt: skip
+        sampling = [
+            SamplingParams(
+                temperature=temperature, seed=seed, max_tokens=self.contract.max_answer_tokens, logprobs=0,
+                structured_outputs=StructuredOutputsParams(json=self.plan.wire_of(shard).grammar()),
+            )
+            for shard in shards
+        ]  # fmt: skip
         tokenizer = self.engine.get_tokenizer()
-        messages = [request_body(self.contract, "", urls)["messages"] for urls in documents]
+        messages = [
+            request_body(self.contract, "", urls, shard)["messages"]
+            for urls, shard in zip(documents, shards, strict=True)
+        ]
         outputs = self.engine.chat(messages, sampling, use_tqdm=False)
         answers = []
         for output in outputs:
@@ -89,8 +98,8 @@ class Extractor:
         from toolkit.extraction import Judge
         from toolkit.local_model import BatchingAsker
 
-        self.judge, self.window, self.tries = Judge(contract.wire_format, contract.confidence), window, tries
-        self.ask = BatchingAsker(VllmEngine(model, contract, plan), batch_size, opened=lambda url: url)
+        self.judge, self.window, self.tries = Judge(contract.answer_plan, contract.confidence), window, tries
+        self.ask = BatchingAsker(VllmEngine(model, contract, plan), batch_size, prepare=lambda url: url)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         from toolkit.extraction import prediction_of

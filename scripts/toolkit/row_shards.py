@@ -1,8 +1,10 @@
-"""One document, several short answers: the header, rows 1-4, rows 5-8, ..., asked at the same time over the same pages.
+"""How a model's answer is asked for: in one piece, or in shards that are decoded at the same time over the same pages.
 
-An answer's time is that of its tokens one after the other. Cut into shards that are decoded together it is that of the longest shard,
-while the server encodes the pages once: all requests of a document share system turn, pages and question to the byte, and differ in
-the last line only. The idea of decoding fields in parallel is PIP's (arXiv 2601.19613); this one needs no engine of its own.
+An answer's time is that of its tokens one after the other. Cut into shards (`rows`: how many rows each list has; `header 1-8`; `containers 1-4`;
+`containers 5-8`; ...) it is that of the longest shard, while the server reads the pages once: all requests of a document share system
+turn, pages and question to the byte, and differ in the last line only. The count comes first and tells how many shards there are; it is a
+hint, not a promise: whoever asks goes on until a shard comes back that is not full. The idea of decoding parts of an answer in
+parallel is PIP's (arXiv 2601.19613); this one needs no engine of its own.
 """
 
 from __future__ import annotations
@@ -11,17 +13,20 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.console import StageError
+from toolkit.files import strict_json
+from toolkit.records import answer_text, images_of, make_record, prompt_of
 from toolkit.scoring import is_absent, normal_form
 from toolkit.target_schema import RowList, TargetSchema, put_at, value_at
 from toolkit.wire_format import WireFormat
 
-HEADER_LINE = "header"
+COUNT_LINE = "rows"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a document's answer. `line` ends the prompt; `schema` is what this part may hold; `rows` is its list (None: the header)
-    with the rows `first` to `last`, counted from 1."""
+    """A part of a document's answer. `line` ends the prompt (empty: the whole answer); `schema` is what this part may hold; `rows` is its
+    list with the rows `first` to `last`, counted from 1 (None: counts, header fields, or the whole)."""
 
     line: str
     schema: TargetSchema
@@ -29,31 +34,199 @@ class Shard:
     first: int = 0
     last: int = 0
 
-    def wire(self, kind: str) -> WireFormat:
-        return WireFormat(self.schema, kind)
+    @property
+    def size(self) -> int:
+        return self.last - self.first + 1
+
+    def is_full(self, part: dict[str, Any]) -> bool:
+        """Whether more rows may follow behind this shard's answer."""
+        return self.rows is not None and len(value_at(part, self.rows.path) or []) >= self.size
 
 
-def shards_of(schema: TargetSchema, size: int, longest: dict[str, int]) -> list[Shard]:
-    """The header's shard, and for each list as many of `size` rows as `longest` (rows by list name) needs and one more, which must
-    come back empty: a document with more rows than any before is noticed there. Raises ValueError for a size under 1."""
-    if size < 1:
-        raise ValueError("a shard holds at least one row")
-    lists = {rows.name for rows in schema.lists}
-    shards = [Shard(HEADER_LINE, schema.without(lists))] if schema.header else []
-    for rows in schema.lists:
-        alone = only_list(schema, rows, size)
-        most = value_at_schema(schema.raw, rows.path)["maxItems"]
-        count = min(-(-longest.get(rows.name, 0) // size) + 1, -(-most // size))
-        for index in range(count):
-            first, last = index * size + 1, (index + 1) * size
-            shards.append(Shard(f"{rows.name} {first}-{last}", alone, rows, first, last))
-    return shards
+class AnswerPlan:
+    """How answers of one target schema are asked for: `wire` (of WIRES), `rows` of a list and `fields` of the header a shard; 0: not cut.
+
+    Raises ValueError for negative numbers, StageError where there is nothing to cut.
+    """
+
+    def __init__(self, schema: TargetSchema, wire: str, rows: int = 0, fields: int = 0) -> None:
+        if rows < 0 or fields < 0:
+            raise ValueError("a shard holds at least one row or field")
+        if rows and not schema.lists:
+            raise StageError(f"{schema.source}: the schema has no list whose rows could be shared out among shards")
+        if fields and not rows and schema.lists:
+            raise StageError("header fields are shared out together with rows; give rows a shard too")
+        self.schema, self.wire = schema, wire
+        self.rows, self.fields = rows, fields
+        self.sharded = bool(rows or fields)
+        self.whole = Shard("", schema)
+        self._lists = {rows_.name: only_list(schema, rows_, rows) for rows_ in schema.lists} if rows else {}
+        self._wires: dict[int, WireFormat] = {}
+        self.count = Shard(COUNT_LINE, counts_schema(schema)) if rows else None
+        self.header = self._header_shards() if self.sharded else []
+
+    @property
+    def first(self) -> Shard:
+        """What is asked first of all."""
+        return self.count or (self.header[0] if self.sharded else self.whole)
+
+    def wire_of(self, shard: Shard) -> WireFormat:
+        """The wire form of a shard's part of the schema; shards of one list share one."""
+        key = id(shard.schema)
+        if key not in self._wires:
+            self._wires[key] = WireFormat(shard.schema, self.wire)
+        return self._wires[key]
+
+    def _header_shards(self) -> list[Shard]:
+        leaves = self.schema.header
+        if not leaves:
+            return []
+        size = self.fields or len(leaves)
+        groups = [leaves[start : start + size] for start in range(0, len(leaves), size)]
+        shards = []
+        for index, group in enumerate(groups):
+            others = {rows.name for rows in self.schema.lists} | {leaf.name for leaf in leaves if leaf not in group}
+            line = "header" if len(groups) == 1 else f"header {index * size + 1}-{index * size + len(group)}"
+            shards.append(Shard(line, self.schema.without(others)))
+        return shards
+
+    def row_shards(self, rows: RowList, begin: int, count: int) -> list[Shard]:
+        """`count` shards of a list from its shard number `begin` (from 0) on, as far as the schema's maxItems reaches."""
+        most = schema_at(self.schema.raw, rows.path)["maxItems"]
+        found = []
+        for index in range(begin, begin + count):
+            first, last = index * self.rows + 1, min((index + 1) * self.rows, most)
+            if first <= most:
+                found.append(Shard(f"{rows.name} {first}-{last}", self._lists[rows.name], rows, first, last))
+        return found
+
+    def shards_for(self, counts: dict[str, int]) -> list[Shard]:
+        """The header's shards, and of each list as many that the last one has room left for a row more than were counted: it ends the
+        list by not being full."""
+        return self.header + [
+            shard for rows in self.schema.lists for shard in self.row_shards(rows, 0, counts[rows.name] // self.rows + 1)
+        ]  # fmt: skip
+
+    def shards_behind(self, shards: list[Shard], parts: list[dict[str, Any]]) -> list[Shard]:
+        """What is to be asked next: behind every list whose last shard came back full, as many shards again as it had."""
+        more = []
+        for rows in self.schema.lists if self.rows else []:
+            own = [(s, p) for s, p in zip(shards, parts, strict=True) if s.rows is not None and s.rows.name == rows.name]  # fmt: skip
+            if own and own[-1][0].is_full(own[-1][1]):
+                more += self.row_shards(rows, -(-own[-1][0].last // self.rows), len(own))
+        return more
+
+    def counts(self, answer: dict[str, Any]) -> dict[str, int]:
+        return {rows.name: len(value_at(answer, rows.path) or []) for rows in self.schema.lists}
+
+    def training_shards(self, answer: dict[str, Any]) -> list[Shard]:
+        """What a model learns of one document: the count, every shard that serving asks for, and one more of each list that is empty,
+        for documents that are counted too high."""
+        if not self.rows:
+            return self.header
+        counts = self.counts(answer)
+        surplus = [
+            shard for rows in self.schema.lists for shard in self.row_shards(rows, counts[rows.name] // self.rows + 1, 1)
+        ]  # fmt: skip
+        assert self.count is not None
+        return [self.count, *self.shards_for(counts), *surplus]
+
+    def cut(self, answer: dict[str, Any], shards: list[Shard]) -> list[dict[str, Any]]:
+        """The public answer of each shard, in their order."""
+        whole = self.schema.ordered(answer)
+        parts = []
+        for shard in shards:
+            if shard.line == COUNT_LINE:
+                parts.append(dict(self.counts(whole)))
+                continue
+            part: dict[str, Any] = {}
+            if shard.rows is None:
+                for leaf in shard.schema.header:
+                    put_at(part, leaf.path, value_at(whole, leaf.path))
+            else:
+                put_at(part, shard.rows.path, value_at(whole, shard.rows.path)[shard.first - 1 : shard.last])
+            parts.append(shard.schema.ordered(part))
+        return parts
+
+    def joined(self, shards: list[Shard], parts: list[dict[str, Any]]) -> tuple[dict[str, Any], list[tuple[int, int]], list[str]]:  # fmt: skip
+        """`(answer, rows, sentences)`: the public answer of a document from its shards' answers; where each of its rows comes from, as (shard,
+        row within it), list by list; a sentence for whatever does not fit together: a row that two shards give (taken once), rows
+        behind a shard that was not full."""
+        merged: dict[str, Any] = {}
+        origin: list[tuple[int, int]] = []
+        sentences: list[str] = []
+        for shard, part in zip(shards, parts, strict=True):
+            if shard.rows is None and shard.line != COUNT_LINE:
+                for leaf in shard.schema.header:
+                    put_at(merged, leaf.path, value_at(part, leaf.path))
+        for rows in self.schema.lists:
+            found: list[Any] = []
+            seen: dict[Any, str] = {}
+            short = ""
+            form = normal_form(rows.key) if rows.key is not None else None
+            for number, (shard, part) in enumerate(zip(shards, parts, strict=True)):
+                if shard.rows is None or shard.rows.name != rows.name:
+                    continue
+                given = value_at(part, rows.path) or []
+                if given and short:
+                    sentences.append(f"{shard.line} holds rows, but {short} was not full: rows may be missing between them")  # fmt: skip
+                    short = ""
+                if not shard.is_full(part):
+                    short = short or shard.line
+                for index, row in enumerate(given):
+                    value = None if rows.key is None else value_at(row, rows.key.path) if rows.key.path else row
+                    key = form(value) if form is not None and not is_absent(value) else None
+                    if key is not None and seen.get(key, shard.line) != shard.line:
+                        sentences.append(f"{value!r} is in {seen[key]} and again in {shard.line}; taken once")
+                        continue
+                    if key is not None:
+                        seen[key] = shard.line
+                    found.append(row)
+                    origin.append((number, index))
+            put_at(merged, rows.path, found)
+        return self.schema.ordered(merged), origin, sentences
+
+    def written(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A training record, whose answer is public JSON, as the model is to write it: with another assistant's text, or with `parts`,
+        pairs of a shard's line and its text. Raises StageError where its answer does not keep the schema."""
+        if not self.sharded:
+            return self.wire_of(self.whole).written(record)
+        try:
+            answer = self.schema.ordered(strict_json(answer_text(record)))
+            shards = self.training_shards(answer)
+            parts = [(s.line, self.wire_of(s).encoded(part)) for s, part in zip(shards, self.cut(answer, shards), strict=True)]  # fmt: skip
+        except ValueError as error:
+            raise StageError(f"record {record['id']!r}: its answer cannot be cut into shards: {error}; run validate_jsonl.py") from None  # fmt: skip
+        return record | {"parts": parts}
+
+    def alone(self, record: dict[str, Any], number: int) -> dict[str, Any]:
+        """A training record as one plain request and its answer: the whole, or shard number `number` (from 0, counted round)."""
+        made = self.written(record)
+        if "parts" not in made:
+            return made
+        line, text = made["parts"][number % len(made["parts"])]
+        prompt = prompt_of(record).asking(line)
+        return make_record(record["id"], images_of(record), prompt, text, record.get("meta", {}))
+
+    def gold(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The public answer of a record that `written` gave back."""
+        text = answer_text(record)
+        return dict(strict_json(text) if "parts" in record else self.wire_of(self.whole).decoded(text))
 
 
-def value_at_schema(raw: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def schema_at(raw: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     for step in path:
         raw = raw["properties"][step]
     return raw
+
+
+def counts_schema(schema: TargetSchema) -> TargetSchema:
+    """`{"containers": 17}`: the number of rows of each list, by its dotted name."""
+    counts = {
+        rows.name: {"type": "integer", "minimum": 0, "maximum": schema_at(schema.raw, rows.path)["maxItems"]}
+        for rows in schema.lists
+    }
+    return TargetSchema({"type": "object", "additionalProperties": False, "properties": counts}, schema.source)
 
 
 def only_list(schema: TargetSchema, rows: RowList, size: int) -> TargetSchema:
@@ -65,62 +238,7 @@ def only_list(schema: TargetSchema, rows: RowList, size: int) -> TargetSchema:
         if "required" in part:
             part["required"] = [step]
         part = part["properties"][step]
-    part["maxItems"] = size
+    part["maxItems"] = min(size, part["maxItems"])
     part.pop("minItems", None)
     raw.get("x-extract", {}).pop("checks", None)
     return TargetSchema(raw, schema.source)
-
-
-def cut(schema: TargetSchema, answer: dict[str, Any], shards: list[Shard]) -> list[dict[str, Any]]:
-    """The public answer of each shard, in their order."""
-    whole = schema.ordered(answer)
-    parts = []
-    for shard in shards:
-        part: dict[str, Any] = {}
-        if shard.rows is None:
-            for leaf in schema.header:
-                put_at(part, leaf.path, value_at(whole, leaf.path))
-        else:
-            put_at(part, shard.rows.path, value_at(whole, shard.rows.path)[shard.first - 1 : shard.last])
-        parts.append(shard.schema.ordered(part))
-    return parts
-
-
-def joined(schema: TargetSchema, shards: list[Shard], parts: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """The public answer of a document from its shards' answers, and a sentence for whatever does not fit together: a row that two
-    shards give (taken once), rows behind a shard that was not full, a last shard that is not empty."""
-    merged: dict[str, Any] = {}
-    warnings: list[str] = []
-    for shard, part in zip(shards, parts, strict=True):
-        if shard.rows is None:
-            for leaf in schema.header:
-                put_at(merged, leaf.path, value_at(part, leaf.path))
-    for rows in schema.lists:
-        own = [(shard, value_at(part, rows.path) or []) for shard, part in zip(shards, parts, strict=True) if shard.rows is not None and shard.rows.name == rows.name]  # fmt: skip
-        found: list[Any] = []
-        seen: dict[Any, str] = {}
-        short = ""
-        form = normal_form(rows.key) if rows.key is not None else None
-        for shard, given in own:
-            if given and short:
-                warnings.append(f"{shard.line} holds rows, but {short} was not full: rows may be missing between them")
-                short = ""
-            if len(given) < shard.last - shard.first + 1:
-                short = short or shard.line
-            for row in given:
-                value = None if rows.key is None else value_at(row, rows.key.path) if rows.key.path else row
-                key = form(value) if form is not None and not is_absent(value) else None
-                if key is not None and seen.get(key, shard.line) != shard.line:
-                    warnings.append(f"{value!r} is in {seen[key]} and again in {shard.line}; taken once")
-                    continue
-                if key is not None:
-                    seen[key] = shard.line
-                found.append(row)
-        if (
-            own
-            and own[-1][1]
-            and len(own) * (own[-1][0].last - own[-1][0].first + 1) < value_at_schema(schema.raw, rows.path)["maxItems"]
-        ):
-            warnings.append(f"{own[-1][0].line} is not empty: the document may have more rows than were asked for")
-        put_at(merged, rows.path, found)
-    return schema.ordered(merged), warnings

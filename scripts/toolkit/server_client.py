@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import io
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.answers import Answer, NoAnswer
 from toolkit.console import ExitCode, StageError
 from toolkit.contract import Contract
+from toolkit.row_shards import Shard
 from toolkit.token_confidence import text_tokens
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
@@ -28,6 +31,7 @@ SETUP_ERRORS = {
     403: "the server forbids this API key (environment variable {variable})",
     404: "the server has no such route or model; look at {url}/models and give --served-model",
 }
+KNOWN_PAGES = 4096  # far more than are in flight, far fewer than fill memory
 PASSING_ERRORS = (408, 409, 425, 429)
 GATEWAY_ERRORS = (502, 503, 504)  # a gateway whose server may be gone
 
@@ -55,12 +59,22 @@ def page_url(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
+@dataclass(frozen=True)
+class SentPage:
+    """A page image as a data URL, and its name at the server: the hash of its bytes."""
+
+    url: str
+    name: str
+
+
 def request_body(
-    contract: Contract, model: str, pages: list[str], *, temperature: float = 0.0, seed: int = 0
-) -> dict[str, Any]:
-    """The one request shape; `pages` are data URLs."""
+    contract: Contract, model: str, pages: list[str], shard: Shard | None = None, *, temperature: float = 0.0, seed: int = 0
+) -> dict[str, Any]:  # fmt: skip
+    """The one request shape, for the whole answer or one shard of it; `pages` are data URLs."""
+    plan = contract.answer_plan
+    shard = shard or plan.first
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pages]
-    content.append({"type": "text", "text": contract.question})
+    content.append({"type": "text", "text": contract.prompt.asking(shard.line).question})
     return {
         "model": model,
         "messages": [
@@ -72,7 +86,7 @@ def request_body(
         "max_tokens": contract.max_answer_tokens,
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": "document", "strict": True, "schema": contract.wire_format.grammar()},
+            "json_schema": {"name": "document", "strict": True, "schema": plan.wire_of(shard).grammar()},
         },
     }
 
@@ -137,9 +151,10 @@ def server_message(response: Any) -> str:
 
 
 class ServerModel:
-    """A served model. `answer` may be called from many tasks at once; use as an async context.
+    """A served model, an Asker of extraction; may be called from many tasks at once; use as an async context.
 
-    `url` ends in /v1. `attempts` tries of one request; while the server cannot be reached at all nobody counts attempts:
+    The pages of a document go to the server once where that is a vLLM: its further shards name them by their hash, and vLLM takes them from its
+    cache (else it asks for them, and they are sent again). `url` ends in /v1. `attempts` tries of one request; while the server cannot be reached at all nobody counts attempts:
     everyone waits for it, `patience` seconds at most.
     """
 
@@ -165,12 +180,16 @@ class ServerModel:
         self._reachable = asyncio.Event()
         self._reachable.set()
         self._waiting: asyncio.Task[None] | None = None
-        limits = httpx.Limits(max_connections=concurrency + 2, max_keepalive_connections=concurrency + 2)
+        concurrency = concurrency * contract.max_shards + 2
+        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         self._http = httpx.AsyncClient(
             headers=headers(key), limits=limits, timeout=httpx.Timeout(timeout, connect=10, pool=None)
         )
-        # The constant part is built once: hundreds of requests share it.
-        self._body = request_body(contract, "", []) | ({"logprobs": True} if confidence else {})
+        # The constant part is built once a shard: hundreds of requests share it.
+        self._bodies: dict[str, dict[str, Any]] = {}
+        self._more = {"logprobs": True} if confidence else {}
+        self._keeps_pages = False
+        self._known: dict[str, None] = {}  # names of pages that the server has had, oldest first
 
     async def __aenter__(self) -> ServerModel:
         import httpx
@@ -193,6 +212,8 @@ class ServerModel:
         except StageError:
             await self._http.aclose()
             raise
+        if self.contract.answer_plan.sharded:
+            self._keeps_pages = await self._is_vllm()
         if self.model is None:
             self.model = names[0]
         elif self.model not in names:
@@ -209,15 +230,50 @@ class ServerModel:
         advice = SETUP_ERRORS[response.status_code].format(variable=API_KEY_VARIABLE, url=self.url)
         return StageError(f"{self.url}: HTTP {response.status_code}: {advice}")
 
-    async def answer(self, pages: list[str], *, temperature: float = 0.0, seed: int = 0) -> Answer:
-        """One answer for the page images (data URLs). Raises NoAnswer where there is none, StageError where nobody will get
-        one."""
+    async def _is_vllm(self) -> bool:
         import httpx
 
-        content = [{"type": "image_url", "image_url": {"url": url}} for url in pages]
-        system, user = self._body["messages"]
-        messages = [system, user | {"content": [*content, *user["content"]]}]
-        body = self._body | {"model": self.model, "temperature": temperature, "seed": seed, "messages": messages}
+        try:
+            answer = await self._http.get(f"{self.url.removesuffix('/v1')}/version", timeout=10)
+            return answer.status_code == 200 and "version" in answer.json()
+        except (httpx.TransportError, ValueError):
+            return False
+
+    def prepare(self, page: Path) -> SentPage:
+        url = page_url(page)
+        return SentPage(url, hashlib.sha256(url.encode()).hexdigest())
+
+    def _content(self, pages: list[SentPage], again: bool) -> list[dict[str, Any]]:
+        """The pages of a request; `again`: by name only."""
+        if not self._keeps_pages:
+            return [{"type": "image_url", "image_url": {"url": page.url}} for page in pages]
+        return [
+            {"type": "image_url", "image_url": None if again else {"url": page.url}, "uuid": page.name}
+            for page in pages
+        ]
+
+    def _remember(self, pages: list[SentPage]) -> None:
+        for page in pages:
+            self._known.pop(page.name, None)
+            self._known[page.name] = None
+        while len(self._known) > KNOWN_PAGES:
+            self._known.pop(next(iter(self._known)))
+
+    async def __call__(self, pages: list[SentPage], shard: Shard, temperature: float, seed: int) -> Answer:
+        """One answer about the pages. Raises NoAnswer where there is none, StageError where nobody will get one."""
+        import httpx
+
+        if shard.line not in self._bodies:
+            self._bodies[shard.line] = request_body(self.contract, "", [], shard) | self._more
+        constant = self._bodies[shard.line]
+        system, user = constant["messages"]
+        again = self._keeps_pages and all(page.name in self._known for page in pages)
+
+        def whole_body() -> dict[str, Any]:
+            messages = [system, user | {"content": [*self._content(pages, again), *user["content"]]}]
+            return constant | {"model": self.model, "temperature": temperature, "seed": seed, "messages": messages}
+
+        body = whole_body()
         complaint = ""
         attempt = 0
         while attempt < self.attempts:
@@ -239,9 +295,16 @@ class ServerModel:
                     attempt -= 1
                     continue
             else:
+                if again and response.status_code in (400, 422, 500):
+                    # The server's cache no longer has a page: this is how it asks for it.
+                    again, attempt = False, attempt - 1
+                    body = whole_body()
+                    continue
                 if response.status_code == 200:
                     try:
-                        return self._read(response.json(), time.monotonic() - began)
+                        found = self._read(response.json(), time.monotonic() - began)
+                        self._remember(pages if self._keeps_pages else [])
+                        return found
                     except (ValueError, KeyError, IndexError, TypeError):
                         complaint = f"not an answer: {response.text[:80]!r}"
                 elif response.status_code in PASSING_ERRORS or response.status_code >= 500:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.adapters import AdapterSettings, check_nf4, lora_model, parameter_groups
-from toolkit.batches import END_OF_ANSWER, IGNORED, Collator, RecordDataset
+from toolkit.batches import END_OF_ANSWER, IGNORED, Collator, RecordDataset, prompt_ids, shard_prompts
 from toolkit.console import ExitCode, StageError, first_few, say, sentence_of
 from toolkit.contract import Contract
 from toolkit.files import atomic_folder, shown, write_json
@@ -28,27 +28,37 @@ COMPLETE = "complete.json"  # written last: a checkpoint without it was cut off
 BEST = "best"
 
 
+def answers_of(record: dict[str, Any]) -> list[str]:
+    """What the model writes for one record: its answer, or that of each shard."""
+    return [text for _, text in record["parts"]] if "parts" in record else [answer_text(record)]
+
+
 def answer_lengths(processor: Any, records: list[dict[str, Any]]) -> list[int]:
-    """Tokens of each answer with its end mark."""
+    """Tokens of each record's longest answer with its end mark."""
     return [
-        len(processor.tokenizer.encode(answer_text(record) + END_OF_ANSWER, add_special_tokens=False))
-        for record in records
+        max(len(processor.tokenizer.encode(text + END_OF_ANSWER, add_special_tokens=False)) for text in answers_of(r))
+        for r in records
     ]
 
 
 def prompt_length(processor: Any, prompt: Any) -> int:
     """Text tokens of a request without its pages."""
-    text = processor.apply_chat_template(prompt.messages([]), add_generation_prompt=True, tokenize=False)
-    return len(processor.tokenizer.encode(text, add_special_tokens=False))
+    return len(prompt_ids(processor, prompt, 0))
 
 
 def record_length(processor: Any, record: dict[str, Any], root: Path, image_max_tokens: int) -> int:
     """Tokens of a whole record without decoding its images: their headers tell their sizes."""
     from PIL import Image
 
-    prompt = prompt_of(record)
-    text = processor.apply_chat_template(prompt.messages(images_of(record)), add_generation_prompt=True, tokenize=False)
-    total = len(processor.tokenizer.encode(text + answer_text(record) + END_OF_ANSWER, add_special_tokens=False))
+    def ids(text: str) -> int:
+        return len(processor.tokenizer.encode(text, add_special_tokens=False))
+
+    if "parts" in record:
+        texts, common = shard_prompts(processor, record)
+        total = common + sum(len(text) - common for text in texts)
+    else:
+        total = len(prompt_ids(processor, prompt_of(record), len(images_of(record))))
+    total += sum(ids(text + END_OF_ANSWER) for text in answers_of(record))
     for image in images_of(record):
         try:
             with Image.open(root / image) as opened:
@@ -64,7 +74,7 @@ def show_supervised_text(dataset: RecordDataset, tokenizer: Any) -> None:
     """Print what the loss sees of the first record; it must be the answer and its end mark, to the letter."""
     example = dataset[0]
     text = tokenizer.decode(example["labels"][example["labels"] != IGNORED])
-    wanted = answer_text(dataset.records[0]) + END_OF_ANSWER
+    wanted = "".join(text + END_OF_ANSWER for text in answers_of(dataset.records[0]))
     if text != wanted:
         raise StageError(f"the tokenizer does not give the answer back: {text[:100]!r} for {wanted[:100]!r}")
     say(f"supervised text of the first record: {text if len(text) < 400 else text[:400] + ' ...'}")
@@ -275,24 +285,18 @@ class Validation:
         return round(total / count, 6)
 
     def field_scores(self, model: Any) -> dict[str, float]:
-        import torch
-
-        from toolkit.batches import open_page
-        from toolkit.extraction import Judge
-        from toolkit.local_model import LocalModel, batches_of
+        from toolkit.extraction import Judge, records_answered
+        from toolkit.local_model import LocalModel
         from toolkit.score_table import ScoreTable
         from toolkit.scoring import score_document
 
         if self._local is None:
-            self._local = LocalModel(self.args.model, None, self.contract, loaded=model)
-        judge, table = Judge(self.contract.wire_format), ScoreTable(self.contract.target)
-        with torch.autocast(model.device.type, torch.bfloat16):
-            for part in batches_of(self.sample, 8):
-                pages = [[open_page(self.args.root / image) for image in images_of(record)] for record in part]
-                for record, answer in zip(part, self._local.answers(pages), strict=True):
-                    status, prediction, _ = judge.verdict(answer)
-                    gold = judge.wire.decoded(answer_text(record))
-                    table.add(score_document(self.contract.target, record["id"], gold, prediction, status))
+            self._local = LocalModel(self.args.model, None, self.contract, loaded=model, autocast=True)
+        judge, table = Judge(self.contract.answer_plan), ScoreTable(self.contract.target)
+        lines = records_answered(self._local, judge, self.sample, self.args.root, 8)
+        for record, line in zip(self.sample, lines, strict=True):
+            gold = judge.plan.gold(record)
+            table.add(score_document(self.contract.target, record["id"], gold, line["prediction"], line["status"]))
         found = table.summary()
         rows = {} if found["row_f1"] is None else {"eval_row_f1": round(found["row_f1"], 4)}
         return {"eval_micro_f1": round(found["micro_f1"], 4), **rows, "eval_valid": found["valid"] / len(self.sample)}
@@ -380,6 +384,12 @@ def attention_for(args: Any) -> str:
     """The attention backend: FlashAttention where `auto` finds it on a GPU, else torch's own."""
     import torch
 
+    if args.rows_per_shard or args.fields_per_shard:
+        if args.attention == "flash_attention_2":
+            raise StageError(
+                "shards share their pages under a mask of their own, which FlashAttention 2 does not take; use --attention sdpa"
+            )
+        return "sdpa"
     if args.attention != "auto":
         return str(args.attention)
     from transformers.utils import is_flash_attn_2_available
@@ -411,7 +421,8 @@ def measured_training(
 
     set_seed(args.seed)
     attention = attention_for(args)
-    pack = attention == "flash_attention_2" if args.packing == "auto" else args.packing == "on"
+    sharded = "parts" in records[0]
+    pack = sharded or (attention == "flash_attention_2" if args.packing == "auto" else args.packing == "on")
     base = load_model(args.model, nf4=args.method == "qlora", attention=attention)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(args.out / "tensorboard"))
     if args.method == "qlora":
