@@ -1,47 +1,64 @@
-"""Predicted latency and cost of a request before a server is rented: every GPU and precision, by number of rows.
+"""Predicted latency and cost of a document before a server is rented: every GPU, precision and form of the answer, by number of rows.
 
-Reads documents (--in: a JSONL with answers) for their pages, prompts and answers. One request has the GPU to itself and is answered
-as one JSON text, token after token; every figure is predicted from the model's published shape and the GPU's data sheet with assumed
-shares of the peaks, not measured. --p95 SECONDS names what meets a target; --wire positional counts the answers without their names,
-which training and serving do not write yet.
+Reads documents (--in: a JSONL with answers) for their pages, prompts and answers. One document has the GPU to itself. Figures come from the
+model's published shape and the GPU's data sheet with assumed shares of the peaks; --calibrate takes those shares from measured runs
+instead (a file of benchmark_latency.py, of the same GPU and precision). --p95 SECONDS names what meets a target.
+--rows-per-shard (repeat it to compare) cuts answers into shards as train_lora.py does.
 
     python scripts/estimate_latency.py --in data/splits/test.jsonl
     python scripts/estimate_latency.py --in data/splits/test.jsonl --size 4b --gpu h100 --p95 1.0 --price h100=2.99
+    python scripts/estimate_latency.py --in data/splits/test.jsonl --wire positional --rows-per-shard 0 --rows-per-shard 4 --gpu a6000 --p95 1.0
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
 from toolkit.console import StageError, say
-from toolkit.files import argument_path, shown
-from toolkit.gpus import GPUS, Gpu
-from toolkit.latency_model import ASSUMED, WEIGHT_BYTES, predicted_latency, weight_gib
-from toolkit.model_shapes import SHAPES, ModelShape
+from toolkit.files import argument_path, read_json, shown
+from toolkit.gpus import CPU, GPUS, Gpu
+from toolkit.latency_model import ASSUMED, WEIGHT_BYTES, Efficiency, calibrated, predicted_latency, terms, weight_gib
+from toolkit.model_shapes import SHAPES, ModelShape, shape_of_config
 from toolkit.page_images import DEFAULT_MAX_TOKENS
 from toolkit.records import gold_of, read_records
+from toolkit.row_shards import AnswerPlan
 from toolkit.score_table import row_bucket
 from toolkit.target_schema import TargetSchema, value_at
 from toolkit.token_counts import estimated_tokens, exact_tokens, page_tokens, rank
-from toolkit.wire_format import WIRES, WireFormat
+from toolkit.wire_format import WIRES
 
-Request = tuple[int, int, int, int]  # vision, prompt and answer tokens, rows
+
+@dataclass(frozen=True)
+class Request:
+    """One document: tokens of its pages, of the instruction, of its answer's parts wave by wave; its rows."""
+
+    vision: int
+    text: int
+    waves: list[list[int]]
+    rows: int
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--in", dest="input", type=argument_path, required=True, help="JSONL of documents with answers")
     parser.add_argument("--size", choices=list(SHAPES), default="8b", help="model size (default: 8b)")
-    parser.add_argument("--gpu", choices=list(GPUS), action="append", default=[], help="GPU; repeat (default: all)")
+    parser.add_argument("--shape", type=argument_path, default=None, metavar="FOLDER", help="another model: the shape of its config.json")  # fmt: skip
+    parser.add_argument("--gpu", choices=[*GPUS, "cpu"], action="append", default=[], help="GPU; repeat (default: all); cpu with --calibrate only")  # fmt: skip
     parser.add_argument(
         "--precision", choices=list(WEIGHT_BYTES), action="append", default=[], help="precision; repeat (default: all)"
     )
+    parser.add_argument("--fp8-cache", action="store_true", help="keys and values in 8 bit")
     parser.add_argument(
         "--wire", choices=WIRES, default="json", help="form of the answer: compact JSON, or positions (default: json)"
     )
+    parser.add_argument("--rows-per-shard", type=int, action="append", default=[], metavar="ROWS", help="answers in shards of so many rows, 0: in one piece; repeat (default: 0)")  # fmt: skip
+    parser.add_argument("--fields-per-shard", type=int, default=0, metavar="FIELDS", help="with shards: header fields of one (default: all)")  # fmt: skip
+    parser.add_argument("--calibrate", type=argument_path, default=None, metavar="FILE", help="measured runs that benchmark_latency.py wrote")  # fmt: skip
     parser.add_argument("--p95", type=float, default=None, metavar="SECONDS", help="name what meets this")
     parser.add_argument(
         "--price", action="append", default=[], metavar="GPU=PRICE", help="of an hour, for the cost of 1,000 documents"
@@ -69,27 +86,68 @@ def build_parser() -> console.Parser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     prices = dict(priced(text) for text in args.price)
-    requests = requests_of(args)
-    shape = SHAPES[args.size]
+    forms = list(dict.fromkeys(args.rows_per_shard or [0]))
+    if min(forms) < 0 or args.fields_per_shard < 0:
+        raise StageError("--rows-per-shard and --fields-per-shard take whole numbers from 0 on")
+    if "cpu" in args.gpu and not args.calibrate:
+        raise StageError("--gpu cpu has no data sheet; it needs --calibrate FILE")
+    if args.calibrate and (len(args.gpu) != 1 or len(args.precision) != 1):
+        raise StageError(
+            "--calibrate belongs to the one GPU and precision that were measured; name them: --gpu NAME --precision NAME"
+        )
+    shape = custom_shape(args.shape) if args.shape else SHAPES[args.size]
+    efficiency = ASSUMED
+    if args.calibrate:
+        efficiency = calibration(args, shape)
+    by_form = requests_of(args, forms)
     lines = [
-        estimate(shape, name, precision, requests, prices.get(name))
+        estimate(shape, name, precision, form, by_form[form], prices.get(name), efficiency, 1 if args.fp8_cache else 2)
         for name in args.gpu or GPUS
         for precision in args.precision or WEIGHT_BYTES
+        for form in forms
     ]
-    buckets = list(dict.fromkeys(row_bucket(rows) for *_, rows in sorted(requests, key=lambda r: r[3])))
-    print(f"{shown(args.input)}: {len(requests)} documents, {shape.name}, answers as {args.wire}, text {'counted' if args.model else 'estimated'}; predicted seconds, one request alone on the GPU")  # fmt: skip
-    print(f"  {'GPU':6s} {'precision':9s} {'GiB':>6s} {'p50':>7s} {'p95':>7s}   p95 by rows: " + "".join(f"{name:>8s}" for name in buckets) + ("   per 1,000" if prices else ""))  # fmt: skip
+    requests = by_form[forms[0]]
+    buckets = list(dict.fromkeys(row_bucket(r.rows) for r in sorted(requests, key=lambda r: r.rows)))
+    assumption = f"calibrated by {shown(args.calibrate)}" if args.calibrate else "shares of the peaks assumed"
+    print(f"{shown(args.input)}: {len(requests)} documents, {shape.name}, answers as {args.wire}, text {'counted' if args.model else 'estimated'}; predicted seconds, one document alone on the GPU, {assumption}")  # fmt: skip
+    print(f"  {'GPU':6s} {'precision':9s} {'shard':>7s} {'GiB':>6s} {'p50':>7s} {'p95':>7s}   p95 by rows: " + "".join(f"{name:>8s}" for name in buckets) + ("   per 1,000" if prices else ""))  # fmt: skip
     for line in lines:
         by_rows = "".join(f"{line['rows'][name]['p95']:8.2f}" for name in buckets)
         cost = f"   {line['cost_per_1000']:9.2f}" if line["cost_per_1000"] is not None else ""
         fits = "" if line["fits"] else "  does not fit"
-        print(f"  {line['gpu']:6s} {line['precision']:9s} {line['weights_gib']:6.1f} {line['p50']:7.2f} {line['p95']:7.2f}                " + by_rows + cost + fits)  # fmt: skip
-    result: dict[str, Any] = {"documents": len(requests), "size": args.size, "wire": args.wire, "efficiency": vars(ASSUMED), "estimates": lines}  # fmt: skip
+        shard = f"{line['rows_per_shard']} rows" if line["rows_per_shard"] else "whole"
+        print(f"  {line['gpu']:6s} {line['precision']:9s} {shard:>7s} {line['weights_gib']:6.1f} {line['p50']:7.2f} {line['p95']:7.2f}                " + by_rows + cost + fits)  # fmt: skip
+    result: dict[str, Any] = {"documents": len(requests), "size": args.size, "wire": args.wire, "efficiency": dataclasses.asdict(efficiency), "calibrated": args.calibrate is not None, "estimates": lines}  # fmt: skip
     if args.p95 is not None:
-        meeting = [f"{line['gpu']} {line['precision']}" for line in lines if line["fits"] and line["p95"] <= args.p95]
+        meeting = [f"{line['gpu']} {line['precision']}" + (f" in shards of {line['rows_per_shard']}" if line["rows_per_shard"] else "") for line in lines if line["fits"] and line["p95"] <= args.p95]  # fmt: skip
         result["meets_p95"] = meeting
         say(f"p95 of {args.p95:g} s: " + (", ".join(meeting) if meeting else "nothing of this meets it; see docs/LATENCY_UNDER_1S.md"))  # fmt: skip
     return console.finish(args, result)
+
+
+def custom_shape(folder: Path) -> ModelShape:
+    try:
+        return shape_of_config(dict(read_json(folder / "config.json")), folder.name)
+    except (KeyError, TypeError, ValueError):
+        raise StageError(f"{shown(folder)}: its config.json is not that of a Qwen3-VL") from None
+
+
+def calibration(args: Any, shape: ModelShape) -> Efficiency:
+    """The efficiency fitted to the documents of benchmark_latency.py that had the server to themselves."""
+    found = read_json(args.calibrate)
+    measured = [one for run in found.get("runs", []) if run.get("concurrency") == 1 for one in run.get("documents", []) if one.get("status") == "ok" and not one.get("cold")] if isinstance(found, dict) else []  # fmt: skip
+    if len(measured) < 8:
+        raise StageError(f"{shown(args.calibrate)}: {len(measured)} documents measured at --concurrency 1; at least 8 are needed")  # fmt: skip
+    gpu = gpu_named(args.gpu[0])
+    rows = [
+        terms(shape, gpu, args.precision[0], vision_tokens=one["vision_tokens"], text_tokens=one["text_tokens"], waves=one["waves"], kv_bytes=1 if args.fp8_cache else 2)
+        for one in measured
+    ]  # fmt: skip
+    return calibrated(rows, [1000 * one["seconds"] for one in measured])
+
+
+def gpu_named(name: str) -> Gpu:
+    return CPU if name == "cpu" else GPUS[name]
 
 
 def priced(text: str) -> tuple[str, float]:
@@ -103,48 +161,54 @@ def priced(text: str) -> tuple[str, float]:
     return name, price
 
 
-def requests_of(args: Any) -> list[Request]:
-    """Tokens and rows of every document."""
+def requests_of(args: Any, forms: list[int]) -> dict[int, list[Request]]:
+    """Tokens and rows of every document, by rows of a shard (0: whole)."""
     counter = exact_tokens(args.model, args.image_max_tokens) if args.model else estimated_tokens
+    plans: dict[int, AnswerPlan] = {}
     schema: TargetSchema | None = None
-    found: list[Request] = []
+    found: dict[int, list[Request]] = {form: [] for form in forms}
     for record in console.progress(read_records(args.input), what="records"):
         if schema is None:
             name = args.schema or record.get("meta", {}).get("schema")
             if name is None:
                 raise StageError("the records name no schema in meta.schema; give --schema FILE")
             schema = TargetSchema.load(Path(name))
+            plans = {form: AnswerPlan(schema, args.wire, form, args.fields_per_shard if form else 0) for form in forms}
         gold = gold_of(record)
         if gold is None:
             raise StageError(f"record {record['id']!r} has no answer; its length is what latency depends on")
-        try:
-            answer = WireFormat(schema, args.wire).encoded(gold)
-        except ValueError as error:
-            raise StageError(f"record {record['id']!r}: {error}; run validate_jsonl.py") from None
-        record["messages"][-1]["content"] = [{"type": "text", "text": answer}]
         vision = page_tokens(record, args.root, args.image_max_tokens)
         rows = max((len(value_at(gold, rows.path) or []) for rows in schema.lists), default=0)
-        found.append((vision, *counter(record), rows))
+        for form, plan in plans.items():
+            if not plan.sharded:
+                text, answer = counter(plan.written(record))
+                found[form].append(Request(vision, text, [[answer]], rows))
+                continue
+            asked = plan.shards_for(plan.counts(schema.ordered(gold)))
+            answers = [counter(one) for one in plan.requests(record, [plan.first, *asked])]
+            waves = [[answers[0][1]], [answer for _, answer in answers[1:]]]
+            found[form].append(Request(vision, answers[0][0], waves, rows))
     return found
 
 
 def estimate(
-    shape: ModelShape, gpu_name: str, precision: str, requests: list[Request], price: float | None
-) -> dict[str, Any]:
+    shape: ModelShape, gpu_name: str, precision: str, form: int, requests: list[Request], price: float | None, efficiency: Efficiency, kv_bytes: float
+) -> dict[str, Any]:  # fmt: skip
     """Seconds by rank over all documents and by row bucket; the cost is that of the GPU's time for 1,000, one after another."""
-    gpu: Gpu = GPUS[gpu_name]
+    gpu = gpu_named(gpu_name)
     timed: list[tuple[float, str]] = []
-    for vision, prompt, answer, rows in requests:
+    for request in requests:
         latency = predicted_latency(
-            shape, gpu, precision, vision_tokens=vision, text_tokens=prompt, answer_tokens=answer
-        )
-        timed.append((latency.total / 1000, row_bucket(rows)))
+            shape, gpu, precision, vision_tokens=request.vision, text_tokens=request.text, waves=request.waves, efficiency=efficiency, kv_bytes=kv_bytes
+        )  # fmt: skip
+        timed.append((latency.total / 1000, row_bucket(request.rows)))
     by_rows = {name: [seconds for seconds, bucket in timed if bucket == name] for name in {b for _, b in timed}}
     weights = weight_gib(shape, precision)
     mean = sum(seconds for seconds, _ in timed) / len(timed)
     return {
         "gpu": gpu_name,
         "precision": precision,
+        "rows_per_shard": form,
         "weights_gib": round(weights, 1),
         "fits": weights + 3 <= gpu.memory_gib,
         **spread_of([seconds for seconds, _ in timed]),

@@ -18,13 +18,14 @@ Fault = str | None  # "429", "500", "cut", "close", "garbage", "slow", or "refus
 class FaultServer:
     """`fault(n)` names what happens to the n-th completion request (from 0); None lets it through.
 
-    `target` is the port of a real server; without one `answer(body)` gives the message text.
+    `target` is the port of a real server; without one `answer(body)` gives the message text, or an HTTP status and a sentence. `vllm`: it tells
+    its version as vLLM does.
     """
 
     def __init__(
-        self, fault: Callable[[int], Fault], *, target: int | None = None, answer: Callable[[dict[str, Any]], Any] | None = None, port: int = 0
+        self, fault: Callable[[int], Fault], *, target: int | None = None, answer: Callable[[dict[str, Any]], Any] | None = None, port: int = 0, vllm: bool = False
     ) -> None:  # fmt: skip
-        self.fault, self.target, self.answer = fault, target, answer
+        self.fault, self.target, self.answer, self.vllm = fault, target, answer, vllm
         self.requests: list[dict[str, Any]] = []
         self.faults: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -48,7 +49,23 @@ class FaultServer:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def stream(self, choice: dict[str, Any]) -> None:
+                """The answer in chunks of three characters, its usage in the last one, as OpenAI's API does."""
+                text = choice["message"]["content"]
+                deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+                deltas += [{"content": text[at : at + 3]} for at in range(0, len(text), 3)]
+                chunks: list[dict[str, Any]] = [
+                    {"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas
+                ]
+                chunks[-1]["choices"][0]["finish_reason"] = choice["finish_reason"]
+                chunks.append({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": len(deltas)}})
+                lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"]
+                self.reply(200, "".join(lines).encode(), {"Content-Type": "text/event-stream"})
+
             def do_GET(self) -> None:
+                if self.path == "/version" and outer.vllm:
+                    self.reply(200, b'{"version":"0"}')
+                    return
                 if outer.target is None:
                     self.reply(200, b'{"data":[{"id":"stand-in"}]}')
                 else:
@@ -102,9 +119,15 @@ class FaultServer:
                         return
                     assert outer.answer is not None
                     given = outer.answer(outer.requests[number])
+                    if isinstance(given, tuple):
+                        self.reply(given[0], json.dumps({"error": {"message": given[1]}}).encode())
+                        return
                     choice = (
                         given if isinstance(given, dict) else {"message": {"content": given}, "finish_reason": "stop"}
                     )
+                    if outer.requests[number].get("stream"):
+                        self.stream(choice)
+                        return
                     self.reply(200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}).encode())  # fmt: skip
 
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)

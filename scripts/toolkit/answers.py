@@ -16,13 +16,15 @@ SAME_KEY_TIMES = 5
 @dataclass
 class Answer:
     """One answer. `finish_reason` is stop or length; `usage` counts tokens; `seconds` is wall time of its decoding; `tokens` are its
-    tokens with their log-probabilities, None where the backend does not tell them."""
+    tokens with their log-probabilities, None where the backend does not tell them; `first_token` seconds to the first text, where
+    the answer was streamed."""
 
     raw: str
     finish_reason: str
     usage: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     tokens: list[Token] | None = None
+    first_token: float | None = None
 
 
 class NoAnswer(Exception):

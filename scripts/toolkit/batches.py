@@ -75,7 +75,9 @@ def encode_parts(processor: Any, record: dict[str, Any], root: Path) -> dict[str
     prompt, parts = prompt_of(record), record["parts"]
     for line, text in parts:
         refuse_control_text(processor, line + text, f"the answer of record {record['id']!r}")
-    inputs = encode_prompt(processor, prompt.asking(parts[0][0]), [open_page(root / image) for image in images_of(record)])
+    inputs = encode_prompt(
+        processor, prompt.asking(parts[0][0]), [open_page(root / image) for image in images_of(record)]
+    )
     check_placeholders(processor, inputs, record["id"])
     texts, common = shard_prompts(processor, record)
     shared = len(inputs["input_ids"]) - (len(texts[0]) - common)

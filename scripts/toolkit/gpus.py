@@ -17,6 +17,9 @@ class Gpu:
     fp8: float = 0.0
 
 
+# No data sheet: only the scale that `estimate_latency.py --calibrate` measures against.
+CPU = Gpu("CPU", 16.0, 0.0, 20, 0.1)
+
 GPUS = {
     "a10": Gpu("A10", 22.5, 8.6, 600, 125),
     "l4": Gpu("L4", 22.5, 8.9, 300, 121, 242),

@@ -27,6 +27,7 @@ class ModelShape:
     experts: int = 0
     active_experts: int = 1
     head_width: int = 128
+    vocabulary: int = VOCABULARY
 
     @property
     def attention(self) -> int:
@@ -49,7 +50,7 @@ class ModelShape:
 
     @property
     def head(self) -> int:
-        return VOCABULARY * self.hidden
+        return self.vocabulary * self.hidden
 
     @property
     def embeddings(self) -> int:
@@ -87,6 +88,18 @@ SHAPES = {
     "32b": ModelShape("Qwen3-VL-32B", 5120, 64, 64, 8, 25600, 1152, 27, 4304),
     "30b-a3b": ModelShape("Qwen3-VL-30B-A3B", 2048, 48, 32, 4, 768, 1152, 27, 4304, experts=128, active_experts=8),
 }
+
+
+def shape_of_config(config: dict[str, Any], name: str) -> ModelShape:
+    """The shape of a model folder's `config.json`. Raises KeyError where that is no Qwen3-VL's."""
+    text, vision = config["text_config"], config["vision_config"]
+    experts = int(text.get("num_experts") or 0)
+    return ModelShape(
+        name, text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"], text["num_key_value_heads"],
+        text["moe_intermediate_size"] if experts else text["intermediate_size"], vision["hidden_size"], vision["depth"], vision["intermediate_size"],
+        tied=bool(config.get("tie_word_embeddings")), experts=experts, active_experts=text["num_experts_per_tok"] if experts else 1,
+        head_width=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"], vocabulary=text["vocab_size"],
+    )  # fmt: skip
 
 
 def config_of(shape: ModelShape) -> Any:

@@ -199,14 +199,21 @@ class AnswerPlan:
             raise StageError(f"record {record['id']!r}: its answer cannot be cut into shards: {error}; run validate_jsonl.py") from None  # fmt: skip
         return record | {"parts": parts}
 
+    def requests(self, record: dict[str, Any], shards: list[Shard]) -> list[dict[str, Any]]:
+        """Shards of a training record as plain records, each one request and its answer."""
+        parts = self.cut(self.schema.ordered(strict_json(answer_text(record))), shards)
+        pages, prompt, meta = images_of(record), prompt_of(record), record.get("meta", {})
+        return [
+            make_record(record["id"], pages, prompt.asking(shard.line), self.wire_of(shard).encoded(part), meta)
+            for shard, part in zip(shards, parts, strict=True)
+        ]
+
     def alone(self, record: dict[str, Any], number: int) -> dict[str, Any]:
         """A training record as one plain request and its answer: the whole, or shard number `number` (from 0, counted round)."""
-        made = self.written(record)
-        if "parts" not in made:
-            return made
-        line, text = made["parts"][number % len(made["parts"])]
-        prompt = prompt_of(record).asking(line)
-        return make_record(record["id"], images_of(record), prompt, text, record.get("meta", {}))
+        if not self.sharded:
+            return self.written(record)
+        shards = self.training_shards(self.schema.ordered(strict_json(answer_text(record))))
+        return self.requests(record, [shards[number % len(shards)]])[0]
 
     def gold(self, record: dict[str, Any]) -> dict[str, Any]:
         """The public answer of a record that `written` gave back."""

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import json
 import random
 import time
 from collections.abc import Callable
@@ -154,7 +155,7 @@ class ServerModel:
     """A served model, an Asker of extraction; may be called from many tasks at once; use as an async context.
 
     The pages of a document go to the server once where that is a vLLM: its further shards name them by their hash, and vLLM takes them from its
-    cache (else it asks for them, and they are sent again). `url` ends in /v1. `attempts` tries of one request; while the server cannot be reached at all nobody counts attempts:
+    cache (else it asks for them, and they are sent again). With `stream` answers tell when their first text came. `url` ends in /v1. `attempts` tries of one request; while the server cannot be reached at all nobody counts attempts:
     everyone waits for it, `patience` seconds at most.
     """
 
@@ -170,6 +171,7 @@ class ServerModel:
         attempts: int = 6,
         patience: float = 600,
         confidence: bool = True,
+        stream: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         import httpx
@@ -187,7 +189,9 @@ class ServerModel:
         )
         # The constant part is built once a shard: hundreds of requests share it.
         self._bodies: dict[str, dict[str, Any]] = {}
-        self._more = {"logprobs": True} if confidence else {}
+        self._stream = stream
+        self._more: dict[str, Any] = {"logprobs": True} if confidence else {}
+        self._more |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         self._keeps_pages = False
         self._known: dict[str, None] = {}  # names of pages that the server has had, oldest first
 
@@ -282,7 +286,7 @@ class ServerModel:
             attempt += 1
             wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.7, 1.3)
             try:
-                response = await self._http.post(f"{self.url}/chat/completions", json=body)
+                response = await self._sent(body)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 self._server_gone()
                 attempt -= 1
@@ -323,6 +327,19 @@ class ServerModel:
                 await asyncio.sleep(wait)
         raise NoAnswer("http_error", f"{complaint}; {self.attempts} attempts")
 
+    async def _sent(self, body: dict[str, Any]) -> Any:
+        """The response; of a stream one that holds the gathered answer."""
+        import httpx
+
+        if not self._stream:
+            return await self._http.post(f"{self.url}/chat/completions", json=body)
+        began = time.monotonic()
+        async with self._http.stream("POST", f"{self.url}/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                await response.aread()
+                return response
+            return httpx.Response(200, json=await gathered(response, began))
+
     @staticmethod
     def _read(value: dict[str, Any], seconds: float) -> Answer:
         choice = value["choices"][0]
@@ -334,7 +351,7 @@ class ServerModel:
         text = "" if text is None else str(text)
         said = (choice.get("logprobs") or {}).get("content") or []
         tokens = text_tokens([(str(entry["token"]), float(entry["logprob"])) for entry in said], text) if said else None
-        return Answer(text, str(choice["finish_reason"]), usage, round(seconds, 3), tokens)
+        return Answer(text, str(choice["finish_reason"]), usage, round(seconds, 3), tokens, value.get("first_token"))
 
     async def _alive(self) -> bool:
         """Whether the server answers at all; behind a gateway its end looks like a connection that breaks off."""
@@ -367,6 +384,34 @@ class ServerModel:
         await self._reachable.wait()
         if self.patience <= 0:
             raise NoAnswer("http_error", "the server went away and did not come back")
+
+
+async def gathered(response: Any, began: float) -> dict[str, Any]:
+    """A stream of OpenAI's chunks as the answer that it spells, with `first_token`, the seconds from `began` to its first text. What is not such a stream
+    comes back without choices."""
+    first: float | None = None
+    text: list[str] = []
+    logprobs: list[Any] = []
+    finish, usage = None, None
+    async for line in response.aiter_lines():
+        if not line.startswith("data:") or line.strip() == "data: [DONE]":
+            continue
+        try:
+            chunk = json.loads(line[5:])
+        except ValueError:
+            return {}
+        usage = chunk.get("usage") or usage
+        for choice in chunk.get("choices", []):
+            piece = (choice.get("delta") or {}).get("content")
+            if piece:
+                first = time.monotonic() - began if first is None else first
+                text.append(piece)
+            logprobs += (choice.get("logprobs") or {}).get("content") or []
+            finish = choice.get("finish_reason") or finish
+    if finish is None:
+        return {}
+    choice = {"message": {"content": "".join(text)}, "finish_reason": finish, "logprobs": {"content": logprobs}}
+    return {"choices": [choice], "usage": usage, "first_token": first}
 
 
 def retry_after(response: Any) -> float:

@@ -23,6 +23,8 @@ from toolkit.model_folder import weight_bytes
 GIB = 2**30
 # CUDA context, CUDA graphs, activations of one prefill: an allowance, not a measurement.
 GPU_OVERHEAD_GIB = 3.0
+SHARD_LINE_TOKENS = 16  # "containers 101-104" and the marks around it
+MOST_SEQUENCES = 1024  # what vLLM's scheduler and CUDA graphs are made for
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def plan_serving(
     per_page = contract.image_max_tokens + 2
     context = -(-(contract.context_tokens + (pages - contract.max_pages) * per_page) // 128) * 128
     weights = weight_bytes(model) / GIB
-    kv = kv_bytes_per_token(config) * context / GIB
+    # The shards of a document share the cache of its pages; each holds its own line and answer.
+    own = (contract.max_shards - 1) * (contract.max_answer_tokens + SHARD_LINE_TOKENS)
+    kv = kv_bytes_per_token(config) * (context + own) / GIB
     quantization = config.get("quantization_config", {})
     method = str(quantization.get("quant_method", ""))
     settings = [
@@ -174,6 +178,9 @@ def plan_serving(
         else "as many as the memory holds, 256 at most: the weights are read once for all"
     )
     batched = context if profile == "latency" else max(context, 16384)
+    if contract.max_shards > 1:
+        sequences = min(sequences * contract.max_shards, MOST_SEQUENCES)
+        reason = f"{reason}; {contract.max_shards} shards of a document run together"
     settings += [
         Setting("--max-num-seqs", str(sequences), reason),
         Setting(

@@ -92,7 +92,8 @@ class Speed:
         """Count one forward pass of a training batch."""
         mask = batch.get("attention_mask")
         self.spent += batch["input_ids"].numel()
-        self.tokens += batch["input_ids"].numel() if mask is None else int(mask.sum())
+        # The mask of packed shards is one of pairs: nothing is padded there.
+        self.tokens += int(mask.sum()) if mask is not None and mask.dim() == 2 else batch["input_ids"].numel()
         self.answers += supervised
         self.vision += int(batch["image_grid_thw"].prod(-1).sum()) // 4
 
