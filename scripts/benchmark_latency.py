@@ -2,7 +2,8 @@
 
 Documents (a JSONL, PDFs, images, folders) are asked exactly as extract_documents.py asks them, shards included; each counts from its page
 images to its judged answer. --concurrency N asks N at a time; --rate R lets R a second arrive at random (open loop: a server that
-falls behind shows); repeat either. The first document of all is the cold one and stands apart. Quantiles come with 95 % intervals. --slo
+falls behind shows); repeat either. --as-gold makes a vLLM write the labels' own answers, and with --wire and --rows-per-shard in another form
+than the contract's: what an answer will cost before a model is trained to give it. The first document of all is the cold one and stands apart. Quantiles come with 95 % intervals. --slo
 p95=1.0s@rows<=50 sets the exit code: 1 where it is missed, or a document has no answer. Writes --out (JSON, also for estimate_latency.py
 --calibrate) and --report (HTML with plots); --against compares with an earlier --out.
 
@@ -13,6 +14,7 @@ p95=1.0s@rows<=50 sets the exit code: 1 where it is missed, or a document has no
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 import time
@@ -26,7 +28,9 @@ from toolkit.documents import PageRenderer, Unreadable, documents_of_files, docu
 from toolkit.files import argument_path, read_json, shown, write_json
 from toolkit.latency_page import write_latency_page
 from toolkit.latency_runs import Load, Objective, measured, run_load, server_figures, spread, summary
+from toolkit.records import gold_of, read_records
 from toolkit.token_counts import vision_tokens
+from toolkit.wire_format import WIRES
 
 FORMAT_VERSION = 1
 
@@ -45,6 +49,10 @@ def build_parser() -> console.Parser:
     parser.add_argument("--window", type=int, default=None, help="pages of a request (default: the longest training document)")  # fmt: skip
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one answer (default: 120)")
     parser.add_argument("--no-stream", action="store_true", help="plain answers: no time to the first token, for endpoints that cannot stream")  # fmt: skip
+    parser.add_argument("--as-gold", action="store_true", help="vLLM and a JSONL with answers: the grammar allows the gold answer only, whatever the model would say")  # fmt: skip
+    parser.add_argument("--wire", choices=WIRES, default=None, help="with --as-gold: form of the answer (default: the contract's)")  # fmt: skip
+    parser.add_argument("--rows-per-shard", type=int, default=None, metavar="ROWS", help="with --as-gold: rows of a shard, 0: whole answers (default: the contract's)")  # fmt: skip
+    parser.add_argument("--fields-per-shard", type=int, default=None, metavar="FIELDS", help="with --as-gold: header fields of a shard (default: the contract's)")  # fmt: skip
     parser.add_argument("--slo", action="append", default=[], metavar="SLO", help="p50, p90, p95 or p99=SECONDS, for example p95=1.0s@rows<=50; repeat")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of arrival times (default: 0)")
     parser.add_argument("--name", default=None, help="what this run is called in tables (default: the server's model)")
@@ -66,6 +74,13 @@ def main(argv: list[str] | None = None) -> int:
         raise StageError(f"{shown(args.out)} is there already; choose another --out, or --overwrite")
     earlier = read_benchmark(args.against) if args.against else None
     contract = load_contract(args.contract)
+    forms = {name: getattr(args, name) for name in ("wire", "rows_per_shard", "fields_per_shard") if getattr(args, name) is not None}  # fmt: skip
+    if forms and not args.as_gold:
+        raise StageError(
+            "--wire, --rows-per-shard and --fields-per-shard go with --as-gold: a model answers in the form it was trained in"
+        )
+    if forms:
+        contract = dataclasses.replace(contract, **forms, max_shards=max(contract.max_shards, 64))
     result = asyncio.run(benchmark(args, contract, loads))
     result["slo"] = [
         {"load": run["load"], **objective.verdict(run["documents"])}
@@ -103,6 +118,9 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
     inputs = [argument_path(name) for name in args.inputs]
     jsonl = len(inputs) == 1 and inputs[0].suffix.lower() == ".jsonl"
     documents = documents_of_jsonl(inputs[0], args.root, limit=args.limit, shuffle_pages=False) if jsonl else documents_of_files(inputs, limit=args.limit)  # fmt: skip
+    if args.as_gold and not jsonl:
+        raise StageError("--as-gold needs a JSONL with answers")
+    gold = {record["id"]: gold_of(record) for record in read_records(inputs[0], args.limit)} if args.as_gold else {}
     most = max(load.concurrency or 64 for load in loads)
     key = os.environ.get(API_KEY_VARIABLE)
     with PageRenderer(contract.image_max_tokens, workers=1) as renderer:
@@ -115,7 +133,7 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
                 raise StageError(f"no document could be read: {first_few(unreadable)}")
 
             async def ask(document: Any, pages: list[Path], vision: int) -> dict[str, Any]:
-                return await measured(server, judge, document, pages, window=args.window or contract.max_pages, vision_tokens=vision)  # fmt: skip
+                return await measured(server, judge, document, pages, window=args.window or contract.max_pages, vision_tokens=vision, gold=gold.get(document.identity))  # fmt: skip
 
             metrics = f"{args.server.rstrip('/').removesuffix('/v1')}/metrics"
 
@@ -143,7 +161,7 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
     return {
         "benchmark_latency": FORMAT_VERSION, "name": name, "server": args.server, "model": server.model, "wire": contract.wire,
         "rows_per_shard": contract.rows_per_shard, "fields_per_shard": contract.fields_per_shard, "image_max_tokens": contract.image_max_tokens,
-        "render": render, "unreadable": unreadable, "runs": runs,
+        "as_gold": args.as_gold, "render": render, "unreadable": unreadable, "runs": runs,
     }  # fmt: skip
 
 

@@ -41,7 +41,10 @@ def test_joined_shards_are_the_answer(rows, size, fields, wire):
 
 def test_the_lines_name_counts_header_and_rows():
     plan = AnswerPlan(LADING, "json", 4, 6)
-    lines = [shard.line for shard in plan.training_shards(bill(9))]
+    *lines, far = [shard.line for shard in plan.training_shards(bill(9))]
+    assert (
+        far.startswith("containers ") and int(far.split("-")[1]) > 16 and far == plan.training_shards(bill(9))[-1].line
+    )
     assert lines == ["rows", "header 1-6", "header 7-9", "containers 1-4", "containers 5-8", "containers 9-12", "containers 13-16"]  # fmt: skip
     assert plan.cut(bill(9), [plan.count]) == [{"containers": 9}]
     assert [leaf.name for shard in plan.header for leaf in shard.schema.header] == [leaf.name for leaf in LADING.header]
@@ -68,7 +71,9 @@ def test_the_last_shard_reaches_no_further_than_the_schema():
     most = LADING.raw["properties"]["containers"]["maxItems"]
     plan = AnswerPlan(LADING, "json", 7)
     last = plan.shards_for({"containers": most})[-1]
-    assert last.last == most and plan.shards_behind([last], [{"containers": [{}] * last.size}]) == []
+    assert (
+        last.last == most and plan.shards_behind([last], [{"containers": [{}] * last.size}], {"containers": most}) == []
+    )
 
 
 def test_overlaps_and_gaps_are_said():

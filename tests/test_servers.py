@@ -227,6 +227,65 @@ def test_a_live_adapter_is_another_model_than_its_base(vllm_python, fine_tuned, 
     assert all(base[key]["raw"] != served[key]["raw"] for key in base)
 
 
+@pytest.fixture(scope="module")
+def in_shards(fine_tuned, work) -> Path:
+    """A model that answers in shards of two rows, merged; a short training, so that it still errs."""
+    adapter, out = work / "shards", work / "shards-merged"
+    splits = REPOSITORY / "data/quickstart/splits"
+    script(
+        "train_lora", "--model", BASE, "--train", splits / "train.jsonl", "--out", adapter, "--image-max-tokens", 384, "--preset", "none", "--epochs", 1.5,
+        "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1, "--rows-per-shard", 2,
+    )  # fmt: skip
+    script("merge_adapter", "--adapter", adapter, "--model", BASE, "--out", out)
+    return out
+
+
+def test_shards_read_the_pages_once_and_answer_as_they_do_locally(vllm_python, in_shards, held_out, work):
+    """On the real server: pages are sent and encoded once a document, the prefix is taken from the cache, answers are the local ones."""
+    documents = work / "some.jsonl"
+    documents.write_text("".join(held_out.read_text(encoding="utf-8").splitlines(keepends=True)[:20]), encoding="utf-8")
+    here = extract(work / "shards-local.jsonl", documents, in_shards, "--model", in_shards, "--batch-size", 24)
+    with serving(vllm_python, in_shards):
+        there = extract(work / "shards-served.jsonl", documents, in_shards)
+        same = sum(there[key]["raw"] == here[key]["raw"] for key in here) / len(here)
+        print(f"shards: same answers {same:.3f} of {len(here)}; {scores(work / 'shards-served.jsonl', documents)['micro_f1']:.4f}")  # fmt: skip
+        assert {line["status"] for line in there.values()} == {"ok"} and same >= 0.9
+        apart = [
+            abs(there[key]["confidence"][name] - share)
+            for key, line in here.items() if there[key]["raw"] == line["raw"]
+            for name, share in line["confidence"].items()
+        ]  # fmt: skip
+        assert sum(apart) / len(apart) < 0.02
+        out = work / "shards-latency.json"
+        url = f"http://127.0.0.1:{PORT}/v1"
+        result = script("benchmark_latency", "--server", url, "--contract", in_shards, "--in", documents, "--out", out, "--slo", "p95=60")  # fmt: skip
+        (run,) = result["runs"]
+        asked = [one for one in json.loads(out.read_text(encoding="utf-8"))["runs"][0]["documents"] if not one["cold"]]
+        for one in asked:
+            # All but the first request find system turn and page in the cache, up to the last whole block of 128 tokens or fewer.
+            shared = one["vision_tokens"] // 128 * 128
+            assert one["cached_tokens"] >= (one["requests"] - 1) * shared, one
+        figures = run["server"]
+        assert figures["page_cache_hits"] >= figures["page_cache_queries"] - len(asked) and figures["requests"] == sum(one["requests"] for one in asked)  # fmt: skip
+        print(f"prefix cache: {figures['prefix_cache_hits'] / figures['prefix_cache_queries']:.2f} of the prompt; p50 {run['seconds']['p50']:.3f} s")  # fmt: skip
+        # What a gold answer costs before anything was trained for it.
+        gold = work / "as-gold.json"
+        forced = script("benchmark_latency", "--server", url, "--contract", in_shards, "--in", documents, "--limit", 4, "--as-gold", "--out", gold)  # fmt: skip
+        assert forced["as_gold"] and forced["runs"][0]["errors"] == {}
+        # Half of the documents predict the other half.
+        halves = json.loads(out.read_text(encoding="utf-8"))
+        halves["runs"][0]["documents"] = asked[::2]
+        (work / "half.json").write_text(json.dumps(halves), encoding="utf-8")
+        others = [json.loads(line) for line in documents.read_text(encoding="utf-8").splitlines()]
+        others = [record for record in others if record["id"] in {one["id"] for one in asked[1::2]}]
+        (work / "others.jsonl").write_text("".join(json.dumps(record) + "\n" for record in others), encoding="utf-8")
+        said = script("estimate_latency", "--in", work / "others.jsonl", "--shape", in_shards, "--model", in_shards, "--gpu", "cpu", "--precision", "bf16",
+                      "--rows-per-shard", 2, "--image-max-tokens", 384, "--calibrate", work / "half.json")  # fmt: skip
+        truth = sorted(one["seconds"] for one in asked[1::2])[len(asked) // 4]
+        print(f"p50 predicted {said['estimates'][0]['p50']:.3f}, measured {truth:.3f}")
+        assert said["estimates"][0]["p50"] == pytest.approx(truth, rel=0.5)
+
+
 def test_a_thousand_documents_with_nothing_lost(vllm_python, merged, held_out, work):
     """Bursts of 429 and 500, cut connections, garbage, a slow answer, and the server killed in the middle and started anew."""
     many = work / "thousand.jsonl"

@@ -177,7 +177,7 @@ async def window_answer(judge: Judge, ask: Asker, pages: list[Any], tries: int) 
         counts = found[0]["prediction"] if fine else {}
     wave = plan.shards_for(counts) if fine else []
     while wave and (fine := await asked(wave)):
-        wave = plan.shards_behind(shards, [part["prediction"] for part in found])
+        wave = plan.shards_behind(shards, [part["prediction"] for part in found], counts)
     result = {
         "raw": "\n".join(f"{shard.line}: {part['raw']}" for shard, part in zip(shards, found, strict=True)),
         "finish_reason": next((p["finish_reason"] for p in found if p["finish_reason"] != "stop"), "stop"),

@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.files import write_text
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#65a30d", "#be185d")
-WIDTH, HEIGHT, LEFT, BOTTOM = 560, 300, 52, 36
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 300, 52, 36, 24
 STYLE = """
 :root{color-scheme:light dark;--line:#d4d4d8;--soft:#71717a}
 @media(prefers-color-scheme:dark){:root{--line:#3f3f46;--soft:#a1a1aa}}
@@ -79,7 +79,7 @@ def figures_table(named: list[tuple[str, dict[str, Any]]]) -> str:
          seconds(run["documents_per_second"], 2), ", ".join(f"{count} {status}" for status, count in run["errors"].items()) or "0"]
         for name, run in named
     ]  # fmt: skip
-    return table(["load", "p50", "p90", "p95", "p99", "first of all", "documents/s", "without an answer"], lines)
+    return table(["load", "p50", "p90", "p95", "p99", "first of all", "documents/s", "no answer"], lines)
 
 
 def rows_table(named: list[tuple[str, dict[str, Any]]]) -> str:
@@ -123,15 +123,15 @@ def axes(most_x: float, most_y: float, x_name: str, y_name: str, percent: bool =
         return LEFT + (WIDTH - LEFT - 10) * value / most_x
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - 10) * value / most_y
+        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / most_y
 
     parts = []
     for value in ticks(most_x):
-        parts.append(f"<line class=grid x1={x(value):.1f} x2={x(value):.1f} y1=10 y2={HEIGHT - BOTTOM} /><text x={x(value):.1f} y={HEIGHT - BOTTOM + 15} text-anchor=middle>{value:g}</text>")  # fmt: skip
+        parts.append(f"<line class=grid x1={x(value):.1f} x2={x(value):.1f} y1={TOP} y2={HEIGHT - BOTTOM} /><text x={x(value):.1f} y={HEIGHT - BOTTOM + 15} text-anchor=middle>{value:g}</text>")  # fmt: skip
     for value in ticks(most_y):
         label = f"{value:.0%}" if percent else f"{value:g}"
         parts.append(f"<line class=grid x1={LEFT} x2={WIDTH - 10} y1={y(value):.1f} y2={y(value):.1f} /><text x={LEFT - 6} y={y(value) + 4:.1f} text-anchor=end>{label}</text>")  # fmt: skip
-    parts.append(f"<text x={WIDTH - 10} y={HEIGHT - 4} text-anchor=end>{x_name}</text><text x=4 y=9>{y_name}</text>")
+    parts.append(f"<text x={WIDTH - 10} y={HEIGHT - 4} text-anchor=end>{x_name}</text><text x=4 y=12>{y_name}</text>")
     return "".join(parts), x, y
 
 

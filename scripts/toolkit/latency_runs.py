@@ -15,7 +15,7 @@ from toolkit.answers import Answer
 from toolkit.console import StageError
 from toolkit.documents import Document
 from toolkit.extraction import Judge, prediction_of
-from toolkit.row_shards import Shard
+from toolkit.row_shards import AnswerPlan, Shard
 from toolkit.score_table import row_bucket
 from toolkit.server_client import SentPage, ServerModel
 
@@ -74,10 +74,10 @@ class Objective:
 
 
 class Recorder:
-    """An Asker that keeps what each request of one document took; pages are prepared outside of the time that is measured as answering."""
+    """An Asker that keeps what each request of one document took; with `gold` the server must write that answer."""
 
-    def __init__(self, server: ServerModel) -> None:
-        self.server = server
+    def __init__(self, server: ServerModel, plan: AnswerPlan, gold: dict[str, Any] | None = None) -> None:
+        self.server, self.plan, self.gold = server, plan, gold
         self.calls: list[dict[str, Any]] = []
         self.prepare_seconds = 0.0
 
@@ -89,7 +89,11 @@ class Recorder:
 
     async def __call__(self, pages: list[SentPage], shard: Shard, temperature: float, seed: int) -> Answer:
         began = time.monotonic()
-        answer = await self.server(pages, shard, temperature, seed)
+        forced = None
+        if self.gold is not None:
+            (part,) = self.plan.cut(self.gold, [shard]) if self.plan.sharded else [self.gold]
+            forced = self.plan.wire_of(shard).encoded(part)
+        answer = await self.server(pages, shard, temperature, seed, forced)
         self.calls.append({"line": shard.line, "began": began, "ended": time.monotonic(), "first_token": answer.first_token, **answer.usage})  # fmt: skip
         return answer
 
@@ -105,11 +109,11 @@ class Recorder:
 
 
 async def measured(
-    server: ServerModel, judge: Judge, document: Document, pages: list[Path], *, window: int, vision_tokens: int
-) -> dict[str, Any]:
-    """One document asked once: `status`, `rows`, `seconds` (pages encoded, sent, answered, judged), and what they are made of."""
+    server: ServerModel, judge: Judge, document: Document, pages: list[Path], *, window: int, vision_tokens: int, gold: dict[str, Any] | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """One document asked once (with `gold`: made to give that answer): `status`, `rows`, `seconds` (pages encoded, sent, answered, judged), and what they are made of."""
     began = time.monotonic()
-    recorder = Recorder(server)
+    recorder = Recorder(server, judge.plan, gold)
     line = await prediction_of(judge, recorder, document, pages, window=window, tries=1)
     seconds = time.monotonic() - began
     waves = recorder.waves()

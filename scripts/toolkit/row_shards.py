@@ -10,6 +10,7 @@ parallel is PIP's (arXiv 2601.19613); this one needs no engine of its own.
 from __future__ import annotations
 
 import copy
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from toolkit.console import StageError
 from toolkit.files import strict_json
 from toolkit.records import answer_text, images_of, make_record, prompt_of
 from toolkit.scoring import is_absent, normal_form
-from toolkit.target_schema import RowList, TargetSchema, put_at, value_at
+from toolkit.target_schema import RowList, TargetSchema, compact_json, put_at, value_at
 from toolkit.wire_format import WireFormat
 
 COUNT_LINE = "rows"
@@ -107,27 +108,33 @@ class AnswerPlan:
             shard for rows in self.schema.lists for shard in self.row_shards(rows, 0, counts[rows.name] // self.rows + 1)
         ]  # fmt: skip
 
-    def shards_behind(self, shards: list[Shard], parts: list[dict[str, Any]]) -> list[Shard]:
-        """What is to be asked next: behind every list whose last shard came back full, as many shards again as it had."""
+    def shards_behind(self, shards: list[Shard], parts: list[dict[str, Any]], counts: dict[str, int]) -> list[Shard]:
+        """What is to be asked next: behind every list whose last shard came back full one more, then one, two, four, ...: a count that was
+        too low is mostly so by little, and a model that makes rows up beyond the list's end must not be asked for all of them at once."""
         more = []
         for rows in self.schema.lists if self.rows else []:
-            own = [(s, p) for s, p in zip(shards, parts, strict=True) if s.rows is not None and s.rows.name == rows.name]  # fmt: skip
+            own = [
+                (s, p) for s, p in zip(shards, parts, strict=True) if s.rows is not None and s.rows.name == rows.name
+            ]
             if own and own[-1][0].is_full(own[-1][1]):
-                more += self.row_shards(rows, -(-own[-1][0].last // self.rows), len(own))
+                further = len(own) - (counts[rows.name] // self.rows + 1)
+                more += self.row_shards(rows, -(-own[-1][0].last // self.rows), max(1, further))
         return more
 
     def counts(self, answer: dict[str, Any]) -> dict[str, int]:
         return {rows.name: len(value_at(answer, rows.path) or []) for rows in self.schema.lists}
 
     def training_shards(self, answer: dict[str, Any]) -> list[Shard]:
-        """What a model learns of one document: the count, every shard that serving asks for, and one more of each list that is empty,
-        for documents that are counted too high."""
+        """What a model learns of one document: the count, every shard that serving asks for, and of each list two that are empty, the next and
+        one further on (which, is drawn from the answer): documents are counted too high, and a line that was never seen must not make rows up."""
         if not self.rows:
             return self.header
         counts = self.counts(answer)
-        surplus = [
-            shard for rows in self.schema.lists for shard in self.row_shards(rows, counts[rows.name] // self.rows + 1, 1)
-        ]  # fmt: skip
+        draw = random.Random(compact_json(answer))
+        surplus = []
+        for rows in self.schema.lists:
+            end = counts[rows.name] // self.rows + 1
+            surplus += self.row_shards(rows, end, 1) + self.row_shards(rows, end + draw.randint(1, end + 4), 1)
         assert self.count is not None
         return [self.count, *self.shards_for(counts), *surplus]
 
