@@ -104,8 +104,11 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
                 raise StageError(
                     f"{shown(adapter)}: a DoRA adapter; train without DoRA, its merge loses the magnitudes"
                 )
-            weight = module.get_base_layer().weight
-            delta = module.scaling[key] * (module.lora_B[key].weight.float() @ module.lora_A[key].weight.float())
+            if hasattr(module, "parameter_name"):  # LoRA on a parameter: the fused experts, [experts, out, in]
+                weight, delta = module.get_param(), expert_delta(module, key)
+            else:
+                weight = module.get_base_layer().weight
+                delta = module.scaling[key] * (module.lora_B[key].weight.float() @ module.lora_A[key].weight.float())
             if not torch.isfinite(delta).all():
                 raise StageError(f"{shown(adapter)}: {name} holds values that are not numbers; the training diverged")
             merged = (weight.float() + delta).to(weight.dtype)
@@ -132,6 +135,18 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
         "largest_delta": max(relative),
         "dtype": str(wanted).removeprefix("torch."),
     }
+
+
+def expert_delta(module: Any, key: str) -> Any:
+    """`(alpha / r) B A` of each expert, float32 [experts, out, in]; peft lays the experts' ranks side by side (ParamWrapper.get_delta_weight, 0.21)."""
+    import torch
+
+    low = module.lora_A[key].weight.float()
+    high = module.lora_B[key].weight.float()
+    low = low.reshape(module.num_experts, -1, low.shape[-1])
+    high = high.reshape(high.shape[0], -1, module.num_experts)
+    delta = torch.einsum("ore,eri->eoi", high, low) * module.scaling[key]
+    return delta if delta.shape == module.get_param().shape else delta.transpose(1, 2)
 
 
 def agreement(args: Any, base: str, adapter: Path) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def build_parser() -> console.Parser:
     run.add_argument("--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8, or the preset's)")  # fmt: skip
     run.add_argument("--packing", choices=["auto", "on", "off"], default="auto", help="records one behind the other instead of padded (default: auto, with FlashAttention)")  # fmt: skip
     run.add_argument("--attention", choices=["auto", "sdpa", "flash_attention_2"], default="auto", help="attention kernels (default: auto, FlashAttention where it is installed)")  # fmt: skip
+    run.add_argument("--liger", action="store_true", help="Liger's fused norms and MLP (pip install liger-kernel; a GPU)")  # fmt: skip
     run.add_argument("--checkpointing", choices=["auto", "on", "off"], default="auto", help="recompute activations: less memory, slower (default: auto, by a trial of the longest batch)")  # fmt: skip
     run.add_argument("--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)")  # fmt: skip
     run.add_argument("--loader-workers", type=int, default=0, help="processes that decode images (default: 0, or the preset's)")  # fmt: skip

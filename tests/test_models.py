@@ -246,6 +246,36 @@ def test_the_moe_model_trains_with_lora_and_refuses_qlora(run, easy_dataset, tin
     assert "experts" not in (tmp_path / "moe/adapter_config.json").read_text()
 
 
+@pytest.mark.slow
+def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_moe, tmp_path):
+    """Two fused weights a layer, told apart by their sizes; the merged model's logits are the adapter's, and not the base's."""
+    import torch
+
+    from toolkit.batches import encode_record
+    from toolkit.qwen3vl import load_adapter, load_model, load_processor
+    from toolkit.records import read_records
+
+    out, merged = tmp_path / "experts", tmp_path / "merged"
+    done = run("train_lora", "--model", tiny_moe, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
+               "--image-max-tokens", 384, "--limit", 3, "--batch-size", 1, "--accumulate", 1, "--epochs", 1, "--learning-rate", "1e-2", "--train-experts", "--out", out)  # fmt: skip
+    assert done.code == 0, done.err
+    done = run("merge_adapter", "--adapter", out, "--model", tiny_moe, "--out", merged, "--dtype", "float32", "--json")
+    assert done.code == 0 and done.json["targets"] == 5 * (4 + 2), done.err
+    models = {"adapter": load_adapter(load_model(str(tiny_moe), dtype=torch.float32), out), "merged": load_model(str(merged), dtype=torch.float32),
+              "base": load_model(str(tiny_moe), dtype=torch.float32)}  # fmt: skip
+    record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
+    example = encode_record(load_processor(str(merged), 384), record, easy_dataset)
+    inputs = {k: v[None] if k in ("input_ids", "mm_token_type_ids") else v for k, v in example.items() if k != "labels"}
+    with torch.no_grad():
+        logits = {name: model.eval()(**inputs).logits for name, model in models.items()}
+    assert float((logits["adapter"] - logits["merged"]).abs().max()) < 1e-4
+    assert float((logits["base"] - logits["merged"]).abs().max()) > 0.1
+    other = tmp_path / "other"
+    assert run("make_tiny_model", "--out", other).code == 0
+    done = run("merge_adapter", "--adapter", out, "--model", other, "--out", tmp_path / "x")
+    assert done.code == 2 and "does not fit this base model" in done.err
+
+
 def test_qlora_trains_in_four_bit_with_vision_and_head_left_alone(easy_dataset, tiny_model, run, tmp_path):
     from toolkit.qwen3vl import load_model
 

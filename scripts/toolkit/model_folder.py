@@ -146,15 +146,24 @@ def check_adapter_folder(folder: Path, base: dict[str, tuple[int, ...]] | None) 
     for name, shape in shapes.items() if base is not None else ():
         module, _, part = name.removeprefix("base_model.model.").partition(".lora_")
         side = part[:1]
-        weight = (base or {}).get(f"{module}.weight")
+        weight = (base or {}).get(f"{module}.weight") or expert_weight(base or {}, module, side, shape)
         if side not in ("A", "B") or weight is None:
             raise StageError(f"{shown(folder)}: the adapter does not fit this base model: {name} has no counterpart")
-        fits = shape[1] == weight[1] if side == "A" else shape[0] == weight[0]
+        fits = shape[1] == weight[-1] if side == "A" else shape[0] == weight[-2]
         if not fits:
             raise StageError(
                 f"{shown(folder)}: the adapter is of another base model: {name} is {list(shape)}, the base's weight {list(weight)}"
             )
     return config
+
+
+def expert_weight(base: dict[str, tuple[int, ...]], module: str, side: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:  # fmt: skip
+    """The fused experts' weight, [experts, out, in], that a LoRA pair on a parameter belongs to: peft names such a pair by its module, one `base_layer`
+    deeper for each further parameter, so the sizes tell which it is. None where there is none."""
+    place = -1 if side == "A" else -2
+    size = shape[1] if side == "A" else shape[0]
+    own = module.replace(".base_layer", "") + "."
+    return next((s for n, s in base.items() if n.startswith(own) and len(s) == 3 and s[place] == size), None)
 
 
 def copy_companions(source: Path, target: Path) -> list[str]:

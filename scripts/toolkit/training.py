@@ -397,6 +397,16 @@ def attention_for(args: Any) -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
+def check_liger() -> None:
+    """Liger's kernels are Triton's, so they want a GPU. Raises StageError where they cannot run."""
+    from importlib.util import find_spec
+
+    import torch
+
+    if not torch.cuda.is_available() or find_spec("liger_kernel") is None:
+        raise StageError("--liger needs a GPU and the package: pip install liger-kernel", ExitCode.DEPENDENCY)
+
+
 def adapter_settings(args: Any) -> AdapterSettings:
     vision = (args.vision_rate or args.learning_rate / 10) if args.train_vision else None
     merger = (args.merger_rate or args.learning_rate / 10) if args.train_merger else None
@@ -419,6 +429,8 @@ def measured_training(
 
     from toolkit.qwen3vl import load_model
 
+    if args.liger:
+        check_liger()
     set_seed(args.seed)
     attention = attention_for(args)
     sharded = "parts" in records[0]
@@ -450,6 +462,8 @@ def measured_training(
         eval_strategy="steps" if validation else "no", eval_steps=each, eval_on_start=bool(validation) and checkpoint is None,
         save_strategy="steps", save_steps=args.save_each or each, save_total_limit=2,
         seed=args.seed, data_seed=args.seed, dataloader_num_workers=args.loader_workers, remove_unused_columns=False, label_names=["labels"],
+        # The loss is ours and over answer tokens only, so Liger's own has nothing to do.
+        use_liger_kernel=args.liger, liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if args.liger else None,
         report_to=reports(), disable_tqdm=True, logging_nan_inf_filter=False, ddp_find_unused_parameters=False, ddp_timeout=7200,
     )  # fmt: skip
     trainer = trainer_class()(model=model, args=settings, train_dataset=dataset, eval_dataset=validation or None,
