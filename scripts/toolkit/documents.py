@@ -103,7 +103,10 @@ class PageRenderer:
     `pages_of` starts a document and returns a future of its page files; `release` removes them. Use as a context.
     """
 
-    def __init__(self, image_max_tokens: int, *, workers: int = 2, time_limit: float = 120) -> None:
+    def __init__(
+        self, image_max_tokens: int, *, workers: int = 2, time_limit: float = 120, max_pages: int | None = None
+    ) -> None:
+        self.max_pages = max_pages
         self.image_max_tokens, self.workers, self.time_limit = image_max_tokens, workers, time_limit
         self._pool: Any = None
 
@@ -132,7 +135,7 @@ class PageRenderer:
             self._pool = ProcessPool(max_workers=self.workers, context=context)
         folder = tempfile.mkdtemp(dir=self._scratch.name)
         started = self._pool.schedule(
-            rendered, (str(document.source), folder, self.image_max_tokens), timeout=self.time_limit
+            rendered, (str(document.source), folder, self.image_max_tokens, self.max_pages), timeout=self.time_limit
         )
         result: Future[list[Path]] = Future()
         started.add_done_callback(lambda done: self._settle(done, result))
@@ -169,12 +172,12 @@ class PageRenderer:
             shutil.rmtree(pages[0].parent, ignore_errors=True)
 
 
-def rendered(source: str, folder: str, image_max_tokens: int) -> tuple[list[str], str]:
+def rendered(source: str, folder: str, image_max_tokens: int, max_pages: int | None = None) -> tuple[list[str], str]:
     """Runs in a worker: `(page files, "")` or `([], sentence)`."""
     from toolkit.pdf_pages import UnreadableDocument, render_document
 
     try:
-        lines = render_document(source, folder, image_max_tokens, "png", folder)
+        lines = render_document(source, folder, image_max_tokens, "png", folder, max_pages=max_pages)
     except UnreadableDocument as error:
         return [], str(error)
     except FileNotFoundError:

@@ -47,7 +47,11 @@ MAIN_IMPORTS = (
 )
 ENVIRONMENTS = {
     "main": Environment(".venv", ("requirements.txt",), MAIN_IMPORTS),
-    "dev": Environment(".venv", ("requirements.txt", "requirements/dev.txt"), (*MAIN_IMPORTS, "pytest", "hypothesis")),
+    "dev": Environment(
+        ".venv",
+        ("requirements.txt", "requirements/dev.txt", "requirements/gateway.txt"),
+        (*MAIN_IMPORTS, "pytest", "hypothesis", "fastapi"),
+    ),
     "serve": Environment(
         ".venv-serve",
         ("requirements/serve.txt",),

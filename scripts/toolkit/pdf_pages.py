@@ -62,8 +62,10 @@ def render_document(
     image_format: str,
     text_layer_dir: str | None,
     passwords: tuple[str, ...] = (),
+    max_pages: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Render every page of one file into `out_dir`; returns manifest lines. Raises UnreadableDocument with a sentence.
+    """Render every page of one file into `out_dir`; returns manifest lines. Raises UnreadableDocument with a sentence, also for more than
+    `max_pages`.
 
     Runs in worker processes, so arguments and result are plain values. `passwords` are tried on a protected PDF.
     """
@@ -78,6 +80,8 @@ def render_document(
         else picture_pages(path, image_max_tokens)
     )
     for number, page in enumerate(pages, 1):
+        if max_pages is not None and number > max_pages:
+            raise UnreadableDocument(f"it has more than {max_pages} pages")
         name = f"{document}_page_{number:04d}.{image_format}"
         save_image(page.image, Path(out_dir) / name)
         width, height = page.image.size

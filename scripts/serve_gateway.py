@@ -1,0 +1,74 @@
+"""Serve documents: a PDF or page images in, strict JSON with confidence out, over HTTP, in front of a vLLM.
+
+Start the model first (serve_vllm.py, same machine or container), then this. POST /v1/extract takes a PDF, PNG, JPEG or TIFF as body, or a
+form with page images in order; /v1/chat/completions and /v1/models are passed on. Pages are rendered at the contract's size, the wire form
+is expanded, shards are fanned out, the answer is validated. Clients bring the key in EXTRACTION_API_KEY as a bearer token. /health/live,
+/health/ready, /metrics (Prometheus), /docs. Its log has a line a request with times and status, nothing of any document.
+
+    python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged
+    python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --host 0.0.0.0 --port 5001 --max-pages 20
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from toolkit import console
+from toolkit.console import StageError, say
+from toolkit.contract import load_contract
+from toolkit.files import argument_path
+from toolkit.serving import check_port
+
+CLIENT_KEY_VARIABLE = "EXTRACTION_API_KEY"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--server", required=True, metavar="URL", help="the vLLM behind it, up to /v1; its key is read from VLLM_API_KEY")  # fmt: skip
+    parser.add_argument("--contract", type=argument_path, required=True, help="the model folder that the server serves")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
+    parser.add_argument("--port", type=int, default=8080, help="port (default: 8080)")
+    parser.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of a request (default: 32 MiB)")
+    parser.add_argument("--max-pages", type=int, default=50, help="of a document (default: 50)")
+    parser.add_argument("--max-seconds", type=float, default=60, help="of a request, upload included (default: 60)")
+    parser.add_argument("--concurrency", type=int, default=16, help="documents at the same time (default: 16)")
+    parser.add_argument("--queue", type=int, default=64, help="documents that may wait; more get 429 (default: 64)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render (default: 2)")
+    parser.add_argument("--render-timeout", type=float, default=30, help="seconds to render one file (default: 30)")
+    parser.add_argument("--no-key", action="store_true", help="let anybody in although --host is not this machine only")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if (
+        min(args.max_bytes, args.max_pages, args.concurrency, args.workers) < 1
+        or args.max_seconds <= 0
+        or args.queue < 0
+    ):
+        raise StageError("--max-bytes, --max-pages, --max-seconds, --concurrency and --workers must be over 0")
+    key = os.environ.get(CLIENT_KEY_VARIABLE) or None
+    if key is None and args.host not in LOOPBACK and not args.no_key:
+        raise StageError(f"--host {args.host} lets others in; set {CLIENT_KEY_VARIABLE}, or say --no-key")
+    contract = load_contract(args.contract)
+    check_port(args.host, args.port)
+    from toolkit.gateway import Limits, make_app
+
+    limits = Limits(args.max_bytes, args.max_pages, args.max_pages, args.max_seconds, args.concurrency, args.queue)
+    app = make_app(
+        contract, args.server.rstrip("/"), limits, key=key, server_key=os.environ.get("VLLM_API_KEY") or None,
+        render_timeout=args.render_timeout, workers=args.workers,
+    )  # fmt: skip
+    import uvicorn
+
+    say(f"http://{args.host}:{args.port}/v1/extract for {contract.target.title}, in front of {args.server}; key {'from ' + CLIENT_KEY_VARIABLE if key else 'none'}")  # fmt: skip
+    # h11 refuses headers over 64 KiB; a client that sends nothing is closed after the keep-alive time.
+    uvicorn.run(app, host=args.host, port=args.port, access_log=False, log_level="warning", timeout_keep_alive=10, limit_concurrency=args.concurrency + args.queue + 64)  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

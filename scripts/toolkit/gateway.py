@@ -1,0 +1,364 @@
+"""The gateway: a PDF or page images in, strict JSON with confidence out, in front of a vLLM in the same container.
+
+It renders at the contract's size in worker processes, asks as extract_documents.py does (windows, shards, wire form), and answers with the
+public JSON. Nothing of a document is logged or kept: uploads and pages live in a temporary folder until the answer is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastapi
+
+from toolkit.contract import Contract
+from toolkit.documents import Document, PageRenderer, Unreadable
+from toolkit.evidence import DocumentWords
+from toolkit.extraction import Judge, prediction_of
+from toolkit.server_client import ServerModel, headers
+
+# By their first bytes: what a client says of its file is not asked.
+SIGNATURES = (
+    (b"%PDF-", ".pdf"),
+    (b"\x89PNG\r\n\x1a\n", ".png"),
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"II*\x00", ".tif"),
+    (b"MM\x00*", ".tif"),
+)
+PDF_START = 1024  # bytes in which a PDF's signature may stand (ISO 32000, appendix H)
+# What a prediction's status is in HTTP: the document's own fault, the model's, the server's.
+STATUS_CODES = {
+    "ok": 200,
+    "unreadable": 422,
+    "refused": 422,
+    "not_json": 502,
+    "schema_error": 502,
+    "truncated": 502,
+    "http_error": 503,
+}
+HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "server", "date"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`body_bytes` of a request, `pages` of a document, `files` of a request; `seconds` for a whole request, its upload included; `documents` worked on at the
+    same time and as many waiting as `queue`; beyond that a client is sent away with 429."""
+
+    body_bytes: int = 32 * 2**20
+    pages: int = 50
+    files: int = 50
+    seconds: float = 60.0
+    documents: int = 16
+    queue: int = 64
+
+
+class TooLarge(Exception):
+    """The body is longer than allowed."""
+
+
+class TooSlow(Exception):
+    """The body did not come in time."""
+
+
+class Bounded:
+    """ASGI middleware: a body over the limit is 413 before it is held, one that takes too long to come is 408."""
+
+    def __init__(self, app: Any, limits: Limits) -> None:
+        self.app, self.limits = app, limits
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self.limits.body_bytes:
+            await refused(send, 413 if declared.isdigit() else 400, f"a body may have {self.limits.body_bytes} bytes")
+            return
+        seen, began, started = 0, time.monotonic(), False
+
+        async def counted() -> Any:
+            nonlocal seen
+            left = self.limits.seconds - (time.monotonic() - began)
+            try:
+                message = await asyncio.wait_for(receive(), max(0.01, left)) if not ended else await receive()
+            except TimeoutError:
+                raise TooSlow from None
+            seen += len(message.get("body", b""))
+            if seen > self.limits.body_bytes:
+                raise TooLarge
+            mark(message)
+            return message
+
+        ended = False
+
+        def mark(message: Any) -> None:
+            nonlocal ended
+            ended = ended or message["type"] == "http.disconnect" or not message.get("more_body", False)
+
+        async def watched(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except TooLarge:
+            if not started:
+                await refused(send, 413, f"a body may have {self.limits.body_bytes} bytes")
+        except TooSlow:
+            if not started:
+                await refused(send, 408, f"the request did not come within {self.limits.seconds:g} s")
+
+
+async def refused(send: Any, status: int, sentence: str) -> None:
+    body = json.dumps({"error": {"message": sentence, "type": "refused"}}).encode()
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), (b"connection", b"close")]})  # fmt: skip
+    await send({"type": "http.response.body", "body": body})
+
+
+def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, server_key: str | None = None, render_timeout: float = 30, workers: int = 2, log: Any = sys.stderr) -> Any:  # fmt: skip
+    """The FastAPI application. `url`: the vLLM behind it, up to /v1; `key`: what clients must bring as a bearer token (None: nobody has to)."""
+    import httpx
+    from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+    judge = Judge(contract.answer_plan, contract.confidence)
+    registry = CollectorRegistry()
+    asked = Counter("extract_requests", "documents by their status", ["status"], registry=registry)
+    took = Histogram("extract_seconds", "seconds of a document by part", ["part"], registry=registry, buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60))  # fmt: skip
+    pages_seen = Counter("extract_pages", "page images rendered", registry=registry)
+    under_way = Gauge("extract_documents_under_way", "documents that are worked on or wait", registry=registry)
+    gate = asyncio.Semaphore(limits.documents)
+    state: dict[str, Any] = {"waiting": 0}
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        renderer = PageRenderer(
+            contract.image_max_tokens, workers=workers, time_limit=render_timeout, max_pages=limits.pages
+        )
+        with renderer:
+            state["renderer"] = renderer
+            state["http"] = httpx.AsyncClient(headers=headers(server_key), timeout=httpx.Timeout(limits.seconds, connect=5))  # fmt: skip
+            yield
+            await state["http"].aclose()
+            if "model" in state:
+                await state["model"].__aexit__()
+
+    async def model() -> ServerModel:
+        """The served model; looked for at the first request, since the gateway may be up before vLLM is."""
+        if "model" not in state:
+            made = ServerModel(url, contract, key=server_key, concurrency=limits.documents, timeout=limits.seconds, attempts=3, patience=limits.seconds)  # fmt: skip
+            state["model"] = await made.__aenter__()
+        return state["model"]
+
+    app = fastapi.FastAPI(title=f"Extraction: {contract.target.title}", version="1", lifespan=lifespan, redoc_url=None)
+    app.add_middleware(Bounded, limits=limits)
+
+    def allowed(request: fastapi.Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if key is not None and not hmac.compare_digest(given, f"Bearer {key}".encode()):
+            raise fastapi.HTTPException(401, "another API key is needed", headers={"WWW-Authenticate": "Bearer"})
+
+    async def uploads(request: fastapi.Request, folder: Path) -> list[Path]:
+        """The request's files in `folder`, named by number and kind: a body that is one file, or a form of files in page order."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "multipart/form-data":
+            data = await request.body()
+            return [stored(folder, 1, data)]
+        from starlette.exceptions import HTTPException
+
+        try:
+            form = await request.form(max_files=limits.files, max_fields=16)
+        except HTTPException as error:
+            raise fastapi.HTTPException(400, f"the form cannot be read ({error.detail})") from None
+        except Exception as error:
+            if isinstance(error, TooLarge | TooSlow):
+                raise
+            raise fastapi.HTTPException(400, "the form cannot be read") from None
+        try:
+            files = [value for _, value in form.multi_items() if hasattr(value, "read")]
+            if not files:
+                raise fastapi.HTTPException(400, "the form has no file; send a PDF or page images")
+            return [stored(folder, number, await file.read()) for number, file in enumerate(files, 1)]
+        finally:
+            await form.close()
+
+    def stored(folder: Path, number: int, data: bytes) -> Path:
+        suffix = next((s for mark, s in SIGNATURES if data.startswith(mark)), "")
+        if not suffix and b"%PDF-" in data[:PDF_START]:
+            suffix = ".pdf"
+        if not suffix:
+            raise fastapi.HTTPException(415 if data else 400, "a PDF, PNG, JPEG or TIFF is needed" if data else "the body is empty")  # fmt: skip
+        path = folder / f"{number:04d}{suffix}"
+        path.write_bytes(data)
+        return path
+
+    async def pages_of(sources: list[Path]) -> tuple[list[Path], list[Any] | None]:
+        """Page images of all files in order, and their text layer where every file has one."""
+        renderer: PageRenderer = state["renderer"]
+        documents = [Document(source.name, source=source) for source in sources]
+        made: list[tuple[Document, list[Path]]] = []
+        try:
+            for document, future in [(d, renderer.pages_of(d)) for d in documents]:
+                made.append((document, await asyncio.wrap_future(future)))
+        except Unreadable:
+            for document, pages in made:
+                renderer.release(document, pages)
+            raise
+        layers = [renderer.layer_of(document, pages) for document, pages in made]
+        layer = [page for one in layers for page in one or []] if all(layers) else None
+        return [page for _, pages in made for page in pages], layer
+
+    @app.post(
+        "/v1/extract", summary="A document's values as strict JSON", openapi_extra=REQUEST_BODY, responses=RESPONSES
+    )
+    @app.post("/score", include_in_schema=False)
+    async def extract(request: fastapi.Request) -> Any:
+        allowed(request)
+        identity = uuid.uuid4().hex
+        if state["waiting"] >= limits.documents + limits.queue:
+            asked.labels("busy").inc()
+            return problem(429, "too many documents are waiting; try again", {"Retry-After": "1"})
+        state["waiting"] += 1
+        under_way.set(state["waiting"])
+        began = time.monotonic()
+        parts: dict[str, float] = {}
+        line: dict[str, Any] = {"status": "cancelled"}
+        try:
+            async with asyncio.timeout(limits.seconds):
+                line = await answered(request, identity, parts)
+        except TimeoutError:
+            line = {"status": "time-out", "error": f"no answer within {limits.seconds:g} s"}
+        except fastapi.HTTPException as error:
+            line = {"status": f"http {error.status_code}"}
+            raise
+        finally:
+            state["waiting"] -= 1
+            under_way.set(state["waiting"])
+            parts["total"] = time.monotonic() - began
+            asked.labels(line["status"]).inc()
+            for name, seconds in parts.items():
+                took.labels(name).observe(seconds)
+            said = {"id": identity, "status": line["status"], "pages": line.get("pages", 0), "seconds": {name: round(s, 4) for name, s in parts.items()}}  # fmt: skip
+            print(json.dumps(said), file=log, flush=True)
+        code = 504 if line["status"] == "time-out" else STATUS_CODES[line["status"]]
+        if code != 200:
+            return problem(code, line.get("error") or line["status"], {"Retry-After": "2"} if code == 503 else {}, line["status"])  # fmt: skip
+        return JSONResponse({"id": identity, **{name: line[name] for name in ANSWERED if name in line}})
+
+    async def answered(request: fastapi.Request, identity: str, parts: dict[str, float]) -> dict[str, Any]:
+        """The document's prediction line; its files are gone when this ends."""
+        import tempfile
+
+        from toolkit.console import StageError
+
+        with tempfile.TemporaryDirectory(prefix="upload-") as folder:
+            sources = await uploads(request, Path(folder))
+            async with gate:
+                began = time.monotonic()
+                pages: list[Path] = []
+                try:
+                    pages, layer = await pages_of(sources)
+                except Unreadable as error:
+                    return {"status": "unreadable", "error": str(error)}
+                finally:
+                    parts["render"] = time.monotonic() - began
+                try:
+                    if len(pages) > limits.pages:
+                        return {"status": "unreadable", "error": f"it has more than {limits.pages} pages"}
+                    pages_seen.inc(len(pages))
+                    began = time.monotonic()
+                    words = DocumentWords(layer) if layer else None
+                    line = await prediction_of(judge, await model(), Document(identity), pages, window=contract.max_pages, tries=3, words=words)  # fmt: skip
+                    parts["model"] = time.monotonic() - began
+                    return line | {"pages": len(pages)}
+                except StageError:
+                    # The server's address or key is wrong, or it is not up: nothing that the client could cure.
+                    return {"status": "http_error", "error": "the model server does not answer", "pages": len(pages)}
+                finally:
+                    for parent in {page.parent for page in pages}:
+                        state["renderer"].release(Document("", source=parent), [parent / "page"])
+
+    def problem(code: int, sentence: str, more: dict[str, str] | None = None, kind: str = "refused") -> Any:
+        return JSONResponse({"error": {"message": sentence, "type": kind}}, code, headers=more or {})
+
+    @app.exception_handler(fastapi.HTTPException)
+    async def as_problem(_: fastapi.Request, error: Any) -> Any:
+        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    async def passed_on(request: fastapi.Request, path: str) -> Any:
+        """OpenAI's own routes go to vLLM as they are, streams included."""
+        allowed(request)
+        sent = state["http"].build_request(
+            request.method, f"{url}/{path}", content=await request.body(), headers={"content-type": request.headers.get("content-type", "application/json")}
+        )  # fmt: skip
+        try:
+            answer = await state["http"].send(sent, stream=True)
+        except httpx.TransportError:
+            return problem(503, "the model server does not answer", {"Retry-After": "2"}, "http_error")
+        kept = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
+        return StreamingResponse(answer.aiter_raw(), answer.status_code, kept, background=_closing(answer))
+
+    @app.post("/v1/chat/completions", summary="OpenAI's chat completions, passed on to the model server", openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}, responses=PASSED_ON)  # fmt: skip
+    async def completions(request: fastapi.Request) -> Any:
+        return await passed_on(request, "chat/completions")
+
+    @app.get("/v1/models", summary="OpenAI's list of models, passed on", responses=PASSED_ON)
+    async def models(request: fastapi.Request) -> Any:
+        return await passed_on(request, "models")
+
+    @app.get("/health/live", summary="The gateway runs")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", summary="The model server answers", responses={503: {"description": "it does not (yet)"}})
+    async def ready() -> Any:
+        try:
+            answer = await state["http"].get(f"{url.removesuffix('/v1')}/health", timeout=5)
+        except httpx.TransportError:
+            return problem(503, "the model server does not answer", None, "http_error")
+        return {"status": "ready"} if answer.status_code == 200 else problem(503, "the model server is not ready", None, "http_error")  # fmt: skip
+
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
+    async def metrics() -> Any:
+        return PlainTextResponse(generate_latest(registry).decode(), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+def _closing(answer: Any) -> Any:
+    from starlette.background import BackgroundTask
+
+    return BackgroundTask(answer.aclose)
+
+
+ANSWERED = ("prediction", "confidence", "evidence", "checks", "warnings", "pages", "windows", "shards", "usage", "seconds")  # fmt: skip
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+REQUEST_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/pdf": _FILE,
+            "image/png": _FILE,
+            "image/jpeg": _FILE,
+            "multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}}}},
+        },
+    }
+}  # fmt: skip
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"description": "no file, or a form that cannot be read"}, 401: {"description": "another API key is needed"}, 408: {"description": "the upload took too long"},
+    413: {"description": "the body is too large"}, 415: {"description": "neither PDF nor image"}, 422: {"description": "the document cannot be read"},
+    429: {"description": "too many documents wait"}, 502: {"description": "the model gave no valid answer"}, 503: {"description": "the model server does not answer"},
+    504: {"description": "not done in time"},
+}  # fmt: skip
+PASSED_ON: dict[int | str, dict[str, Any]] = {404: {"description": "no such model"}}
+PASSED_ON.update({code: RESPONSES[code] for code in (400, 401, 408, 413, 503)})
