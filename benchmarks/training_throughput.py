@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--documents", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="vision tokens of a page (default: 128)")
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="of the record order and the adapter (default: 0)")
     parser.add_argument("--repeats", type=int, default=2, help="rounds over all arms (default: 2)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--arm", choices=ARMS, default=None, help="internal: run this one here")
@@ -80,7 +81,7 @@ def settings(work: Path, out: Path, args: Any) -> Any:
 
     return training_parser().parse_args(
         ["--train", str(work / "train.jsonl"), "--model", str(work / "model"), "--out", str(out), "--image-max-tokens", str(args.tokens), "--preset", "none",
-         "--epochs", str(args.epochs), "--batch-size", str(BATCH), "--accumulate", str(ACCUMULATE), "--learning-rate", str(RATE), "--log-each", "1000"]
+         "--epochs", str(args.epochs), "--batch-size", str(BATCH), "--accumulate", str(ACCUMULATE), "--learning-rate", str(RATE), "--log-each", "1000", "--seed", str(args.seed)]
     )  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def run_arm(args: Any) -> dict[str, Any]:
         measured_training(options, load_config(options.model), processor, contract, records, lengths, [])
         model, seconds = kept["trainer"].model, kept["outcome"].metrics["train_runtime"]
     else:
-        torch.manual_seed(0)
+        torch.manual_seed(args.seed)
         model = lora_model(load_model(options.model), adapter_settings(options))
         model.get_base_model().accepts_loss_kwargs = True
         seconds = (plain_arm if args.arm == "plain" else trl_arm)(model, processor, records, args, out)
@@ -138,7 +139,7 @@ def common(args: Any, out: Path) -> dict[str, Any]:
     return {
         "output_dir": str(out), "num_train_epochs": args.epochs, "learning_rate": RATE, "per_device_train_batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATE,
         "warmup_steps": 0.05, "lr_scheduler_type": "cosine", "weight_decay": 0.0, "max_grad_norm": 1.0, "bf16": True, "use_cpu": not on_gpu(), "logging_steps": 1000,
-        "save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": 0, "remove_unused_columns": False, "gradient_checkpointing": False,
+        "save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": args.seed, "data_seed": args.seed, "remove_unused_columns": False, "gradient_checkpointing": False,
     }  # fmt: skip
 
 
@@ -196,7 +197,18 @@ def main() -> None:
         return
     prepare(args.work, args.documents, args.tokens)
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in args.arms}
-    words = [sys.executable, __file__, "--work", args.work, "--tokens", args.tokens, "--epochs", args.epochs]
+    words = [
+        sys.executable,
+        __file__,
+        "--work",
+        args.work,
+        "--tokens",
+        args.tokens,
+        "--epochs",
+        args.epochs,
+        "--seed",
+        args.seed,
+    ]
     for _ in range(args.repeats):
         for arm in args.arms:
             environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}

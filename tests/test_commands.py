@@ -1,5 +1,6 @@
 """Every script from outside: its help, its errors, and each command line that the documents print."""
 
+import os
 import re
 import shlex
 import shutil
@@ -80,13 +81,20 @@ def test_each_command_of_the_seed_works_as_printed(clone):
         assert (clone / name).is_file(), name
 
 
+def cpu_of_children() -> float:
+    """Seconds that ended child processes have computed, which other work on the machine does not stretch as it does the clock's; where there is no
+    such count, the clock."""
+    times = os.times()
+    return times.children_user + times.children_system if os.name == "posix" else time.perf_counter()
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 def test_help_is_ascii_and_quick_and_errors_are_one_sentence(script, tmp_path):
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = cpu_of_children()
         shown = start([str(script), "--help"], tmp_path)
-        times.append(time.perf_counter() - began)
+        times.append(cpu_of_children() - began)
         if times[-1] < 0.5:
             break
     assert shown.returncode == 0 and shown.stdout.isascii() and "python scripts/" in shown.stdout
