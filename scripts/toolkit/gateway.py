@@ -147,6 +147,7 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         )
         with renderer:
             state["renderer"] = renderer
+            await asyncio.to_thread(warmed, renderer)
             state["http"] = httpx.AsyncClient(headers=headers(server_key), timeout=httpx.Timeout(limits.seconds, connect=5))  # fmt: skip
             yield
             await state["http"].aclose()
@@ -310,6 +311,13 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
 
     @app.post("/v1/chat/completions", summary="OpenAI's chat completions, passed on to the model server", openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}, responses=PASSED_ON)  # fmt: skip
     async def completions(request: fastapi.Request) -> Any:
+        allowed(request)
+        try:
+            body = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
+            return problem(400, "a JSON object with messages is needed")
         return await passed_on(request, "chat/completions")
 
     @app.get("/v1/models", summary="OpenAI's list of models, passed on", responses=PASSED_ON)
@@ -333,6 +341,19 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         return PlainTextResponse(generate_latest(registry).decode(), media_type="text/plain; version=0.0.4")
 
     return app
+
+
+def warmed(renderer: PageRenderer) -> None:
+    """Render a blank page, so that no client waits for the workers to start."""
+    import tempfile
+
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory(prefix="upload-") as folder:
+        source = Path(folder) / "blank.png"
+        Image.new("RGB", (64, 64), "white").save(source)
+        document = Document("blank", source=source)
+        renderer.release(document, renderer.pages_of(document).result())
 
 
 def _closing(answer: Any) -> Any:
