@@ -3,7 +3,7 @@
 Start the model first (serve_vllm.py, same machine or container), then this. POST /v1/extract takes a PDF, PNG, JPEG or TIFF as body, or a
 form with page images in order; /v1/chat/completions and /v1/models are passed on. Pages are rendered at the contract's size, the wire form
 is expanded, shards are fanned out, the answer is validated. Clients bring the key in EXTRACTION_API_KEY as a bearer token. /health/live,
-/health/ready, /metrics (Prometheus), /docs. Its log has a line a request with times and status, nothing of any document.
+/health/ready, /ping (204 until it is ready), /metrics (Prometheus), /docs. Its log has a line a request with times and status, nothing of any document.
 
     python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged
     python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --host 0.0.0.0 --port 5001 --max-pages 20
@@ -37,6 +37,7 @@ def build_parser() -> console.Parser:
     parser.add_argument("--queue", type=int, default=64, help="documents that may wait; more get 429 (default: 64)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render (default: 2)")
     parser.add_argument("--render-timeout", type=float, default=30, help="seconds to render one file (default: 30)")
+    parser.add_argument("--ready-file", type=argument_path, default=None, help="not ready while this file is missing (serve_container.py)")  # fmt: skip
     parser.add_argument("--no-key", action="store_true", help="let anybody in although --host is not this machine only")
     return parser
 
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         or args.queue < 0
     ):
         raise StageError("--max-bytes, --max-pages, --max-seconds, --concurrency and --workers must be over 0")
-    key = os.environ.get(CLIENT_KEY_VARIABLE) or None
+    key = None if args.no_key else os.environ.get(CLIENT_KEY_VARIABLE) or None
     if key is None and args.host not in LOOPBACK and not args.no_key:
         raise StageError(f"--host {args.host} lets others in; set {CLIENT_KEY_VARIABLE}, or say --no-key")
     contract = load_contract(args.contract)
@@ -60,13 +61,13 @@ def main(argv: list[str] | None = None) -> int:
     limits = Limits(args.max_bytes, args.max_pages, args.max_pages, args.max_seconds, args.concurrency, args.queue)
     app = make_app(
         contract, args.server.rstrip("/"), limits, key=key, server_key=os.environ.get("VLLM_API_KEY") or None,
-        render_timeout=args.render_timeout, workers=args.workers,
+        render_timeout=args.render_timeout, workers=args.workers, ready_file=args.ready_file,
     )  # fmt: skip
     import uvicorn
 
     say(f"http://{args.host}:{args.port}/v1/extract for {contract.target.title}, in front of {args.server}; key {'from ' + CLIENT_KEY_VARIABLE if key else 'none'}")  # fmt: skip
     # h11 refuses headers over 64 KiB; a client that sends nothing is closed after the keep-alive time.
-    uvicorn.run(app, host=args.host, port=args.port, access_log=False, log_level="warning", timeout_keep_alive=10, limit_concurrency=args.concurrency + args.queue + 64)  # fmt: skip
+    uvicorn.run(app, host=args.host, port=args.port, access_log=False, log_level="warning", timeout_keep_alive=10, limit_concurrency=args.concurrency + args.queue + 64, timeout_graceful_shutdown=int(args.max_seconds))  # fmt: skip
     return 0
 
 

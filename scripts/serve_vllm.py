@@ -26,7 +26,7 @@ from toolkit import console, environments, serving
 from toolkit.console import ExitCode, StageError, say
 from toolkit.contract import load_contract
 from toolkit.files import argument_path, shown, write_json
-from toolkit.gpus import GPUS
+from toolkit.gpus import GPUS, check_driver, installed_driver, known_gpu
 from toolkit.model_folder import check_adapter_folder, check_model_folder, model_shapes
 
 
@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     contract = load_contract(contract_folder)
     python = vllm_python(args)
     wheel_cuda = cuda_of(python) if python else None
-    driver = serving.installed_driver()
+    driver = installed_driver()
     if python:
-        serving.check_driver(driver, wheel_cuda)
-    gpu = GPUS[args.gpu] if args.gpu else serving.known_gpu(driver) if driver and wheel_cuda else None
+        check_driver(driver, wheel_cuda)
+    gpu = GPUS[args.gpu] if args.gpu else known_gpu(driver) if driver and wheel_cuda else None
     name = args.name or args.model.resolve().name
     plan = serving.plan_serving(
         args.model,
@@ -180,7 +180,8 @@ def tell(plan: serving.Plan, args: Any, gpu: serving.Gpu | None) -> None:
 def serve(args: Any, plan: serving.Plan, python: Path, contract: Any, result: dict[str, Any]) -> int:
     """Start vLLM, wait, warm up, say ready, and stay until it ends or is stopped."""
     log = args.log or Path(f"outputs/vllm-{args.port}.log")
-    command = [str(python.parent / ("vllm.exe" if os.name == "nt" else "vllm")), "serve", str(args.model)]
+    # As a module: in a container the program may lie in another folder than its Python.
+    command = [str(python), "-m", "vllm.entrypoints.cli.main", "serve", str(args.model)]
     command += [*plan.arguments, *args.vllm]
     say(f"starting vLLM; its log: {shown(log)}")
     began = time.monotonic()

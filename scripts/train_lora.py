@@ -179,10 +179,12 @@ def shard_lines(records: list[dict[str, Any]]) -> set[str]:
 
 
 def gpu_memory() -> float | None:
-    """GiB of the first GPU, None without one."""
+    """GiB of the first GPU, None without one. Raises StageError where one is here that this torch cannot use."""
     import torch
 
-    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
+    from toolkit.qwen3vl import default_device
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if default_device() == "cuda" else None
 
 
 def is_first_process() -> bool:

@@ -52,17 +52,21 @@ ENVIRONMENTS = {
         ("requirements.txt", "requirements/dev.txt", "requirements/gateway.txt"),
         (*MAIN_IMPORTS, "pytest", "hypothesis", "fastapi"),
     ),
+    "gateway": Environment(
+        ".venv", ("requirements.txt", "requirements/gateway.txt"), (*MAIN_IMPORTS, "fastapi", "uvicorn")
+    ),
+    "cloud": Environment(".venv-cloud", ("requirements/cloud.txt",), ("azure.ai.ml", "runpod", "kubernetes_validate")),
     "serve": Environment(
         ".venv-serve",
-        ("requirements/serve.txt",),
-        ("torch", "torchvision", "vllm"),
+        ("requirements/serve.txt", "requirements/gateway.txt"),
+        ("torch", "torchvision", "vllm", "fastapi", "pymupdf"),
         platforms=("linux",),
         program="vllm",
     ),
     "serve-cpu": Environment(
         ".venv-serve-cpu",
-        ("requirements/serve-cpu.txt",),
-        ("torch", "torchvision", "vllm"),
+        ("requirements/serve-cpu.txt", "requirements/gateway.txt"),
+        ("torch", "torchvision", "vllm", "fastapi", "pymupdf"),
         ((3, 11), (3, 11)),
         ("linux",),
         "vllm",
@@ -72,7 +76,7 @@ ENVIRONMENTS |= {
     name: Environment(
         ENVIRONMENTS[serve].folder,
         (*ENVIRONMENTS[serve].files, "requirements/ray.txt"),
-        (*ENVIRONMENTS[serve].imports, "ray", "pymupdf", "pebble"),
+        (*ENVIRONMENTS[serve].imports, "ray"),
         ENVIRONMENTS[serve].pythons,
         ENVIRONMENTS[serve].platforms,
         ENVIRONMENTS[serve].program,

@@ -125,8 +125,9 @@ async def refused(send: Any, status: int, sentence: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, server_key: str | None = None, render_timeout: float = 30, workers: int = 2, log: Any = sys.stderr) -> Any:  # fmt: skip
-    """The FastAPI application. `url`: the vLLM behind it, up to /v1; `key`: what clients must bring as a bearer token (None: nobody has to)."""
+def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, server_key: str | None = None, render_timeout: float = 30, workers: int = 2, ready_file: Path | None = None, log: Any = sys.stderr) -> Any:  # fmt: skip
+    """The FastAPI application. `url`: the vLLM behind it, up to /v1; `key`: what clients must bring as a bearer token (None: nobody has to);
+    `ready_file`: exists while the model is warm (None: its health alone counts)."""
     import httpx
     from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -330,11 +331,22 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
 
     @app.get("/health/ready", summary="The model server answers", responses={503: {"description": "it does not (yet)"}})
     async def ready() -> Any:
+        sentence = await not_ready()
+        return problem(503, sentence, None, "http_error") if sentence else {"status": "ready"}
+
+    @app.get("/ping", summary="The same for load balancers that tell starting (204) from broken", responses={204: {"description": "it is not ready yet"}})  # fmt: skip
+    async def ping() -> Any:
+        return fastapi.Response(status_code=204) if await not_ready() else {"status": "ready"}
+
+    async def not_ready() -> str:
+        """Why the model server cannot be asked yet; empty where it can."""
+        if ready_file is not None and not ready_file.is_file():
+            return "the model server is starting"
         try:
             answer = await state["http"].get(f"{url.removesuffix('/v1')}/health", timeout=5)
         except httpx.TransportError:
-            return problem(503, "the model server does not answer", None, "http_error")
-        return {"status": "ready"} if answer.status_code == 200 else problem(503, "the model server is not ready", None, "http_error")  # fmt: skip
+            return "the model server does not answer"
+        return "" if answer.status_code == 200 else "the model server is not ready"
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
     async def metrics() -> Any:

@@ -195,27 +195,27 @@ def write_provenance(folder: Path, made_by: str, sources: dict[str, Path | str],
 
 
 def unpacked_adapter(path: Path, scratch: Path) -> Path:
-    """The adapter's folder: `path` itself, or what a `.tgz` / `.tar.gz` / `.tar` of one unpacks to below `scratch`.
-
-    Links, absolute names and names that leave the folder are refused (tarfile's "data" filter).
-    """
+    """The adapter's folder: `path` itself, or what a `.tgz` / `.tar.gz` / `.tar` of one unpacks to below `scratch`."""
     if path.is_dir():
         return path
     if not path.is_file():
         raise StageError(f"adapter not found: {shown(path)}")
+    unpack(path, scratch, "an adapter")
+    folders = sorted({config.parent for config in scratch.rglob(ADAPTER_CONFIG)})
+    if len(folders) != 1:
+        raise StageError(f"{shown(path)}: {len(folders)} adapters inside ({ADAPTER_CONFIG}); it must hold exactly one")
+    return folders[0]
+
+
+def unpack(path: Path, folder: Path, what: str) -> None:
+    """Unpack a .tgz, .tar.gz or .tar into `folder`. Links, absolute names and names that leave the folder are refused (tarfile's "data" filter)."""
     try:
         with tarfile.open(path) as archive:
             size = 0
             for member in archive:
                 size += member.size
                 if size > MAX_ARCHIVE_BYTES:
-                    raise StageError(
-                        f"{shown(path)}: unpacks to more than {MAX_ARCHIVE_BYTES >> 30} GB; not an adapter"
-                    )
-                archive.extract(member, scratch, filter="data")
+                    raise StageError(f"{shown(path)}: unpacks to more than {MAX_ARCHIVE_BYTES >> 30} GB; not {what}")
+                archive.extract(member, folder, filter="data")
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise StageError(f"{shown(path)}: not an adapter archive ({' '.join(str(error).split())[:120]})") from None
-    folders = sorted({config.parent for config in scratch.rglob(ADAPTER_CONFIG)})
-    if len(folders) != 1:
-        raise StageError(f"{shown(path)}: {len(folders)} adapters inside ({ADAPTER_CONFIG}); it must hold exactly one")
-    return folders[0]
+        raise StageError(f"{shown(path)}: not {what} archive ({' '.join(str(error).split())[:120]})") from None

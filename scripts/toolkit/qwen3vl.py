@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.console import StageError
 from toolkit.files import shown
+from toolkit.gpus import check_torch_sees, installed_driver
 from toolkit.model_libraries import prepare_model_libraries
 
 # The language model's attention and MLP, by name. Never "all-linear": that takes in the vision tower and the merger, whose
@@ -90,9 +91,13 @@ def load_model(
 
 
 def default_device() -> str:
+    """The GPU where there is one. Raises StageError where one is here that this torch cannot use."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    check_torch_sees(installed_driver(), torch.__version__, torch.version.cuda)
+    return "cpu"
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:

@@ -167,8 +167,9 @@ def extracted_with_ray(args: Any, contract: Contract, documents: list[Document])
     import ray
     import torch
 
+    from toolkit.gpus import installed_driver, known_gpu
     from toolkit.model_folder import check_model_folder
-    from toolkit.serving import installed_driver, known_gpu, plan_serving
+    from toolkit.serving import plan_serving
 
     if args.adapter:
         raise StageError("--ray serves a merged model; merge the adapter with merge_adapter.py")

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 from toolkit.console import ExitCode, StageError
 from toolkit.contract import Contract
 from toolkit.files import shown
-from toolkit.gpus import GPUS, Gpu
+from toolkit.gpus import Gpu
 from toolkit.model_folder import weight_bytes
 
 GIB = 2**30
@@ -198,63 +196,6 @@ def plan_serving(
             Setting("--lora-modules", tuple(f"{n}={p.resolve()}" for n, (p, _) in adapters.items()), "name=folder"),
         ]
     return Plan(tuple(settings), weights, kv, sequences, context)
-
-
-@dataclass(frozen=True)
-class Driver:
-    """What nvidia-smi says: GPU, memory in GiB, the newest CUDA version that the driver runs."""
-
-    gpu: str
-    memory_gib: float
-    free_gib: float
-    cuda: tuple[int, int]
-
-
-def installed_driver() -> Driver | None:
-    """The first GPU of this machine, or None where there is none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-        banner = subprocess.run([program], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    rows = [line.split(",") for line in listed.stdout.splitlines() if line.count(",") == 2]
-    version = re.search(r"CUDA(?: UMD)? Version:\s*(\d+)\.(\d+)", banner.stdout)
-    if listed.returncode or not rows:
-        return None
-    name, total, free = (part.strip() for part in rows[0])
-    cuda = (int(version[1]), int(version[2])) if version else (0, 0)
-    return Driver(name, float(total) / 1024, float(free) / 1024, cuda)
-
-
-def known_gpu(driver: Driver) -> Gpu:
-    """The detected GPU as a `Gpu`, with the memory that the driver reports."""
-    for key, gpu in sorted(GPUS.items(), key=lambda item: -len(item[0])):
-        if re.search(rf"\b{key}\b", driver.gpu.lower()):
-            return Gpu(driver.gpu, driver.memory_gib, gpu.capability)
-    return Gpu(driver.gpu, driver.memory_gib, 0.0)
-
-
-def check_driver(driver: Driver | None, wheel_cuda: str | None) -> None:
-    """The driver must run the CUDA that the wheel was built with; a newer wheel fails only in the vision kernels, with
-    cudaErrorUnsupportedPtxVersion (vllm#37140). Raises StageError with one sentence."""
-    if wheel_cuda is None:
-        return
-    if driver is None:
-        raise StageError(
-            "no GPU is visible (nvidia-smi lists none), and this vLLM is built for CUDA; start on a GPU machine, or try without one: python scripts/make_environment.py serve-cpu",
-            ExitCode.DEPENDENCY,
-        )
-    major, minor = (int(part) for part in wheel_cuda.split(".")[:2])
-    # Within one major version an older driver runs newer minor versions' binaries, but not their PTX.
-    if driver.cuda != (0, 0) and driver.cuda < (major, minor):
-        raise StageError(
-            f"the driver runs CUDA {driver.cuda[0]}.{driver.cuda[1]} at most, this vLLM is built for {wheel_cuda}; update the driver, or choose a machine with a newer one",
-            ExitCode.DEPENDENCY,
-        )
 
 
 def check_memory(plan: Plan, free_gib: float, where: str) -> None:
