@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Start a RunPod worker. The model: MODEL_DIR (baked in, or on a volume), or MODEL_ARCHIVE (https://) with MODEL_SHA256, unpacked once under
+# MODEL_CACHE. MODE=http: the gateway answers on PORT itself (load-balancing endpoint: /ping is its health route). MODE=queue: the SDK's handler takes
+# jobs from the queue and asks the gateway on this machine. What SERVE_ARGUMENTS holds goes to serve_container.py.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+scripts=$here/../scripts
+[ -d "$scripts" ] || scripts=$here/../../scripts
+python=${PYTHON:-python3}
+mode=${MODE:-http}
+read -r -a serve <<< "${SERVE_ARGUMENTS:-}"
+read -r -a work <<< "${WORKER_ARGUMENTS:-}"
+# An open port wants a key; a load-balancing endpoint has RunPod's own in front, and then says NO_KEY=1.
+[ "${NO_KEY:-0}" = 1 ] && serve+=(--no-key)
+
+case $mode in
+  http)
+    exec "$python" "$scripts/serve_container.py" --host 0.0.0.0 --port "${PORT:-8080}" "${serve[@]}"
+    ;;
+  queue)
+    "$python" "$scripts/serve_container.py" --host 127.0.0.1 --port "${PORT:-8080}" "${serve[@]}" &
+    server=$!
+    worker=${WORKER_PYTHON:-/opt/worker/bin/python}
+    "$worker" "$here/handler.py" "${work[@]}" &
+    handler=$!
+    trap 'kill -TERM "$server" "$handler" 2>/dev/null || true' TERM INT
+    # Whichever ends first ends the worker: RunPod starts a fresh one.
+    status=0
+    wait -n "$server" "$handler" || status=$?
+    kill -TERM "$server" "$handler" 2>/dev/null || true
+    wait || true
+    exit "$status"
+    ;;
+  *)
+    echo "error: MODE is http or queue, not $mode" >&2
+    exit 2
+    ;;
+esac
