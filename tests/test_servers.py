@@ -86,7 +86,9 @@ def serving(vllm_python, model, *arguments, port=PORT):
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=60)
-        left = subprocess.run(["pgrep", "-f", f"vllm serve .*--port {port}"], capture_output=True, text=True).stdout
+        left = subprocess.run(
+            ["pgrep", "-f", f"vllm.entrypoints.cli.main serve .*--port {port}"], capture_output=True, text=True
+        ).stdout
         assert left == "", "the server and its workers end with the script"
 
 

@@ -49,9 +49,8 @@ async def answered(files: list[bytes]) -> dict[str, Any]:
     """The gateway's answer, or {"error": sentence}; waits while the model server starts again."""
     global client
     if client is None:
-        client = httpx.AsyncClient(
-            base_url=GATEWAY, headers={"Authorization": f"Bearer {KEY}"}, timeout=httpx.Timeout(JOB_SECONDS, connect=5)
-        )
+        bearer = {"Authorization": f"Bearer {KEY}"} if KEY else {}
+        client = httpx.AsyncClient(base_url=GATEWAY, headers=bearer, timeout=httpx.Timeout(JOB_SECONDS, connect=5))
     deadline, pause = time.monotonic() + JOB_SECONDS, 0.5
     while True:
         sentence = "the gateway does not answer"
@@ -67,7 +66,7 @@ async def answered(files: list[bytes]) -> dict[str, Any]:
             sentence = str(answer.json()["error"]["message"])
             if answer.status_code not in AGAIN:
                 return {"error": f"{answer.status_code}: {sentence}"}
-        except httpx.TransportError:
+        except (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError):
             pass
         if time.monotonic() + pause > deadline:
             return {"error": f"503: {sentence}"}
@@ -97,7 +96,11 @@ def wait_until_ready() -> None:
 
 
 if __name__ == "__main__":
+    import logging
+
     import runpod
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request otherwise
 
     wait_until_ready()
     runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _: CONCURRENCY})

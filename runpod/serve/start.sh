@@ -21,6 +21,8 @@ case $mode in
   queue)
     "$python" "$scripts/serve_container.py" --host 127.0.0.1 --port "${PORT:-8080}" "${serve[@]}" &
     server=$!
+    # At its default level the SDK writes every job's output, which is the document's content, into the log.
+    export RUNPOD_LOG_LEVEL=${RUNPOD_LOG_LEVEL:-INFO}
     worker=${WORKER_PYTHON:-/opt/worker/bin/python}
     "$worker" "$here/handler.py" "${work[@]}" &
     handler=$!

@@ -47,6 +47,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"{self.prog}: error: {message} (see --help)\n")
 
 
+def one_line(message: object, most: int = 200) -> str:
+    """What somebody else's error says, as part of a sentence of ours."""
+    return " ".join(str(message).split())[:most]
+
+
 def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Decorator of a script's `main(argv=None) -> int`: every failure a user can cause becomes one sentence and a code."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import StageError
+from toolkit.console import StageError, one_line
 from toolkit.files import shown
 from toolkit.gpus import check_torch_sees, installed_driver
 from toolkit.model_libraries import prepare_model_libraries
@@ -153,7 +153,3 @@ def save_model(model: Any, folder: Path) -> None:
                 )
     # As given: the conversion that transformers applies when it saves would turn the experts back.
     model.save_pretrained(folder, state_dict=state, save_original_format=False)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

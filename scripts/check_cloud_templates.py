@@ -1,0 +1,52 @@
+"""Check the templates in azureml/ and runpod/ before they cost money: run it after every change of yours. Needs no cloud and no account.
+
+Azure ML files go through Microsoft's own SDK, Kubernetes files through the published schemas, Dockerfiles through hadolint, shell scripts through
+shellcheck; beyond those: limits that the SDK accepts and the service does not, probes against load time, concurrency against the gateway's, pinned images,
+and that every file, script, flag, asset and route that a template names is there. Makes the environment "cloud" and starts itself inside.
+
+    python scripts/check_cloud_templates.py
+    python scripts/check_cloud_templates.py --in my-templates
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from toolkit import cloud_templates, console, environments
+from toolkit.console import ExitCode, StageError, say
+from toolkit.files import argument_path
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(__doc__)
+    parser.add_argument("--in", dest="input", type=argument_path, default=environments.REPOSITORY, help="repository to check (default: this one)")  # fmt: skip
+    parser.add_argument("--here", action="store_true", help="use the current environment as it is")
+    return parser
+
+
+@console.script
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(arguments)
+    repository = Path(args.input).resolve()
+    if not (repository / "azureml").is_dir() or not (repository / "scripts").is_dir():
+        raise StageError(f"{args.input}: not a copy of this repository (azureml/ and scripts/ are looked for)")
+    if not args.here:
+        environments.make("cloud")
+        if not environments.is_inside("cloud"):
+            return environments.start_inside("cloud", __file__, arguments)
+    try:
+        found = cloud_templates.checked(repository)
+    except ImportError as error:
+        raise StageError(f"{error.name} is missing; python scripts/make_environment.py cloud makes the environment", ExitCode.DEPENDENCY) from None  # fmt: skip
+    for name, sentences in found.items():
+        say(f"{name}: {f'{len(sentences)} problems' if sentences else 'good'}")
+        for sentence in sentences:
+            say(f"  {sentence}")
+    problems = sum(map(len, found.values()))
+    return console.finish(args, {"problems": problems, "checks": found}, ExitCode.PROBLEMS if problems else ExitCode.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
