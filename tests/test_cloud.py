@@ -135,15 +135,15 @@ def in_a_container(command: str, values: dict[str, object], folder: Path) -> sub
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory) -> Path:
-    """Every step of pipeline.yml on 24 documents, in its order; a folder with each step's outputs."""
+    """Every step of pipeline.yml on 60 documents, in its order; a folder with each step's outputs."""
     folder = tmp_path_factory.mktemp("pipeline")
     samples = folder / "samples"
-    made = subprocess.run([sys.executable, REPOSITORY / "scripts/make_sample_documents.py", "--out-dir", samples, "--documents", "24", "--layout", "easy", "--seed", "6", "--no-mess"])  # fmt: skip
+    made = subprocess.run([sys.executable, REPOSITORY / "scripts/make_sample_documents.py", "--out-dir", samples, "--documents", "60", "--layout", "easy", "--seed", "6", "--no-mess"])  # fmt: skip
     assert made.returncode == 0
     given = yaml.safe_load((REPOSITORY / "azureml/pipeline/pipeline.yml").read_text())
     values: dict[str, object] = given["inputs"] | {
         "documents": samples / "pdfs", "labels": samples / "results.json", "base": BASE, "image_max_tokens": 384, "preset": "none", "epochs": 2,
-        "minimum_micro_f1": 0, "max_drop": 1,
+        "minimum_micro_f1": 0, "max_drop": 1, "min_agreement": 0,
     }  # fmt: skip
     outputs: dict[str, Path] = {}
     for step, job in given["jobs"].items():
@@ -165,7 +165,7 @@ def pipeline(tmp_path_factory) -> Path:
 
 
 def test_the_pipelines_steps_run_in_their_containers_layout(pipeline):
-    assert len(list((pipeline / "render/images").glob("*.png"))) >= 24
+    assert len(list((pipeline / "render/images").glob("*.png"))) >= 60
     assert {path.name for path in (pipeline / "build/splits").glob("*.jsonl")} >= {"train.jsonl", "val.jsonl", "test.jsonl"}  # fmt: skip
     assert (pipeline / "train/run/adapter_model.safetensors").is_file()
     metrics = json.loads((pipeline / "evaluate/scores/metrics.json").read_text())

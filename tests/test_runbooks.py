@@ -1,0 +1,175 @@
+"""A stranger's dry run: each runbook top to bottom, the clouds' programs replaced by recorders, in both shells' forms; and every quoted message is in the code."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from toolkit.cloud_templates import powershell_lines
+
+RUNBOOKS = ["docs/AZUREML_TRAINING_RUNBOOK.md", "azureml/README.md", "runpod/TRAIN_SERVE_RUNBOOK.md", "docs/COST.md"]
+CLOUD = (
+    "az",
+    "kubectl",
+    "docker",
+    "runpodctl",
+    "hf",
+    "sudo",
+    "curl",
+    "git",
+    "sha256sum",
+    "openssl",
+    "tar",
+    "python",
+    "python3",
+)
+# What a step of the user's own makes, or the placeholder that the user replaces; anything else that a command names must be there.
+FROM_THE_USER = ["data/pdfs/BL-001.pdf", "outputs/bl-8b-awq", "models/Qwen3-VL-8B-Instruct"]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """What git would give a stranger, and what the user brings."""
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout  # fmt: skip
+    for name in names.splitlines():
+        if (REPOSITORY / name).is_file() and not name.startswith(("examples/", "tests/")):
+            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, tmp_path / "clone" / name)
+    for name in FROM_THE_USER:
+        path = tmp_path / "clone" / name
+        if path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"%PDF-1.4")
+        else:
+            path.mkdir(parents=True)
+    return tmp_path / "clone"
+
+
+RECORDER = """#!{python}
+import os, sys
+name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
+with open({log!r}, "a") as log:
+    log.write(" ".join([name, *words]) + "\\n")
+for flag, value in zip(words, words[1:]):
+    if flag in ("--file", "--filename", "-f") and name != "tar" and not os.path.exists(value):
+        sys.exit(f"recorder: {{name}} {{flag}} {{value}}: no such file")
+if name in ("python", "python3") and words and words[0].endswith(".py") and not os.path.exists(words[0]):
+    sys.exit(f"recorder: no such script: {{words[0]}}")
+if "tee" in words:
+    sys.stdin.read()
+if "cp" in words and name in ("sudo", "kubectl") and not os.path.exists(words[words.index("cp") + 1]):
+    sys.exit(f"recorder: no such file: {{words[words.index('cp') + 1]}}")
+if "show" in words and "--output" in words and "none" in words and {absent}:
+    sys.exit(3)
+if "--query" in words:
+    print("https://endpoint.example/score" if "scoring_uri" in words else "recorded")
+elif name == "curl" and "--write-out" in words:
+    print({status!r}, end="")
+elif name == "openssl":
+    print("0123456789abcdef")
+"""
+
+
+def recorders(folder: Path, status: str = "200", absent: bool = True) -> tuple[dict[str, str], Path]:
+    """The environment in which the clouds' programs only write down how they were called."""
+    programs, log = folder / "programs", folder / "log.txt"
+    programs.mkdir(exist_ok=True)
+    for name in CLOUD:
+        path = programs / name
+        path.write_text(RECORDER.format(python=sys.executable, log=str(log), status=status, absent=absent))
+        path.chmod(0o755)
+    keep = {key: os.environ[key] for key in ("HOME", "LANG") if key in os.environ}
+    return {**keep, "PATH": f"{programs}:/usr/bin:/bin"}, log
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the bash form")
+@pytest.mark.parametrize("document", RUNBOOKS)
+def test_the_bash_form_runs_from_top_to_bottom(document, clone, tmp_path):
+    """No undefined variable, no file that is not there. What starts a pod's or a worker's script is left to test_cloud.py."""
+    environment, log = recorders(tmp_path)
+    text = "\n".join(blocks(document, "bash")).replace("cd /workspace", "true")
+    text = re.sub(r"^.*bash (?:extraction/)?runpod/(train|serve)/start\.sh.*$", r"test -f runpod/\1/start.sh", text, flags=re.M)  # fmt: skip
+    text = re.sub(r"^python -c .*$", "true > job.json", text, flags=re.M)
+    done = subprocess.run(["bash", "-eu", "-o", "pipefail", "-c", text], cwd=clone, env=environment, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(log.read_text().splitlines()) > 4
+
+
+@pytest.mark.parametrize("document", RUNBOOKS)
+def test_the_powershell_form_can_be_read_and_says_the_same(document):
+    """No undefined variable, nothing that Windows PowerShell 5.1 lacks; the same programs with the same words as the bash form."""
+    shell = "\n".join(blocks(document, "powershell"))
+    assert list(powershell_lines(shell)) == []
+    bash = "\n".join(blocks(document, "bash"))
+
+    def calls(text: str) -> list[str]:
+        """The clouds' calls of a text: slashes, quotes and the names of variables made alike."""
+        found = re.findall(
+            r"(?:^|= ?|\()((?:az|kubectl|docker build|docker push|hf|runpodctl) [^\n]*?)\)?$", text, re.M
+        )
+        alike = [re.sub(r"\$\w+", "$", one.replace("\\", "/").replace('"', "").replace("'", "")).strip() for one in found]  # fmt: skip
+        return [re.sub(r"=\S*(?=\s|$)", "=", one) if "defaults" in one else one for one in alike]
+
+    mine, other = calls(shell), calls(bash)
+    missing = [one for one in mine if one not in other]
+    assert (mine and not missing) or document == "docs/COST.md", missing
+    for script, arguments in re.findall(r"^\.\\(azureml\\\S+\.ps1)(.*)$", shell, re.M):
+        text = (REPOSITORY / script.replace("\\", "/")).read_text(encoding="utf-8")
+        parameters = set(re.findall(r"\[(?:string|int|switch)\]\$(\w+)", text))
+        assert set(re.findall(r"-(\w+)", re.sub(r"(?<= )[\w\\./]+-[\w\\./-]+", "", arguments))) <= parameters, arguments
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the bash form")
+@pytest.mark.parametrize(
+    ("status", "absent", "code", "said"),
+    [
+        ("200", True, 0, "online-deployment create"),
+        ("200", False, 0, "online-deployment update"),
+        ("424", True, 1, "online-deployment delete"),
+    ],
+)
+def test_deploying_is_idempotent_and_takes_away_what_fails(status, absent, code, said, clone, tmp_path):
+    environment, log = recorders(tmp_path, status, absent)
+    words = ["bash", "azureml/endpoint/deploy.sh", "blue", "data/pdfs/BL-001.pdf"]
+    environment |= {"RESOURCE_GROUP": "rg", "WORKSPACE": "ws"}
+    done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True)
+    calls = log.read_text()
+    assert done.returncode == code, done.stderr
+    assert said in calls and ("online-deployment delete" in calls) == (code == 1)
+    assert ("online-endpoint create" in calls) == absent and "--traffic" not in calls
+    assert "recorded" not in calls  # the key is no argument of any program
+    gone = subprocess.run([*words[:3], "gone.pdf"], cwd=clone, env=environment, capture_output=True, text=True)
+    assert gone.returncode == 2 and gone.stderr == "error: no such file: gone.pdf\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the bash form")
+def test_traffic_is_shared_out_and_taken_back(clone, tmp_path):
+    environment, log = recorders(tmp_path)
+    environment |= {"RESOURCE_GROUP": "rg", "WORKSPACE": "ws"}
+    for share, said in (("mirror", "--mirror-traffic green=10"), ("10", "--traffic green=10 blue=90"), ("0", "--traffic green=0 blue=100"), ("100", "--traffic green=100")):  # fmt: skip
+        done = subprocess.run(["bash", "azureml/endpoint/traffic.sh", "green", share], cwd=clone, env=environment, capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0 and said in log.read_text().splitlines()[-1] + " "
+    for wrong in (["red", "10"], ["green", "101"], ["green", "half"]):
+        done = subprocess.run(["bash", "azureml/endpoint/traffic.sh", *wrong], cwd=clone, env=environment, capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 2 and done.stderr.startswith("error: ")
+
+
+def test_every_message_of_the_troubleshooting_page_is_in_the_code():
+    page = (REPOSITORY / "docs/TROUBLESHOOTING.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| (?:503 with )?`([^`]+)` \|", page, re.M)
+    sources = [*REPOSITORY.glob("scripts/**/*.py"), *REPOSITORY.glob("azureml/**/*.py"), *REPOSITORY.glob("runpod/**/*.sh")]  # fmt: skip
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # texts over several lines
+    code = re.sub(r"\{CLIENT_KEY_VARIABLE\}", "EXTRACTION_API_KEY", code)
+    lost = [m for m in messages for part in m.split("…") if len(part.strip()) > 2 and part.strip() not in code]
+    assert len(messages) > 35 and lost == []
