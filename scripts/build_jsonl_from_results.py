@@ -90,7 +90,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.mapping:
         wanted = mapped_schema(wanted, args.mapping, table, results)
     schema, left_out = dataset_schema(wanted, table)
-    prompt = Prompt(read_text(args.prompt).strip()) if args.prompt else generated_prompt(schema)
+    # Line ends of Windows would be tokens of the prompt.
+    text = read_text(args.prompt).replace("\r\n", "\n").strip() if args.prompt else ""
+    prompt = Prompt(text) if args.prompt else generated_prompt(schema)
     images = list_images(args.images_dir or [Path("data/images")])
     documents, problems = unambiguous(list(labelled_documents(schema, table)))
     found, images_left = match_images(images, (document.key for document in documents))

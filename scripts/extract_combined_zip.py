@@ -10,6 +10,7 @@ bombs are refused one by one and named; the good members still come out (exit co
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import sys
 import unicodedata
@@ -25,6 +26,8 @@ from toolkit.pdf_pages import SOURCE_SUFFIXES
 
 WANTED = set(SOURCE_SUFFIXES)
 CHUNK = 1 << 20
+# Of Windows' 260 characters: the rest is for the repository's own path, data/raw/<zip>/ and a temporary file's name.
+LONGEST_PLACE = 170
 
 
 def build_parser() -> console.Parser:
@@ -115,7 +118,7 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
                 else:
                     counts["other_files"] += 1
                     continue
-            target = folder.joinpath(*(safe_name(part) for part in name.split("/") if part not in ("", ".")))
+            target = folder / fitting([safe_name(part) for part in name.split("/") if part not in ("", ".")] or ["_"])
             identity = unicodedata.normalize("NFC", target.as_posix()).casefold()
             if not refusal and identity in owners:
                 refusal = f"has the same name as {owners[identity]!r} on Windows or macOS"
@@ -133,6 +136,15 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
                 counts["extracted"] += 1
                 written += member.file_size
     return counts, problems
+
+
+def fitting(parts: list[str]) -> Path:
+    """A member's place below its zip's folder. Where the folders would make a path that Windows cannot open (260 characters in all), one short name stands
+    for them; the file keeps its own name, which is what labels are joined by."""
+    place = Path(*parts)
+    if len(place.as_posix()) <= LONGEST_PLACE:
+        return place
+    return Path(f"folders~{hashlib.sha256('/'.join(parts[:-1]).encode()).hexdigest()[:8]}", parts[-1])
 
 
 def member_name(member: zipfile.ZipInfo, encoding: str) -> str:

@@ -2,10 +2,12 @@
 
 main       data, training, evaluation, quantization       .venv            Python 3.11 to 3.13
 dev        the same, and tests, lint, types                .venv
-serve      vLLM on a GPU                                   .venv-serve      Linux or WSL2
-serve-cpu  vLLM without a GPU, for trying and testing      .venv-serve-cpu  Linux, Python 3.11
+gateway    main, and the gateway                           .venv
+serve      vLLM on a GPU, and the gateway                  .venv-serve      Linux or WSL2
+serve-cpu  the same without a GPU, for trying and testing  .venv-serve-cpu  Linux, Python 3.11
 ray        serve, and Ray for offline batches              .venv-serve
 ray-cpu    serve-cpu, and Ray                              .venv-serve-cpu
+cloud      checking the cloud templates                    .venv-cloud
 
     python scripts/make_environment.py main
     python scripts/make_environment.py serve-cpu
