@@ -169,7 +169,7 @@ def test_the_pipelines_steps_run_in_their_containers_layout(pipeline):
     assert len(rendered) == len(list((pipeline / "samples/pdfs").glob("*"))) > 10
     assert {path.name for path in (pipeline / "build/splits").glob("*.jsonl")} >= {"train.jsonl", "val.jsonl", "test.jsonl"}  # fmt: skip
     assert (pipeline / "train/run/adapter_model.safetensors").is_file()
-    metrics = json.loads((pipeline / "evaluate/scores/metrics.json").read_text())
+    (metrics,) = json.loads((pipeline / "evaluate/scores/metrics.json").read_text()).values()
     assert 0 <= metrics["micro_f1"] <= 1 and (pipeline / "evaluate/scores/report.html").is_file()
     for step in ("merge", "quantize"):
         assert (pipeline / step / "model/extraction_config.json").is_file(), step
@@ -212,6 +212,10 @@ def test_a_training_pod_goes_on_after_an_interruption_and_packs_its_results(pipe
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGKILL)  # the pod is gone
     first.wait()
+    with contextlib.suppress(ProcessLookupError):
+        while True:  # its children end a moment later
+            os.killpg(first.pid, 0)
+            time.sleep(0.05)
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "no checkpoint" not in done.stderr
@@ -245,9 +249,11 @@ def served_model(tmp_path_factory) -> Path:
 def documents(served_model) -> dict[str, tuple[bytes, dict]]:
     """`{id: (PDF, gold)}` of the held-out documents that have both."""
     folder = REPOSITORY / "data/quickstart/held_out"
-    gold = {r["id"]: json.loads(r["messages"][-1]["content"][0]["text"]) for _, r in read_jsonl(folder / "records.jsonl")}  # fmt: skip
+    gold = {Path(r["id"]).stem: json.loads(r["messages"][-1]["content"][0]["text"]) for _, r in read_jsonl(folder / "records.jsonl")}  # fmt: skip
     pdfs = {path.stem: path.read_bytes() for path in (folder / "samples/pdfs").glob("*.pdf")}
-    return {key: (pdfs[key], gold[key]) for key in sorted(gold) if key in pdfs}
+    both = {key: (pdfs[key], gold[key]) for key in sorted(gold) if key in pdfs}
+    assert len(both) > 10
+    return both
 
 
 @contextlib.contextmanager

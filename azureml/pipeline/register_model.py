@@ -51,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         metrics = json.loads(args.metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return said(f"{args.metrics}: cannot be read ({error})", 2)
-    if not isinstance(metrics, dict):
+    # One entry a run; the first is --pred, others were given with --against.
+    runs = list(metrics.values()) if isinstance(metrics, dict) else []
+    if not runs or not isinstance(runs[0], dict):
         return said(f"{args.metrics}: not a metrics JSON of evaluate_predictions.py", 2)
+    metrics = runs[0]
     for text in args.require:
         name, _, least = text.partition("=")
         try:

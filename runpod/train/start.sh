@@ -36,7 +36,7 @@ mkdir -p outputs results data/predictions data/reports
 
 # One run at a time on a volume: a second pod would write into the same checkpoints.
 exec 9> "outputs/.$run.lock"
-flock --nonblock 9 || { echo "error: another pod is training $run on this volume" >&2; exit 2; }
+flock --timeout 10 9 || { echo "error: another pod is training $run on this volume" >&2; exit 2; }
 
 "$python" "$here/scripts/validate_jsonl.py" data/splits/train.jsonl
 "$python" "$here/scripts/verify_image_paths.py" --in data/splits/train.jsonl
