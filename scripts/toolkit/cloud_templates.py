@@ -345,6 +345,7 @@ def powershell_can_be_read(repository: Path) -> list[Problem]:
         if '$ErrorActionPreference = "Stop"' not in code or "Set-StrictMode" not in code:
             found.append(Problem(where, "it must stop at the first failure and at undefined variables"))
         found += [Problem(f"{where}:{n}", sentence) for n, sentence in powershell_lines(code)]
+        found += [Problem(f"{where}:{n}", "this is not PowerShell: something is not closed, or stands where it cannot") for n in syntax_errors(text)]  # fmt: skip
     return found
 
 
@@ -387,6 +388,21 @@ def powershell_lines(code: str) -> Iterator[tuple[int, str]]:
                 yield number, f"${name} is used and never set"
     if depth:
         yield code.count("\n") + 1, "a bracket is not closed"
+
+
+def syntax_errors(code: str) -> list[int]:
+    """Lines (from 1) at which PowerShell's grammar (tree-sitter's) finds an error. For scripts: of programs' arguments it knows too little for documents."""
+    import tree_sitter
+    import tree_sitter_powershell
+
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language()))
+    found, nodes = set(), [parser.parse(code.encode()).root_node]
+    while nodes:
+        node = nodes.pop()
+        if node.type == "ERROR" or node.is_missing:
+            found.add(node.start_point[0] + 1)
+        nodes += [child for child in node.children if child.has_error or child.is_missing]
+    return sorted(found)
 
 
 def runpod_files_are_complete(repository: Path) -> list[Problem]:
