@@ -142,7 +142,7 @@ def test_openais_routes_are_passed_on(gateway):
 
 def test_health_metrics_and_the_openapi_page(gateway):
     assert gateway.http.get("/health/live").json() == {"status": "live"}
-    assert gateway.http.get("/health/ready").status_code == 200
+    assert gateway.http.get("/health/ready").status_code == gateway.http.get("/ping").status_code == 200
     gateway.http.post("/v1/extract", content=page())
     text = gateway.http.get("/metrics").text
     assert 'extract_requests_total{status="ok"}' in text and 'extract_seconds_bucket{le="0.25",part="render"}' in text
@@ -153,6 +153,7 @@ def test_health_metrics_and_the_openapi_page(gateway):
         "/v1/models",
         "/health/live",
         "/health/ready",
+        "/ping",
         "/metrics",
     }
     assert gateway.http.get("/docs").status_code == 200
