@@ -159,6 +159,18 @@ def test_health_metrics_and_the_openapi_page(gateway):
     assert gateway.http.get("/docs").status_code == 200
 
 
+def test_it_is_not_ready_before_the_model_is_warm(gateway, tmp_path):
+    """The model server is up and its file is not there yet: load balancers are told to wait."""
+    ready = tmp_path / "ready.json"
+    with Gateway(gateway.model.url, contract_of(), LIMITS, ready_file=ready) as cold:
+        assert cold.http.get("/ping").status_code == 204
+        answer = cold.http.get("/health/ready")
+        assert answer.status_code == 503 and answer.json()["error"]["message"] == "the model server is starting"
+        assert cold.http.get("/health/live").status_code == 200
+        ready.write_text("{}")
+        assert cold.http.get("/ping").status_code == cold.http.get("/health/ready").status_code == 200
+
+
 def many_pages() -> bytes:
     return pdf(9)
 

@@ -208,7 +208,7 @@ def unpacked_adapter(path: Path, scratch: Path) -> Path:
 
 
 def unpack(path: Path, folder: Path, what: str) -> None:
-    """Unpack a .tgz, .tar.gz or .tar into `folder`. Links, absolute names and names that leave the folder are refused (tarfile's "data" filter)."""
+    """Unpack a .tgz, .tar.gz or .tar into `folder`. Names and links that leave the folder are refused, leading slashes dropped (tarfile's "data" filter)."""
     try:
         with tarfile.open(path) as archive:
             size = 0
