@@ -236,8 +236,7 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         parts: dict[str, float] = {}
         line: dict[str, Any] = {"status": "cancelled"}
         try:
-            async with asyncio.timeout(limits.seconds):
-                line = await answered(request, identity, parts)
+            line = await answered(request, identity, parts, asyncio.get_running_loop().time() + limits.seconds)
         except TimeoutError:
             line = {"status": "time-out", "error": f"no answer within {limits.seconds:g} s"}
         except fastapi.HTTPException as error:
@@ -257,38 +256,42 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             return problem(code, line.get("error") or line["status"], {"Retry-After": "2"} if code == 503 else {}, line["status"])  # fmt: skip
         return JSONResponse({"id": identity, **{name: line[name] for name in ANSWERED if name in line}})
 
-    async def answered(request: fastapi.Request, identity: str, parts: dict[str, float]) -> dict[str, Any]:
-        """The document's prediction line; its files are gone when this ends."""
+    async def answered(request: fastapi.Request, identity: str, parts: dict[str, float], deadline: float) -> dict[str, Any]:  # fmt: skip
+        """The document's prediction line; its files are gone when this ends. Raises TimeoutError at `deadline` (of the loop's clock); an upload that takes
+        as long is `Bounded`'s to end."""
         import tempfile
-
-        from toolkit.console import StageError
 
         with tempfile.TemporaryDirectory(prefix="upload-") as folder:
             sources = await uploads(request, Path(folder))
-            async with gate:
-                began = time.monotonic()
-                pages: list[Path] = []
-                try:
-                    pages, layer = await pages_of(sources)
-                except Unreadable as error:
-                    return {"status": "unreadable", "error": str(error)}
-                finally:
-                    parts["render"] = time.monotonic() - began
-                try:
-                    if len(pages) > limits.pages:
-                        return {"status": "unreadable", "error": f"it has more than {limits.pages} pages"}
-                    pages_seen.inc(len(pages))
-                    began = time.monotonic()
-                    words = DocumentWords(layer) if layer else None
-                    line = await prediction_of(judge, await model(), Document(identity), pages, window=contract.max_pages, tries=3, words=words)  # fmt: skip
-                    parts["model"] = time.monotonic() - began
-                    return line | {"pages": len(pages)}
-                except StageError:
-                    # The server's address or key is wrong, or it is not up: nothing that the client could cure.
-                    return {"status": "http_error", "error": "the model server does not answer", "pages": len(pages)}
-                finally:
-                    for parent in {page.parent for page in pages}:
-                        state["renderer"].release(Document("", source=parent), [parent / "page"])
+            async with asyncio.timeout_at(deadline), gate:
+                return await read_and_asked(identity, sources, parts)
+
+    async def read_and_asked(identity: str, sources: list[Path], parts: dict[str, float]) -> dict[str, Any]:
+        from toolkit.console import StageError
+
+        began = time.monotonic()
+        pages: list[Path] = []
+        try:
+            pages, layer = await pages_of(sources)
+        except Unreadable as error:
+            return {"status": "unreadable", "error": str(error)}
+        finally:
+            parts["render"] = time.monotonic() - began
+        try:
+            if len(pages) > limits.pages:
+                return {"status": "unreadable", "error": f"it has more than {limits.pages} pages"}
+            pages_seen.inc(len(pages))
+            began = time.monotonic()
+            words = DocumentWords(layer) if layer else None
+            line = await prediction_of(judge, await model(), Document(identity), pages, window=contract.max_pages, tries=3, words=words)  # fmt: skip
+            parts["model"] = time.monotonic() - began
+            return line | {"pages": len(pages)}
+        except StageError:
+            # The server's address or key is wrong, or it is not up: nothing that the client could cure.
+            return {"status": "http_error", "error": "the model server does not answer", "pages": len(pages)}
+        finally:
+            for parent in {page.parent for page in pages}:
+                state["renderer"].release(Document("", source=parent), [parent / "page"])
 
     def problem(code: int, sentence: str, more: dict[str, str] | None = None, kind: str = "refused") -> Any:
         return JSONResponse({"error": {"message": sentence, "type": kind}}, code, headers=more or {})
