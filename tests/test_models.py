@@ -114,7 +114,7 @@ def adapter(easy_dataset, tiny_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("adapter")
     arguments = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--val", easy_dataset / "data/train.jsonl", "--root", easy_dataset,
                  "--schema", easy_dataset / "data/train.schema.json", "--out", out, "--image-max-tokens", 384, "--limit", 8, "--batch-size", 4, "--accumulate", 1,
-                 "--epochs", 2, "--learning-rate", "5e-3", "--log-each", 1]  # fmt: skip
+                 "--epochs", 2, "--learning-rate", "5e-3", "--log-each", 1, "--eval-documents", 2, "--eval-each", 4]  # fmt: skip
     assert train_lora.main([str(a) for a in arguments]) == 0
     return out
 
