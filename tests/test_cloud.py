@@ -179,6 +179,19 @@ def test_the_pipelines_steps_run_in_their_containers_layout(pipeline):
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
 
 
+def test_the_training_jobs_command_runs_on_the_mounted_data(pipeline, tmp_path):
+    job = yaml.safe_load((REPOSITORY / "azureml/train/job.yml").read_text())
+    data, out = tmp_path / "mounted", tmp_path / "run"
+    data.mkdir()
+    out.mkdir()
+    (data / "images").symlink_to(pipeline / "render/images")
+    (data / "splits").symlink_to(pipeline / "build/splits")
+    values = job["inputs"] | {"data": data, "base": BASE, "run": out, "preset": "none", "epochs": 1, "image_max_tokens": 384}  # fmt: skip
+    done = in_a_container(job["command"], values, tmp_path / "container")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (out / "adapter_model.safetensors").is_file() and (out / "extraction_config.json").is_file()
+
+
 def test_a_model_is_registered_with_its_scores_and_only_where_they_hold(pipeline):
     words = [
         sys.executable,
