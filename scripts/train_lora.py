@@ -118,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    qwen3vl.default_device()  # a GPU that cannot be used is said before anything is counted
     config = qwen3vl.load_config(args.model)
     if args.method == "qlora" and qwen3vl.is_moe(config):
         raise StageError(
