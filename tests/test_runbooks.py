@@ -95,7 +95,7 @@ def recorders(folder: Path, status: str = "200", absent: bool = True) -> tuple[d
 @pytest.mark.skipif(os.name == "nt", reason="the bash form")
 @pytest.mark.parametrize("document", RUNBOOKS)
 def test_the_bash_form_runs_from_top_to_bottom(document, clone, tmp_path):
-    """No undefined variable, no file that is not there. What starts a pod's or a worker's script is left to test_cloud.py."""
+    """No undefined variable, no file that is not there. What starts a pod's or a worker's script is left to test_templates.py."""
     environment, log = recorders(tmp_path)
     text = "\n".join(blocks(document, "bash")).replace("cd /workspace", "true")
     text = re.sub(r"^.*bash (?:extraction/)?runpod/(train|serve)/start\.sh.*$", r"test -f runpod/\1/start.sh", text, flags=re.M)  # fmt: skip
