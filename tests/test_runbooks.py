@@ -1,7 +1,9 @@
 """A stranger's dry run: each runbook top to bottom, the clouds' programs replaced by recorders, in both shells' forms; and every quoted message is in the code."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from test_commands import words_of
 
 from toolkit.cloud_templates import powershell_lines
 
@@ -161,6 +164,53 @@ def test_traffic_is_shared_out_and_taken_back(clone, tmp_path):
     for wrong in (["red", "10"], ["green", "101"], ["green", "half"]):
         done = subprocess.run(["bash", "azureml/endpoint/traffic.sh", *wrong], cwd=clone, env=environment, capture_output=True, text=True)  # fmt: skip
         assert done.returncode == 2 and done.stderr.startswith("error: ")
+
+
+# What needs no GPU, no server and no cloud runs for real.
+LOCAL = ("extract_combined_zip", "pdf_to_images", "build_jsonl_from_results", "validate_jsonl", "verify_image_paths", "split_jsonl", "dataset_stats", "plan_training", "estimate_latency")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["powershell", "bash"])
+def test_the_local_commands_do_what_they_say_in_the_runbooks_order(language, clone):
+    """On generated documents; as PowerShell splits the words, and as bash does."""
+    made = subprocess.run([sys.executable, "scripts/make_sample_documents.py", "--zips-to", "data", "--documents", "40", "--seed", "8"], cwd=clone)  # fmt: skip
+    assert made.returncode == 0
+    shutil.rmtree(clone / "data/pdfs")
+    shutil.copytree(clone / "data/samples/pdfs", clone / "data/pdfs")
+    ran = []
+    for document in RUNBOOKS:
+        for line in "\n".join(blocks(document, language)).splitlines():
+            name = re.match(r"python scripts[\\/](\w+)\.py ", line)
+            if not name or name[1] not in LOCAL or "--calibrate" in line:
+                continue
+            words = words_of(line) if language == "powershell" else shlex.split(line)[1:]
+            done = subprocess.run([sys.executable, *words], cwd=clone, capture_output=True, text=True)
+            # 1: documents without images, which this data has, as real exports have.
+            assert done.returncode in ((0, 1) if "build" in line else (0,)), f"{line}: {done.stderr}"
+            ran.append(name[1])
+    assert len(ran) >= 12 and (clone / "data/splits/train.jsonl").stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("npm") or not shutil.which("node"), reason="the CRD's schema comes as an npm package")  # fmt: skip
+def test_the_autoscaler_fits_keda_s_published_schema(tmp_path):
+    import yaml
+
+    installed = subprocess.run(["npm", "install", "--silent", "--prefix", tmp_path, "@kubernetes-models/keda@2.0.0"], cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+    assert installed.returncode == 0, installed.stderr
+    (tmp_path / "check.mjs").write_text(
+        'import {ScaledObject} from "@kubernetes-models/keda/keda.sh/v1alpha1"; import {readFileSync} from "node:fs";'
+        'try { new ScaledObject(JSON.parse(readFileSync(0, "utf8"))).validate(); console.log("valid"); } catch { console.log("refused"); }'
+    )
+
+    def verdict(value) -> str:
+        return subprocess.run(["node", "check.mjs"], cwd=tmp_path, input=json.dumps(value), text=True, capture_output=True).stdout.strip()  # fmt: skip
+
+    given = yaml.safe_load((REPOSITORY / "azureml/aks/autoscale.yaml").read_text(encoding="utf-8"))
+    assert verdict(given) == "valid"
+    given["spec"]["maxReplicaCount"] = "three"
+    assert verdict(given) == "refused"
 
 
 def test_every_message_of_the_troubleshooting_page_is_in_the_code():
