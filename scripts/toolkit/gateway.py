@@ -313,7 +313,7 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
         return StreamingResponse(answer.aiter_raw(), answer.status_code, kept, background=_closing(answer))
 
-    @app.post("/v1/chat/completions", summary="OpenAI's chat completions, passed on to the model server", openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}, responses=PASSED_ON)  # fmt: skip
+    @app.post("/v1/chat/completions", summary="OpenAI's chat completions, passed on to the model server", openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object", "required": ["messages"], "properties": {"messages": {"type": "array", "items": {"type": "object"}}}}}}}}, responses=PASSED_ON)  # fmt: skip
     async def completions(request: fastapi.Request) -> Any:
         allowed(request)
         try:
