@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def server_processes(port: int) -> list[int]:
+    """Process ids of the vLLM servers on `port`, as scripts/serve_vllm.py starts them; Linux and macOS (pgrep)."""
+    words = ["pgrep", "-f", f"vllm.entrypoints.cli.main serve .*--port {port}"]
+    return [int(word) for word in subprocess.run(words, capture_output=True, text=True).stdout.split()]
 
 
 class Outcome:

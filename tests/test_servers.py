@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, server_processes
 from fault_server import FaultServer
 
 from toolkit.files import read_jsonl
@@ -86,10 +86,7 @@ def serving(vllm_python, model, *arguments, port=PORT):
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=60)
-        left = subprocess.run(
-            ["pgrep", "-f", f"vllm.entrypoints.cli.main serve .*--port {port}"], capture_output=True, text=True
-        ).stdout
-        assert left == "", "the server and its workers end with the script"
+        assert not server_processes(port), "the server and its workers end with the script"
 
 
 def extract(out: Path, documents: Path, contract: Path, *more: object, code=(0, 1), port=PORT) -> dict[str, dict]:
@@ -333,7 +330,10 @@ def test_a_thousand_documents_with_nothing_lost(vllm_python, merged, held_out, w
             )  # fmt: skip
             while answered() < 300 and client.poll() is None:
                 time.sleep(0.2)
-            subprocess.run(["pkill", "-KILL", "-f", f"vllm serve .*--port {PORT}"], check=True)
+            servers = server_processes(PORT)
+            assert servers, "the server was there when the client had 300 answers"
+            for process in servers:
+                os.kill(process, signal.SIGKILL)
             subprocess.run(["pkill", "-KILL", "-f", "VLLM::EngineCore"], check=False)
             time.sleep(2)
         before = answered()

@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, server_processes
 
 from toolkit.files import read_jsonl, sha256_of
 
@@ -300,11 +300,6 @@ def until(ready, process, log: Path, seconds: float = 300) -> None:
     raise AssertionError(log.read_text()[-3000:])
 
 
-def model_processes() -> list[int]:
-    words = ["pgrep", "-f", f"vllm.entrypoints.cli.main serve .*--port {MODEL_PORT}"]
-    return [int(word) for word in subprocess.run(words, capture_output=True, text=True).stdout.split()]
-
-
 def commanding_page() -> bytes:
     import pymupdf
 
@@ -363,7 +358,7 @@ def test_a_queue_worker_answers_documents_while_its_model_server_is_killed(
 
                 async def killed():
                     await asyncio.sleep(5)
-                    victims = model_processes()
+                    victims = server_processes(MODEL_PORT)
                     for pid in victims:
                         os.kill(pid, signal.SIGKILL)
                     return victims
@@ -394,9 +389,9 @@ def test_a_queue_worker_answers_documents_while_its_model_server_is_killed(
         assert right / len(documents) > 0.6
         assert [r["error"][:4] for r in refused] == ["400:", "400:", "415:", "400:"]
         secrets |= {value for _, gold in documents.values() for value in (gold["bl_number"], gold["consignee_name"]) if value}  # fmt: skip
-        assert len(model_processes()) >= 1
+        assert len(server_processes(MODEL_PORT)) >= 1
     shop.shutdown()
-    assert process.returncode is not None and model_processes() == []
+    assert process.returncode is not None and server_processes(MODEL_PORT) == []
     text = log.read_text() + "".join(path.read_text() for path in box.rglob("vllm-*.log"))
     assert "starting it again" in text and not [value for value in secrets if value in text]
 
@@ -427,4 +422,4 @@ def test_azures_container_takes_the_mounted_model_and_finishes_what_is_under_way
         asking.join(120)
         assert got and got[0].status_code == 200 and set(got[0].json()["prediction"]) == set(gold)
         process.wait(120)
-    assert process.returncode == 0 and model_processes() == []
+    assert process.returncode == 0 and server_processes(MODEL_PORT) == []
