@@ -112,9 +112,12 @@ def adapter(easy_dataset, tiny_model, tmp_path_factory):
     import train_lora
 
     out = tmp_path_factory.mktemp("adapter")
-    arguments = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--val", easy_dataset / "data/train.jsonl", "--root", easy_dataset,
+    validation = easy_dataset / "data/validation_of_two.jsonl"
+    lines = (easy_dataset / "data/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    validation.write_text("".join(lines[:2]), encoding="utf-8")
+    arguments = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--val", validation, "--root", easy_dataset,
                  "--schema", easy_dataset / "data/train.schema.json", "--out", out, "--image-max-tokens", 384, "--limit", 8, "--batch-size", 4, "--accumulate", 1,
-                 "--epochs", 2, "--learning-rate", "5e-3", "--log-each", 1, "--eval-documents", 2, "--eval-each", 4]  # fmt: skip
+                 "--epochs", 2, "--learning-rate", "5e-3", "--log-each", 1, "--eval-documents", 1, "--eval-each", 4]  # fmt: skip
     assert train_lora.main([str(a) for a in arguments]) == 0
     return out
 
