@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ from toolkit.token_confidence import ValueScore, value_scores
 
 # The first answer is the most likely one; only where that is invalid is chance let in.
 TEMPERATURES = (0.0, 0.2, 0.5, 0.8)
+# Who wants a document's parts as they come: the window of pages (from 0), the shard, its public values.
+Heard = Callable[[int, Shard, dict[str, Any]], None]
 
 
 class Asker(Protocol):
@@ -102,12 +104,16 @@ async def prediction_of(
     window: int,
     tries: int,
     words: DocumentWords | None = None,
+    heard: Heard | None = None,
 ) -> dict[str, Any]:
-    """The prediction line of one document: every window answered, invalid answers asked again, one public answer and its trust."""
+    """The prediction line of one document: every window answered, invalid answers asked again, one public answer and its trust. `heard` is told of each
+    shard's valid answer when it is there, before the shards are joined and checked."""
     try:
         prepared = await asyncio.gather(*(asyncio.to_thread(ask.prepare, page) for page in pages))
         windows = windows_of(list(prepared), window)
-        parts = await asyncio.gather(*(window_answer(judge, ask, part, tries) for part in windows))
+        parts = await asyncio.gather(
+            *(window_answer(judge, ask, part, tries, heard, number) for number, part in enumerate(windows))
+        )
     except NoAnswer as error:
         return prediction_line(document.identity, error.status, None, None, error=str(error))
     except UnreadablePage as error:
@@ -150,7 +156,9 @@ def added(usages: Iterable[dict[str, int]]) -> dict[str, int]:
     return total
 
 
-async def window_answer(judge: Judge, ask: Asker, pages: list[Any], tries: int) -> dict[str, Any]:
+async def window_answer(
+    judge: Judge, ask: Asker, pages: list[Any], tries: int, heard: Heard | None = None, window: int = 0
+) -> dict[str, Any]:
     """The answer for one window of pages, whole or joined from its shards: `status`, `prediction`, `sentences`, `raw`, `finish_reason`,
     `scores`, `usage`, `seconds`, `attempts`, `shards`."""
     plan = judge.plan
@@ -161,10 +169,16 @@ async def window_answer(judge: Judge, ask: Asker, pages: list[Any], tries: int) 
     seconds = 0.0
     counts: dict[str, int] = {}
 
+    async def one(shard: Shard) -> dict[str, Any]:
+        answer = await best_answer(judge, ask, pages, shard, tries)
+        if heard is not None and answer["status"] == "ok":
+            heard(window, shard, answer["prediction"])
+        return answer
+
     async def asked(wave: list[Shard]) -> bool:
         """Ask shards at the same time; whether all have a valid answer."""
         nonlocal seconds
-        answers = await asyncio.gather(*(best_answer(judge, ask, pages, shard, tries) for shard in wave))
+        answers = await asyncio.gather(*map(one, wave))
         shards.extend(wave)
         found.extend(answers)
         seconds += max(answer["seconds"] for answer in answers)

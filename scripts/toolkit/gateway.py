@@ -23,7 +23,8 @@ import fastapi
 from toolkit.contract import Contract
 from toolkit.documents import Document, PageRenderer, Unreadable
 from toolkit.evidence import DocumentWords
-from toolkit.extraction import Judge, prediction_of
+from toolkit.extraction import Heard, Judge, prediction_of
+from toolkit.row_shards import Shard
 from toolkit.server_client import ServerModel, headers
 
 # By their first bytes: what a client says of its file is not asked.
@@ -45,6 +46,7 @@ STATUS_CODES = {
     "truncated": 502,
     "http_error": 503,
 }
+LINES = "application/x-ndjson"
 HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "server", "date"}
 
 
@@ -226,17 +228,52 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
     @app.post("/score", include_in_schema=False)
     async def extract(request: fastapi.Request) -> Any:
         allowed(request)
-        identity = uuid.uuid4().hex
         if state["waiting"] >= limits.documents + limits.queue:
             asked.labels("busy").inc()
             return problem(429, "too many documents are waiting; try again", {"Retry-After": "1"})
         state["waiting"] += 1
         under_way.set(state["waiting"])
+        if LINES in request.headers.get("accept", ""):
+            return await in_lines(request)
+        return await worked(request, None)
+
+    async def in_lines(request: fastapi.Request) -> Any:
+        """The shards' values in lines as they come, the whole answer as the last one; what fails before the first line has its status code."""
+        lines: asyncio.Queue[bytes] = asyncio.Queue()
+
+        def heard(window: int, shard: Shard, values: dict[str, Any]) -> None:
+            lines.put_nowait(line_of({"window": window + 1, "shard": shard.line, "values": values}))
+
+        work = asyncio.create_task(worked(request, heard))
+        first = asyncio.create_task(lines.get())
+        await asyncio.wait({work, first}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done() and not first.done():
+            first.cancel()
+            whole = work.result()
+            if whole.status_code != 200:
+                return whole
+            return fastapi.Response(whole.body + b"\n", media_type=LINES)
+
+        async def sent() -> AsyncIterator[bytes]:
+            work.add_done_callback(lambda _: lines.put_nowait(b""))
+            try:
+                yield await first
+                while line := await lines.get():
+                    yield line
+                yield (await work).body + b"\n"
+            finally:
+                work.cancel()  # nobody listens any more
+
+        return StreamingResponse(sent(), media_type=LINES)
+
+    async def worked(request: fastapi.Request, heard: Heard | None) -> Any:
+        """The answer to a request, which was counted as waiting; timed and logged."""
+        identity = uuid.uuid4().hex
         began = time.monotonic()
         parts: dict[str, float] = {}
         line: dict[str, Any] = {"status": "cancelled"}
         try:
-            line = await answered(request, identity, parts, asyncio.get_running_loop().time() + limits.seconds)
+            line = await answered(request, identity, parts, asyncio.get_running_loop().time() + limits.seconds, heard)
         except TimeoutError:
             line = {"status": "time-out", "error": f"no answer within {limits.seconds:g} s"}
         except fastapi.HTTPException as error:
@@ -256,7 +293,7 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             return problem(code, line.get("error") or line["status"], {"Retry-After": "2"} if code == 503 else {}, line["status"])  # fmt: skip
         return JSONResponse({"id": identity, **{name: line[name] for name in ANSWERED if name in line}})
 
-    async def answered(request: fastapi.Request, identity: str, parts: dict[str, float], deadline: float) -> dict[str, Any]:  # fmt: skip
+    async def answered(request: fastapi.Request, identity: str, parts: dict[str, float], deadline: float, heard: Heard | None) -> dict[str, Any]:  # fmt: skip
         """The document's prediction line; its files are gone when this ends. Raises TimeoutError at `deadline` (of the loop's clock); an upload that takes
         as long is `Bounded`'s to end."""
         import tempfile
@@ -264,9 +301,9 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         with tempfile.TemporaryDirectory(prefix="upload-") as folder:
             sources = await uploads(request, Path(folder))
             async with asyncio.timeout_at(deadline), gate:
-                return await read_and_asked(identity, sources, parts)
+                return await read_and_asked(identity, sources, parts, heard)
 
-    async def read_and_asked(identity: str, sources: list[Path], parts: dict[str, float]) -> dict[str, Any]:
+    async def read_and_asked(identity: str, sources: list[Path], parts: dict[str, float], heard: Heard | None) -> dict[str, Any]:  # fmt: skip
         from toolkit.console import StageError
 
         began = time.monotonic()
@@ -283,7 +320,7 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             pages_seen.inc(len(pages))
             began = time.monotonic()
             words = DocumentWords(layer) if layer else None
-            line = await prediction_of(judge, await model(), Document(identity), pages, window=contract.max_pages, tries=3, words=words)  # fmt: skip
+            line = await prediction_of(judge, await model(), Document(identity), pages, window=contract.max_pages, tries=3, words=words, heard=heard)  # fmt: skip
             parts["model"] = time.monotonic() - began
             return line | {"pages": len(pages)}
         except StageError:
@@ -371,6 +408,10 @@ def warmed(renderer: PageRenderer) -> None:
         renderer.release(document, renderer.pages_of(document).result())
 
 
+def line_of(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
 def _closing(answer: Any) -> Any:
     from starlette.background import BackgroundTask
 
@@ -391,6 +432,7 @@ REQUEST_BODY = {
     }
 }  # fmt: skip
 RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the document's values; asked for as lines: each shard's values when they are there, the whole answer last", "content": {"application/json": {}, LINES: {}}},
     400: {"description": "no file, or a form that cannot be read"}, 401: {"description": "another API key is needed"}, 408: {"description": "the upload took too long"},
     413: {"description": "the body is too large"}, 415: {"description": "neither PDF nor image"}, 422: {"description": "the document cannot be read"},
     429: {"description": "too many documents wait"}, 502: {"description": "the model gave no valid answer"}, 503: {"description": "the model server does not answer"},
