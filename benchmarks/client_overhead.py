@@ -23,7 +23,7 @@ from toolkit.console import StageError, say
 from toolkit.contract import load_contract
 from toolkit.files import argument_path
 from toolkit.records import read_records
-from toolkit.server_client import request_body
+from toolkit.server_client import page_url, request_body
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WHOLE = "vllm:e2e_request_latency_seconds"
@@ -62,7 +62,7 @@ def as_their_dataset(args: Any, folder: Path) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for record in read_records(args.input, args.requests):
             (user,) = [message for message in record["messages"] if message["role"] == "user"]
-            images = [str((REPOSITORY / part["image"]).resolve()) for part in user["content"] if part["type"] == "image"]  # fmt: skip
+            images = [page_url(Path(part["image"])) for part in user["content"] if part["type"] == "image"]
             text = " ".join(part["text"] for part in user["content"] if part["type"] == "text")
             file.write(json.dumps({"prompt": text, "image_files": images}) + "\n")
     return path
@@ -108,7 +108,9 @@ def our_mean(args: Any, folder: Path) -> float:
         str(out),
         "--overwrite",
     ]
-    subprocess.run(words, check=False, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise StageError(f"benchmark_latency.py failed: {console.one_line(done.stderr[-400:], 400)}")
     run = json.loads(out.read_text(encoding="utf-8"))["runs"][0]
     # The first of all warms nothing here, and the server counted it.
     seconds = [one["seconds"] for one in run["documents"]]
@@ -131,10 +133,13 @@ def their_mean(args: Any, contract: Any, dataset: Path, folder: Path) -> float:
     words += ["--dataset-name", "custom_image", "--dataset-path", str(dataset), "--num-prompts", str(args.requests), "--custom-output-len", str(contract.max_answer_tokens)]  # fmt: skip
     words += ["--max-concurrency", "1", "--num-warmups", "0", "--disable-shuffle", "--percentile-metrics", "e2el", "--extra-body", json.dumps(extra)]  # fmt: skip
     words += ["--save-result", "--result-dir", str(folder), "--result-filename", "theirs.json"]
-    done = subprocess.run(words, check=False, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})  # fmt: skip
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})  # fmt: skip
     if done.returncode:
         raise StageError(f"vllm bench serve failed: {console.one_line(done.stderr[-400:], 400)}")
-    return float(json.loads((folder / "theirs.json").read_text(encoding="utf-8"))["mean_e2el_ms"]) / 1000
+    found = json.loads((folder / "theirs.json").read_text(encoding="utf-8"))
+    if found["completed"] < args.requests:
+        raise StageError(f"vllm bench serve had answers to {found['completed']} of {args.requests} requests: {console.one_line(done.stdout, 400)}")  # fmt: skip
+    return float(found["mean_e2el_ms"]) / 1000
 
 
 if __name__ == "__main__":
