@@ -17,13 +17,14 @@ import json
 import random
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from toolkit.adapters import AdapterSettings, lora_model, parameter_groups
+from toolkit.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
 from toolkit.batches import IGNORED, collate, packed
 from toolkit.model_shapes import IMAGE_TOKEN, SHAPES, VOCABULARY, ModelShape, config_of
 from toolkit.token_batches import TokenBatches
@@ -47,6 +48,7 @@ class Variant:
     all_logits: bool = False
     recompute: bool = False
     fused: bool = True
+    casts: bool = False
 
 
 VARIANTS = [
@@ -56,8 +58,9 @@ VARIANTS = [
     Variant("logits of every token", all_logits=True),
     Variant("packed", pack=True),
     Variant("optimizer not fused", fused=False),
+    Variant("LoRA's inputs turned to float32", casts=True),
     Variant("activations recomputed", recompute=True),
-    Variant("all levers off", grouped=False, all_logits=True, recompute=True, fused=False),
+    Variant("all levers off", grouped=False, all_logits=True, recompute=True, fused=False, casts=True),
 ]
 
 
@@ -155,7 +158,7 @@ def measured(model: Any, adapter: AdapterSettings, variant: Variant, documents: 
                 torch.cuda.synchronize()
             if number == 1:
                 began = time.monotonic()
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16), nullcontext() if variant.casts else without_casts(model):
                 loss = (whole_loss if variant.all_logits else summed_loss)(model, batch, labels)
             (loss / int((labels != IGNORED).sum())).backward()
             optimizer.step()

@@ -1,7 +1,7 @@
 """What a training run will need before anyone rents a GPU: memory, steps, hours and cost, for every model size and method.
 
 Reads the training JSONL (its longest record decides the memory, all of them the time). Every figure is predicted from the model's
-published shape and the GPU's data sheet: nothing is measured here. Memory is for one record a forward pass, with activations
+published shape and the GPU's data sheet: nothing is measured here. Memory was held to the real model without a GPU (benchmarks/training_memory.py). Memory is for one record a forward pass, with activations
 kept, and recomputed where that alone does not fit (--checkpointing of train_lora.py).
 
     python scripts/plan_training.py --in data/splits/train.jsonl --gpu a6000

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toolkit.adapters import AdapterSettings, check_nf4, lora_model, parameter_groups
+from toolkit.adapters import AdapterSettings, check_nf4, lora_model, parameter_groups, without_casts
 from toolkit.batches import END_OF_ANSWER, IGNORED, Collator, RecordDataset, prompt_ids, shard_prompts
 from toolkit.console import ExitCode, StageError, first_few, say, sentence_of
 from toolkit.contract import Contract
@@ -476,13 +476,14 @@ def measured_training(
     if checkpoint:
         best = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["best"]
         trainer.best_score, trainer.best_step, trainer.without_gain = best["score"], best["step"], best["without_gain"]
-    recomputed = choose_checkpointing(trainer, args, dataset, lengths)
-    say(f"{len(batches)} batches an epoch, {steps_per_epoch} optimizer steps, {'packed' if pack else f'{batches.padding():.1%} padding'}, attention {attention}")  # fmt: skip
-    outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.stop_signal:
-        raise StageError(f"stopped by {trainer.stop_signal} at step {trainer.state.global_step}; go on with --resume", ExitCode.INTERRUPTED)  # fmt: skip
-    if validation and trainer.last_evaluated != trainer.state.global_step:
-        trainer.evaluate()
+    with without_casts(model):
+        recomputed = choose_checkpointing(trainer, args, dataset, lengths)
+        say(f"{len(batches)} batches an epoch, {steps_per_epoch} optimizer steps, {'packed' if pack else f'{batches.padding():.1%} padding'}, attention {attention}")  # fmt: skip
+        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.stop_signal:
+            raise StageError(f"stopped by {trainer.stop_signal} at step {trainer.state.global_step}; go on with --resume", ExitCode.INTERRUPTED)  # fmt: skip
+        if validation and trainer.last_evaluated != trainer.state.global_step:
+            trainer.evaluate()
     save_result(trainer, processor, args.out)
     last: dict[str, Any] = next((row for row in reversed(trainer.state.log_history) if "eval_loss" in row), {})
     return {

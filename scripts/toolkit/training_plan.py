@@ -41,8 +41,10 @@ def training_memory(
     linear = NF4_BYTES if method == "qlora" and not shape.experts else 2.0
     weights = shape.linear * linear + 2 * (shape.embeddings + shape.vision)
     q, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    # Two norms with their inputs, attention's q, k, v and output with their rotated copies, four tensors of the MLP.
-    kept = 2 * (8 * shape.hidden + 3 * q + 4 * kv + 4 * shape.intermediate * max(1, shape.active_experts)) * tokens
+    # Bytes that autograd keeps of a token in a layer: two norms' inputs in float32 and their results in bf16; q and k before their norms in float32, q, k, v
+    # and attention's output in bf16; gate, up, their activation and product in bf16. benchmarks/training_memory.py holds this to the real model.
+    layer = 12 * shape.hidden + 8 * q + 8 * kv + 8 * shape.intermediate * max(1, shape.active_experts)
+    kept = layer * tokens
     activations = kept + 2 * shape.hidden * tokens * shape.layers if checkpointing else kept * shape.layers
     return TrainingMemory(
         weights / GIB,
