@@ -521,6 +521,35 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
 
 
 @pytest.mark.slow
+def test_fsdp2_trains_validates_saves_and_resumes_as_one_process_would(easy_dataset, tiny_model, tmp_path):
+    """The weights of both CPU processes in shards, with the settings of scripts/accelerate/fsdp2.yaml: the losses are those of one process with the same
+    global batch, the adapter is a whole one, and a run that goes on from its checkpoint is the run that was never stopped."""
+    import torch
+
+    def trained(out: Path, launch: list[str], *more: object) -> list[float]:
+        command = arguments(easy_dataset, tiny_model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2,
+                            "--val", easy_dataset / "data/train.jsonl", "--eval-documents", 1, *more)  # fmt: skip
+        done = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows = csv.DictReader((out / "training_log.csv").open(encoding="utf-8"))
+        return [float(row["loss"]) for row in rows if row["loss"]]
+
+    script = str(REPOSITORY / "scripts/train_lora.py")
+    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519", str(REPOSITORY / "tests/fsdp2_on_cpu.py")]  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    curve = trained(whole, two, "--accumulate", 2)
+    assert curve == pytest.approx(trained(tmp_path / "one", [script], "--accumulate", 4), rel=5e-3)
+    single = weights(tmp_path / "one")
+    assert weights(whole).keys() == single.keys() and all(weights(whole)[n].shape == w.shape for n, w in single.items())
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoint-4")
+    (broken / "adapter_model.safetensors").unlink()
+    assert trained(broken, two, "--accumulate", 2, "--resume") == curve
+    first, second = weights(whole), weights(broken)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_never_stopped(easy_dataset, tiny_model, tmp_path):
     """Killed after its first checkpoint and resumed, with dropout: the same adapter, bit for bit."""
     import torch

@@ -65,9 +65,10 @@ class TokenBatches:
         return sorted(range(len(self.lengths)), key=self.lengths.__getitem__, reverse=True)[: self.records]
 
     def padding(self) -> float:
-        """Share of padding among the tokens of an epoch's padded batches."""
-        spent = sum(self._size([index for index, _ in batch]) for batch in self)
-        return 1 - sum(self.lengths) / spent if spent else 0.0
+        """Share of padding among the tokens of this process's batches in an epoch."""
+        own = [[index for index, _ in batch] for batch in self]
+        spent = sum(map(self._size, own))
+        return 1 - sum(self.lengths[index] for batch in own for index in batch) / spent if spent else 0.0
 
     def _size(self, batch: Sequence[int]) -> int:
         own = [self.lengths[index] for index in batch]
