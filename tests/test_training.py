@@ -527,8 +527,7 @@ def test_fsdp2_trains_validates_saves_and_resumes_as_one_process_would(easy_data
     import torch
 
     def trained(out: Path, launch: list[str], *more: object) -> list[float]:
-        command = arguments(easy_dataset, tiny_model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2,
-                            "--val", easy_dataset / "data/train.jsonl", "--eval-documents", 1, *more)  # fmt: skip
+        command = arguments(easy_dataset, tiny_model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2, *more)  # fmt: skip
         done = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         rows = csv.DictReader((out / "training_log.csv").open(encoding="utf-8"))
@@ -536,15 +535,26 @@ def test_fsdp2_trains_validates_saves_and_resumes_as_one_process_would(easy_data
 
     script = str(REPOSITORY / "scripts/train_lora.py")
     two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519", str(REPOSITORY / "tests/fsdp2_on_cpu.py")]  # fmt: skip
+    shared = (
+        two,
+        "--accumulate",
+        2,
+        "--val",
+        easy_dataset / "data/train.jsonl",
+        "--eval-documents",
+        1,
+        "--eval-each",
+        4,
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    curve = trained(whole, two, "--accumulate", 2)
+    curve = trained(whole, *shared)
     assert curve == pytest.approx(trained(tmp_path / "one", [script], "--accumulate", 4), rel=5e-3)
     single = weights(tmp_path / "one")
     assert weights(whole).keys() == single.keys() and all(weights(whole)[n].shape == w.shape for n, w in single.items())
     shutil.copytree(whole, broken)
     shutil.rmtree(broken / "checkpoint-4")
     (broken / "adapter_model.safetensors").unlink()
-    assert trained(broken, two, "--accumulate", 2, "--resume") == curve
+    assert trained(broken, *shared, "--resume") == curve
     first, second = weights(whole), weights(broken)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
