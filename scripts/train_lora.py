@@ -150,7 +150,8 @@ def main(argv: list[str] | None = None) -> int:
         "out": shown(args.out),
         "loss_curve": shown(args.out / "loss_curve.png"),
     }
-    say(f"adapter -> {shown(args.out)} ({result['seconds']:.0f} s, loss {result['train_loss']:.4f})")
+    loss = "no step was left to do" if result["train_loss"] is None else f"loss {result['train_loss']:.4f}"
+    say(f"adapter -> {shown(args.out)} ({result['seconds']:.0f} s, {loss})")
     return console.finish(args, result, ExitCode.PROBLEMS if too_long else ExitCode.OK)
 
 

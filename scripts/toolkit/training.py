@@ -486,8 +486,10 @@ def measured_training(
             trainer.evaluate()
     save_result(trainer, processor, args.out)
     last: dict[str, Any] = next((row for row in reversed(trainer.state.log_history) if "eval_loss" in row), {})
+    # transformers divides what was lost since the start of this process by the steps of all of them.
+    own_steps = trainer.state.global_step - (resumed_at or 0)
     return {
-        "train_loss": round(outcome.training_loss, 5),
+        "train_loss": round(outcome.training_loss * trainer.state.global_step / own_steps, 5) if own_steps else None,
         "val_loss": last.get("eval_loss"),
         "val_micro_f1": last.get("eval_micro_f1"),
         "steps": trainer.state.global_step,
