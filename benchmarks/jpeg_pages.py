@@ -31,9 +31,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, required=True, help="folder for pages and predictions")
     parser.add_argument("--in", dest="input", type=Path, required=True, help="JSONL of records with labels")
     parser.add_argument("--quality", nargs="+", type=int, default=[95, 90, 75, 50, 30], help="of the JPEG pages")
-    parser.add_argument("--model", help="model folder or name, read here")
-    parser.add_argument("--adapter", help="adapter on it")
-    parser.add_argument("--server", help="or a server, up to /v1")
+    reader = parser.add_mutually_exclusive_group(required=True)
+    reader.add_argument("--model", help="model folder or name, read here")
+    reader.add_argument("--server", help="or a server, up to /v1")
+    parser.add_argument("--adapter", help="adapter on the model")
     parser.add_argument("--contract", type=Path, help="with --server: the model folder that it serves")
     return parser
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import weakref
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", nargs="+", type=int, default=[1500, 6000], help="of a pass (default: 1500 6000)")
     parser.add_argument("--answers", type=float, default=0.2, help="share of them that is supervised (default: 0.2)")
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--casts", action="store_true", help="count with peft's float32 copies of LoRA's inputs")
     return parser
 
 
@@ -95,7 +96,9 @@ def live_storages() -> Any:
     return LiveStorages()
 
 
-def counted_bytes(shape: ModelShape, *, tokens: int, answers: int, rank: int, recompute: bool) -> int:
+def counted_bytes(
+    shape: ModelShape, *, tokens: int, answers: int, rank: int, recompute: bool, casts: bool = False
+) -> int:
     """Peak bytes of two optimizer steps of one record of text; the second one has the optimizer's moments beside its activations."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -118,7 +121,7 @@ def counted_bytes(shape: ModelShape, *, tokens: int, answers: int, rank: int, re
                 for parameter in model.parameters():
                     storages.count(parameter)
                 for _ in range(2):
-                    with autocast, without_casts(model):
+                    with autocast, nullcontext() if casts else without_casts(model):
                         logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0]
                         loss = torch.nn.functional.cross_entropy(logits.float(), ids[0, keep + 1], reduction="sum")
                     del logits
@@ -144,7 +147,7 @@ def main() -> int:
         for tokens in args.tokens:
             for recompute in (False, True):
                 answers = max(1, round(tokens * args.answers))
-                counted = counted_bytes(SHAPES[name], tokens=tokens, answers=answers, rank=args.rank, recompute=recompute) / GIB  # fmt: skip
+                counted = counted_bytes(SHAPES[name], tokens=tokens, answers=answers, rank=args.rank, recompute=recompute, casts=args.casts) / GIB  # fmt: skip
                 plan = training_memory(SHAPES[name], "lora", tokens=tokens, answer_tokens=answers, rank=args.rank, checkpointing=recompute)  # fmt: skip
                 predicted = plan.total - CONTEXT_GIB
                 off = predicted / counted - 1

@@ -1,6 +1,6 @@
 """train_lora.py under FSDP2 on CPU processes, started by torch.distributed.run with train_lora.py's arguments.
 
-accelerate (1.14) reads scripts/accelerate/fsdp2.yaml into environment variables at launch, and turns FSDP on for accelerators only. This sets the same
+accelerate (1.15) reads scripts/accelerate/fsdp2.yaml into environment variables at launch, and turns FSDP on for accelerators only. This sets the same
 variables from the same file and turns it on for the CPU; everything behind that is what a GPU machine runs.
 """
 

@@ -548,6 +548,7 @@ def test_fsdp2_trains_validates_saves_and_resumes_as_one_process_would(easy_data
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     curve = trained(whole, *shared)
+    assert (whole / "checkpoint-4/pytorch_model_fsdp.bin").is_file(), "it was not FSDP that trained"
     assert curve == pytest.approx(trained(tmp_path / "one", [script], "--accumulate", 4), rel=5e-3)
     single = weights(tmp_path / "one")
     assert weights(whole).keys() == single.keys() and all(weights(whole)[n].shape == w.shape for n, w in single.items())
