@@ -22,8 +22,7 @@ def set_environment() -> None:
         "ACCELERATE_USE_CPU": "true",
         "ACCELERATE_MIXED_PRECISION": config["mixed_precision"],
     }
-    names = {"fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP"}  # the one that accelerate shortens
-    os.environ |= {names.get(key, key.upper()): str(value) for key, value in config["fsdp_config"].items()}
+    os.environ |= {key.upper(): str(value) for key, value in config["fsdp_config"].items()}
 
 
 def turn_on_for_the_cpu() -> None:
@@ -42,9 +41,24 @@ def turn_on_for_the_cpu() -> None:
     state.AcceleratorState.__init__ = with_fsdp
 
 
+def tell_what_is_sharded() -> None:
+    """A line on stderr with the class of every module that becomes a unit of its own, whose weights are gathered only while it computes."""
+    import torch.distributed.fsdp
+
+    shard = torch.distributed.fsdp.fully_shard
+
+    def telling(module, *arguments, **named):
+        kind = [type(one).__name__ for one in module] if isinstance(module, list) else type(module).__name__
+        print(f"FSDP unit: {kind}", file=sys.stderr)
+        return shard(module, *arguments, **named)
+
+    torch.distributed.fsdp.fully_shard = telling
+
+
 if __name__ == "__main__":
     set_environment()
     turn_on_for_the_cpu()
+    tell_what_is_sharded()
     import train_lora
 
     sys.exit(train_lora.main())

@@ -521,15 +521,22 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
 
 
 @pytest.mark.slow
-def test_fsdp2_trains_validates_saves_and_resumes_as_one_process_would(easy_dataset, tiny_model, tmp_path):
-    """The weights of both CPU processes in shards, with the settings of scripts/accelerate/fsdp2.yaml: the losses are those of one process with the same
-    global batch, the adapter is a whole one, and a run that goes on from its checkpoint is the run that was never stopped."""
+@pytest.mark.parametrize("size", ["dense", "moe"])
+def test_fsdp2_trains_validates_saves_and_resumes_as_one_process_would(easy_dataset, request, tmp_path, size):
+    """The weights of both CPU processes in shards, layer by layer, with the settings of scripts/accelerate/fsdp2.yaml: the losses are those of one process
+    with the same global batch, the adapter is a whole one, and a run that goes on from its checkpoint is the run that was never stopped."""
     import torch
 
+    model = request.getfixturevalue("tiny_moe" if size == "moe" else "tiny_model")
+
     def trained(out: Path, launch: list[str], *more: object) -> list[float]:
-        command = arguments(easy_dataset, tiny_model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2, *more)  # fmt: skip
+        command = arguments(easy_dataset, model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2, *more)  # fmt: skip
         done = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
+        if launch is two:
+            layers = "Qwen3VLMoeTextDecoderLayer" if size == "moe" else "Qwen3VLTextDecoderLayer"
+            depth = json.loads((model / "config.json").read_text(encoding="utf-8"))["text_config"]["num_hidden_layers"]
+            assert done.stderr.count(f"FSDP unit: {layers}") == 2 * depth, done.stderr[-3000:]
         rows = csv.DictReader((out / "training_log.csv").open(encoding="utf-8"))
         return [float(row["loss"]) for row in rows if row["loss"]]
 
