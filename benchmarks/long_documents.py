@@ -59,7 +59,9 @@ SCHEMA = {
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made; what is there is kept")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for everything that is made; what is there is kept"
+    )
     parser.add_argument("--python", type=Path, required=True, help="Python of an environment with vLLM")
     parser.add_argument("--documents", type=int, default=600, help="documents to train on (default: 600)")
     parser.add_argument("--held-out", type=int, default=60, help="documents to read: a third each of 50, of 0 to 5 rows, and between (default: 60)")  # fmt: skip
@@ -193,7 +195,9 @@ def main() -> None:
             began = time.monotonic()
             run("extract_documents", "--server", url, "--contract", model, "--in", held_out, "--out", args.work / f"{arm}.jsonl", "--tries", 1, "--overwrite", accept=(0, 1))  # fmt: skip
             print(f"{arm}: {args.held_out} documents in {time.monotonic() - began:.0f} s", flush=True)
-            run("benchmark_latency", "--server", url, "--contract", model, "--in", held_out, "--out", out, "--overwrite")
+            run(
+                "benchmark_latency", "--server", url, "--contract", model, "--in", held_out, "--out", out, "--overwrite"
+            )
         documents = [one for one in json.loads(out.read_text(encoding="utf-8"))["runs"][0]["documents"] if not one.get("cold")]  # fmt: skip
         print(json.dumps({key: documents[0][key] for key in documents[0]}, indent=None)[:600])
     names = [word for arm in args.arms[1:] for word in ("--against", f"{arm}={args.work / f'{arm}.jsonl'}")]

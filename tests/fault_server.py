@@ -19,13 +19,13 @@ class FaultServer:
     """`fault(n)` names what happens to the n-th completion request (from 0); None lets it through.
 
     `target` is the port of a real server; without one `answer(body)` gives the message text, or an HTTP status and a sentence. `vllm`: it tells
-    its version as vLLM does.
+    its version as vLLM does. A streamed answer waits for `writing(text so far)` before each piece.
     """
 
     def __init__(
-        self, fault: Callable[[int], Fault], *, target: int | None = None, answer: Callable[[dict[str, Any]], Any] | None = None, port: int = 0, vllm: bool = False
+        self, fault: Callable[[int], Fault], *, target: int | None = None, answer: Callable[[dict[str, Any]], Any] | None = None, port: int = 0, vllm: bool = False, writing: Callable[[str], object] = lambda _: None,
     ) -> None:  # fmt: skip
-        self.fault, self.target, self.answer, self.vllm = fault, target, answer, vllm
+        self.fault, self.target, self.answer, self.vllm, self.writing = fault, target, answer, vllm, writing
         self.requests: list[dict[str, Any]] = []
         self.faults: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -59,8 +59,15 @@ class FaultServer:
                 ]
                 chunks[-1]["choices"][0]["finish_reason"] = choice["finish_reason"]
                 chunks.append({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": len(deltas)}})
-                lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"]
-                self.reply(200, "".join(lines).encode(), {"Content-Type": "text/event-stream"})
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.close_connection = True
+                for number, chunk in enumerate(chunks):
+                    outer.writing(text[: 3 * max(0, number - 1)])
+                    self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                self.wfile.write(b"data: [DONE]\n\n")
 
             def do_GET(self) -> None:
                 if self.path == "/version" and outer.vllm:

@@ -236,7 +236,7 @@ def test_windows_keep_the_confidence_of_the_window_that_said_it():
         def prepare(self, page):
             return page
 
-        async def __call__(self, part, shard, temperature, seed):
+        async def __call__(self, part, shard, temperature, seed, hearing):
             answer, logprob = said[part[0]]
             raw = compact_json(answer)
             return Answer(raw, "stop", {}, 0.0, characters(raw, logprob))

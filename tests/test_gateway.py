@@ -193,11 +193,34 @@ def test_a_client_that_leaves_in_the_middle_frees_its_place():
         assert "extract_documents_under_way 0.0" in text and 'extract_requests_total{status="cancelled"} 1.0' in text
 
 
-def test_a_model_with_whole_answers_gives_one_line():
-    plan = AnswerPlan(LADING, "json")
-    with FaultServer(lambda _: None, answer=reader(plan), vllm=True) as server, Gateway(server.url, contract_of(), LIMITS) as made:  # fmt: skip
-        (whole,) = lines_of(made.http.post("/v1/extract", content=pdf(), headers={"accept": "application/x-ndjson"}))
+@pytest.mark.parametrize("wire", ["json", "positional"])
+def test_a_whole_answers_header_is_sent_while_its_rows_are_still_written(wire):
+    plan, release = AnswerPlan(LADING, wire), threading.Event()
+    rows_begin = plan.wire_of(plan.whole).encoded(bill(3)).index("ABCU")
+
+    def writing(text):
+        if len(text) > rows_begin:
+            release.wait(20)
+
+    with FaultServer(lambda _: None, answer=reader(plan), vllm=True, writing=writing) as server, Gateway(server.url, contract_of(wire=wire), LIMITS) as made:  # fmt: skip
+        with made.http.stream("POST", "/v1/extract", content=pdf(), headers={"accept": "application/x-ndjson"}) as answer:  # fmt: skip
+            lines = answer.iter_lines()
+            header = json.loads(next(lines))
+            assert not release.is_set()
+            release.set()
+            (whole,) = map(json.loads, lines)
+        assert header["shard"] == "header" and header["values"] == {k: v for k, v in bill(3).items() if k != "containers"}  # fmt: skip
         assert whole["prediction"] == bill(3)
+        plain = made.http.post("/v1/extract", content=pdf()).json()
+        assert plain["prediction"] == bill(3) and "stream" not in server.requests[-1]
+
+
+def test_a_header_that_does_not_keep_the_schema_is_not_sent_early():
+    plan = AnswerPlan(LADING, "json")
+    broken = plan.wire_of(plan.whole).encoded(bill(1)).replace('"B1"', "5")
+    with FaultServer(lambda _: None, answer=lambda _: broken, vllm=True) as server, Gateway(server.url, contract_of(), LIMITS) as made:  # fmt: skip
+        answer = made.http.post("/v1/extract", content=pdf(), headers={"accept": "application/x-ndjson"})
+        assert answer.status_code == 502 and answer.json()["error"]["type"] == "schema_error"
 
 
 def test_a_form_of_pages_in_order_and_azures_route(gateway):

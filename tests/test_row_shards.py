@@ -103,7 +103,7 @@ class Reader:
     def prepare(self, page):
         return page
 
-    async def __call__(self, pages, shard, temperature, seed):
+    async def __call__(self, pages, shard, temperature, seed, hearing=None):
         self.asked.append(shard.line)
         (part,) = self.plan.cut(self.answer, [shard])
         if shard is self.plan.count:
@@ -139,7 +139,7 @@ def test_a_shard_without_a_valid_answer_fails_the_document_and_names_itself():
     plan = AnswerPlan(LADING, "json", 2)
 
     class Broken(Reader):
-        async def __call__(self, pages, shard, temperature, seed):
+        async def __call__(self, pages, shard, temperature, seed, hearing=None):
             if shard.line == "containers 3-4":
                 return Answer('{"containers":[', "length", {}, 0.1)
             return await super().__call__(pages, shard, temperature, seed)

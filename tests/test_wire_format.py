@@ -62,6 +62,23 @@ def test_every_answer_comes_back_as_it_was(case, kind):
     assert wire.decoded(wire.encoded(answer)) == answer
 
 
+@given(cases, strategies.sampled_from(WIRES), strategies.data())
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_its_first_values_are_known_as_soon_as_the_next_begins(case, kind, data):
+    raw, answer = case
+    schema = TargetSchema.parse(raw, "s")
+    wire, ordered = WireFormat(schema, kind), schema.ordered(answer)
+    text, values = wire.encoded(answer), data.draw(strategies.integers(1, len(ordered)))
+    told = [wire.beginning(text[:end], values) for end in range(len(text) + 1)]
+    first = dict(list(ordered.items())[:values])
+    assert all(found in (None, first) for found in told)
+    if values < len(ordered):
+        after = next(end for end, found in enumerate(told) if found is not None)
+        assert all(found == first for found in told[after:])
+    else:
+        assert told[-1] is None  # the whole answer is `decoded`
+
+
 @pytest.fixture(scope="module")
 def accepts():
     """`accepts(grammar, text)`: does xgrammar, as the server compiles it, take this text to its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from toolkit.token_confidence import Token
 
 SHORTEST_LOOP = 120  # characters; shorter repetitions are ordinary in tables
 SAME_KEY_TIMES = 5
+# Who wants an answer's text while it is written: all of it so far.
+Hearing = Callable[[str], None]
 
 
 @dataclass

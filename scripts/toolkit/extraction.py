@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from toolkit.answers import Answer, NoAnswer, repeated_key, repeated_tail
+from toolkit.answers import Answer, Hearing, NoAnswer, repeated_key, repeated_tail
 from toolkit.batches import UnreadablePage
 from toolkit.checks import business_problems
 from toolkit.confidence import ConfidenceModel, features_of, places_of, raw_confidence
@@ -36,7 +36,9 @@ class Asker(Protocol):
     def prepare(self, page: Any) -> Any:
         """A page as the backend takes it; done once, however often the page is asked about."""
 
-    async def __call__(self, pages: list[Any], shard: Shard, temperature: float, seed: int) -> Answer: ...
+    async def __call__(
+        self, pages: list[Any], shard: Shard, temperature: float, seed: int, hearing: Hearing | None = None
+    ) -> Answer: ...
 
 
 class Judge:
@@ -107,7 +109,7 @@ async def prediction_of(
     heard: Heard | None = None,
 ) -> dict[str, Any]:
     """The prediction line of one document: every window answered, invalid answers asked again, one public answer and its trust. `heard` is told of each
-    shard's valid answer when it is there, before the shards are joined and checked."""
+    shard's valid answer when it is there, before the shards are joined and checked; of a whole answer's fields before its first list, once they are written."""
     try:
         prepared = await asyncio.gather(*(asyncio.to_thread(ask.prepare, page) for page in pages))
         windows = windows_of(list(prepared), window)
@@ -163,7 +165,8 @@ async def window_answer(
     `scores`, `usage`, `seconds`, `attempts`, `shards`."""
     plan = judge.plan
     if not plan.sharded:
-        return await best_answer(judge, ask, pages, plan.whole, tries) | {"shards": 1}
+        hearing = early_header(judge, heard, window) if heard is not None and plan.head is not None else None
+        return await best_answer(judge, ask, pages, plan.whole, tries, hearing) | {"shards": 1}
     shards: list[Shard] = []
     found: list[dict[str, Any]] = []
     seconds = 0.0
@@ -223,6 +226,23 @@ async def window_answer(
     return result | {"status": "ok", "prediction": prediction, "sentences": said + problems + short}
 
 
+def early_header(judge: Judge, heard: Heard, window: int) -> Hearing:
+    """Tells of a whole answer's fields before its first list, once, where they keep the schema."""
+    head = judge.plan.head
+    assert head is not None
+    validator = head.schema.validator()
+    told = False
+
+    def hearing(text: str) -> None:
+        nonlocal told
+        values = None if told else judge.plan.head_so_far(text)
+        if values is not None and validator.is_valid(values):
+            told = True
+            heard(window, head, values)
+
+    return hearing
+
+
 def shard_scores(
     plan: AnswerPlan, shards: list[Shard], scores: list[dict[str, ValueScore]], origin: list[tuple[int, int]]
 ) -> dict[str, ValueScore]:
@@ -245,7 +265,9 @@ def shard_scores(
     return found
 
 
-async def best_answer(judge: Judge, ask: Asker, pages: list[Any], shard: Shard, tries: int) -> dict[str, Any]:
+async def best_answer(
+    judge: Judge, ask: Asker, pages: list[Any], shard: Shard, tries: int, hearing: Hearing | None = None
+) -> dict[str, Any]:
     """The first valid answer at rising temperatures; where none is, the first that keeps the schema, or the first."""
     best: dict[str, Any] = {}
     usage: dict[str, int] = {}
@@ -253,7 +275,7 @@ async def best_answer(judge: Judge, ask: Asker, pages: list[Any], shard: Shard, 
     attempts = 0
     for attempt in range(max(1, tries)):
         temperature = TEMPERATURES[min(attempt, len(TEMPERATURES) - 1)]
-        answer = await ask(pages, shard, temperature, attempt)
+        answer = await ask(pages, shard, temperature, attempt, hearing)
         attempts += 1
         seconds += answer.seconds
         usage = added([usage, answer.usage])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers import Answer
+from toolkit.answers import Answer, Hearing
 from toolkit.console import StageError
 from toolkit.documents import Document
 from toolkit.extraction import Judge, prediction_of
@@ -87,13 +87,15 @@ class Recorder:
         self.prepare_seconds += time.monotonic() - began
         return sent
 
-    async def __call__(self, pages: list[SentPage], shard: Shard, temperature: float, seed: int) -> Answer:
+    async def __call__(
+        self, pages: list[SentPage], shard: Shard, temperature: float, seed: int, hearing: Hearing | None = None
+    ) -> Answer:
         began = time.monotonic()
         forced = None
         if self.gold is not None:
             (part,) = self.plan.cut(self.gold, [shard]) if self.plan.sharded else [self.gold]
             forced = self.plan.wire_of(shard).encoded(part)
-        answer = await self.server(pages, shard, temperature, seed, forced)
+        answer = await self.server(pages, shard, temperature, seed, hearing, forced=forced)
         self.calls.append({"line": shard.line, "began": began, "ended": time.monotonic(), "first_token": answer.first_token, **answer.usage})  # fmt: skip
         return answer
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers import Answer
+from toolkit.answers import Answer, Hearing
 from toolkit.batches import collate, encode_prompt, open_page
 from toolkit.contract import Contract
 from toolkit.row_shards import Shard
@@ -143,12 +143,17 @@ class BatchingAsker:
         self._waiting: list[tuple[list[Any], Shard, tuple[float, int], asyncio.Future[Answer]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def __call__(self, pages: list[Any], shard: Shard, temperature: float, seed: int) -> Answer:
+    async def __call__(
+        self, pages: list[Any], shard: Shard, temperature: float, seed: int, hearing: Hearing | None = None
+    ) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((pages, shard, (temperature, seed), future))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        return await future
+        answer = await future
+        if hearing is not None:
+            hearing(answer.raw)  # a batch is written to its end before anything is told of it
+        return answer
 
     async def _work(self) -> None:
         while self._waiting:

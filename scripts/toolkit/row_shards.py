@@ -61,10 +61,21 @@ class AnswerPlan:
         self.rows, self.fields = rows, fields
         self.sharded = bool(rows or fields)
         self.whole = Shard("", schema)
+        self.head = head_of(schema)
         self._lists = {rows_.name: only_list(schema, rows_, rows) for rows_ in schema.lists} if rows else {}
         self._wires: dict[int, WireFormat] = {}
         self.count = Shard(COUNT_LINE, counts_schema(schema)) if rows else None
         self.header = self._header_shards() if self.sharded else []
+
+    def head_so_far(self, text: str) -> dict[str, Any] | None:
+        """The values before the first list, as soon as a whole answer that is still being written has them all; None before, and where there are none."""
+        if self.head is None:
+            return None
+        try:
+            found = self.wire_of(self.whole).beginning(text, len(self.head.schema.raw["properties"]))
+        except ValueError:
+            return None  # what this is will be judged when it is all there
+        return found if isinstance(found, dict) else None
 
     @property
     def first(self) -> Shard:
@@ -232,6 +243,24 @@ def schema_at(raw: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     for step in path:
         raw = raw["properties"][step]
     return raw
+
+
+def head_of(schema: TargetSchema) -> Shard | None:
+    """What a whole answer begins with: the fields before the first list, under the header's name; None where no list follows fields."""
+    before: dict[str, Any] = {}
+    for name, child in schema.raw["properties"].items():
+        if any(rows.path[0] == name for rows in schema.lists):
+            break
+        before[name] = child
+    else:
+        return None
+    if not before:
+        return None
+    raw = schema.raw | {"properties": before}
+    if "required" in raw:
+        raw["required"] = [name for name in raw["required"] if name in before]
+    raw = {key: value for key, value in raw.items() if key != "x-extract"}
+    return Shard("header", TargetSchema(raw, schema.source))
 
 
 def counts_schema(schema: TargetSchema) -> TargetSchema:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers import Answer, NoAnswer
+from toolkit.answers import Answer, Hearing, NoAnswer
 from toolkit.console import ExitCode, StageError
 from toolkit.contract import Contract
 from toolkit.row_shards import Shard
@@ -32,6 +32,7 @@ SETUP_ERRORS = {
     403: "the server forbids this API key (environment variable {variable})",
     404: "the server has no such route or model; look at {url}/models and give --served-model",
 }
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 KNOWN_PAGES = 4096  # far more than are in flight, far fewer than fill memory
 PASSING_ERRORS = (408, 409, 425, 429)
 GATEWAY_ERRORS = (502, 503, 504)  # a gateway whose server may be gone
@@ -189,9 +190,8 @@ class ServerModel:
         )
         # The constant part is built once a shard: hundreds of requests share it.
         self._bodies: dict[str, dict[str, Any]] = {}
-        self._stream = stream
         self._more: dict[str, Any] = {"logprobs": True} if confidence else {}
-        self._more |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        self._more |= STREAMED if stream else {}
         self._keeps_pages = False
         self._known: dict[str, None] = {}  # names of pages that the server has had, oldest first
 
@@ -264,10 +264,10 @@ class ServerModel:
             self._known.pop(next(iter(self._known)))
 
     async def __call__(
-        self, pages: list[SentPage], shard: Shard, temperature: float, seed: int, forced: str | None = None
-    ) -> Answer:
-        """One answer about the pages; with `forced` the grammar allows this text alone (vLLM only), which tells what it costs to write it. Raises
-        NoAnswer where there is none, StageError where nobody will get one."""
+        self, pages: list[SentPage], shard: Shard, temperature: float, seed: int, hearing: Hearing | None = None, *, forced: str | None = None
+    ) -> Answer:  # fmt: skip
+        """One answer about the pages, which `hearing` is told of while it is written; with `forced` the grammar allows this text alone (vLLM only), which
+        tells what it costs to write it. Raises NoAnswer where there is none, StageError where nobody will get one."""
         import httpx
 
         if shard.line not in self._bodies:
@@ -277,6 +277,8 @@ class ServerModel:
             # A model that would say something else spells it in more tokens than one that was trained to: no bound but the server's own.
             constant = {k: v for k, v in constant.items() if k not in ("response_format", "max_tokens")}
             constant |= {"structured_outputs": {"choice": [forced]}}
+        if hearing is not None:
+            constant = constant | STREAMED
         system, user = constant["messages"]
         again = self._keeps_pages and all(page.name in self._known for page in pages)
 
@@ -293,7 +295,7 @@ class ServerModel:
             attempt += 1
             wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.7, 1.3)
             try:
-                response = await self._sent(body)
+                response = await self._sent(body, hearing)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 self._server_gone()
                 attempt -= 1
@@ -334,18 +336,18 @@ class ServerModel:
                 await asyncio.sleep(wait)
         raise NoAnswer("http_error", f"{complaint}; {self.attempts} attempts")
 
-    async def _sent(self, body: dict[str, Any]) -> Any:
+    async def _sent(self, body: dict[str, Any], hearing: Hearing | None) -> Any:
         """The response; of a stream one that holds the gathered answer."""
         import httpx
 
-        if not self._stream:
+        if "stream" not in body:
             return await self._http.post(f"{self.url}/chat/completions", json=body)
         began = time.monotonic()
         async with self._http.stream("POST", f"{self.url}/chat/completions", json=body) as response:
             if response.status_code != 200:
                 await response.aread()
                 return response
-            return httpx.Response(200, json=await gathered(response, began))
+            return httpx.Response(200, json=await gathered(response, began, hearing))
 
     @staticmethod
     def _read(value: dict[str, Any], seconds: float) -> Answer:
@@ -393,9 +395,9 @@ class ServerModel:
             raise NoAnswer("http_error", "the server went away and did not come back")
 
 
-async def gathered(response: Any, began: float) -> dict[str, Any]:
-    """A stream of OpenAI's chunks as the answer that it spells, with `first_token`, the seconds from `began` to its first text. What is not such a stream
-    comes back without choices."""
+async def gathered(response: Any, began: float, hearing: Hearing | None) -> dict[str, Any]:
+    """A stream of OpenAI's chunks as the answer that it spells, with `first_token`, the seconds from `began` to its first text; `hearing` is told the text
+    so far with every chunk. What is not such a stream comes back without choices."""
     first: float | None = None
     text: list[str] = []
     logprobs: list[Any] = []
@@ -413,6 +415,8 @@ async def gathered(response: Any, began: float) -> dict[str, Any]:
             if piece:
                 first = time.monotonic() - began if first is None else first
                 text.append(piece)
+                if hearing is not None:
+                    hearing("".join(text))
             logprobs += (choice.get("logprobs") or {}).get("content") or []
             finish = choice.get("finish_reason") or finish
     if finish is None:

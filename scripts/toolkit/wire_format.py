@@ -43,6 +43,33 @@ class WireFormat:
         """The public answer behind a parsed wire text. Raises ValueError, with the place, where it has another form."""
         return value if self.kind == "json" else named(value, self.schema.raw, "$")
 
+    def beginning(self, text: str, values: int) -> Any:
+        """The public answer's first `values` values (1 or more), from a wire text that is still being written; None while they are not all there.
+        Raises ValueError for a text that is none."""
+        depth = passed = 0
+        quoted = escaped = False
+        for place, character in enumerate(text):
+            if quoted:
+                quoted = escaped or character != '"'
+                escaped = character == "\\" and not escaped
+            elif character == '"':
+                quoted = True
+            elif character in "[{":
+                depth += 1
+            elif character in "]}":
+                depth -= 1
+            elif character == "," and depth == 1:
+                passed += 1
+                if passed == values:
+                    return self._first_of(strict_json(text[:place] + ("}" if self.kind == "json" else "]")), values)
+        return None
+
+    def _first_of(self, value: Any, values: int) -> Any:
+        if self.kind == "json":
+            return value
+        fields = dict(list(self.schema.raw["properties"].items())[:values])
+        return named(value, {"properties": fields}, "$")
+
     def choices_of(self, schema: dict[str, Any]) -> list[str]:
         """How the choices of an enum are written; empty where a field has none."""
         numbered = numbered_choices(schema) if self.kind == "positional" else []
