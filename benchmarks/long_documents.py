@@ -15,14 +15,15 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
 BASE = "examples/reading_base"
 ROWS, COLUMNS, CELL = 28, 24, 24.0  # the page's grid of characters, one a vision token; the cell in points
 TOKENS = ROWS * COLUMNS
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--python", type=Path, required=True, help="Python of an environment with vLLM")
     parser.add_argument("--documents", type=int, default=600, help="documents to train on (default: 600)")
     parser.add_argument("--held-out", type=int, default=60, help="documents to read: a third each of 50, of 0 to 5 rows, and between (default: 60)")  # fmt: skip
+    parser.add_argument("--timed", type=int, default=30, help="of them, how many are timed one after the other (default: 30)")  # fmt: skip
     parser.add_argument("--epochs", type=float, default=4, help="of both trainings (default: 4)")
     parser.add_argument("--rows-per-shard", type=int, default=4, help="rows of a shard (default: 4)")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
@@ -181,6 +183,12 @@ def serving(python: Path, model: Path) -> Iterator[str]:
         process.communicate(timeout=60)
 
 
+def rows_of_records(records: Path) -> dict[str, int]:
+    from toolkit.records import answer_text, read_records
+
+    return {record["id"]: len(json.loads(answer_text(record))["seals"]) for record in read_records(records)}
+
+
 def main() -> None:
     args = build_parser().parse_args()
     os.chdir(REPOSITORY)
@@ -189,19 +197,23 @@ def main() -> None:
     models = {arm: trained(args, arm, records) for arm in args.arms}
     if args.until == "training":
         return
+    rows = rows_of_records(held_out)
+    seconds: dict[str, dict[str, float]] = {}
     for arm, model in models.items():
-        out = args.work / f"{arm}-latency.json"
+        said, timed = args.work / f"{arm}.jsonl", args.work / f"{arm}-latency.json"
         with serving(args.python, model) as url:
-            began = time.monotonic()
-            run("extract_documents", "--server", url, "--contract", model, "--in", held_out, "--out", args.work / f"{arm}.jsonl", "--tries", 1, "--overwrite", accept=(0, 1))  # fmt: skip
-            print(f"{arm}: {args.held_out} documents in {time.monotonic() - began:.0f} s", flush=True)
-            run(
-                "benchmark_latency", "--server", url, "--contract", model, "--in", held_out, "--out", out, "--overwrite"
-            )
-        documents = [one for one in json.loads(out.read_text(encoding="utf-8"))["runs"][0]["documents"] if not one.get("cold")]  # fmt: skip
-        print(json.dumps({key: documents[0][key] for key in documents[0]}, indent=None)[:600])
-    names = [word for arm in args.arms[1:] for word in ("--against", f"{arm}={args.work / f'{arm}.jsonl'}")]
-    found = run("evaluate_predictions", "--pred", args.work / f"{args.arms[0]}.jsonl", "--name", args.arms[0], *names, "--gold", held_out, accept=(0, 1))  # fmt: skip
+            where = ["--server", url, "--contract", model, "--in", held_out]
+            run("extract_documents", *where, "--out", said, "--tries", 1, "--overwrite", accept=(0, 1))
+            run("benchmark_latency", *where, "--limit", args.timed, "--out", timed, "--overwrite")
+        measured = json.loads(timed.read_text(encoding="utf-8"))["runs"][0]["documents"]
+        seconds[arm] = {one["id"]: one["seconds"] for one in measured if not one.get("cold")}
+    print(f"{'rows':8s}{'documents':>11s}" + "".join(f"{arm + ' p50, s':>15s}" for arm in args.arms))
+    for name, low, high in (("0-5", 0, 5), ("6-49", 6, 49), ("50", 50, 50)):
+        of = [[s for identity, s in seconds[arm].items() if low <= rows[identity] <= high] for arm in args.arms]
+        print(f"{name:8s}{len(of[0]):11d}" + "".join(f"{statistics.median(part):15.2f}" for part in of if part))
+    *others, last = args.arms
+    against = [word for arm in others for word in ("--against", f"{arm}={args.work / f'{arm}.jsonl'}")]
+    found = run("evaluate_predictions", "--pred", args.work / f"{last}.jsonl", "--name", last, *against, "--gold", held_out, accept=(0, 1))  # fmt: skip
     print(json.dumps(found, indent=1))
 
 
