@@ -214,7 +214,14 @@ def main() -> None:
     *others, last = args.arms
     against = [word for arm in others for word in ("--against", f"{arm}={args.work / f'{arm}.jsonl'}")]
     found = run("evaluate_predictions", "--pred", args.work / f"{last}.jsonl", "--name", last, *against, "--gold", held_out, accept=(0, 1))  # fmt: skip
-    print(json.dumps(found, indent=1))
+    for score in ("micro_f1", "header_macro_f1", "row_f1", "row_set_exact", "valid"):
+        line = f"{score:18s}" + "".join(f"{arm}: {found['against'][arm][score]:.4g}  " for arm in others) + f"{last}: {found[score]:.4g}"  # fmt: skip
+        for arm in others:
+            paired = found["against"][arm]["difference"].get(score)
+            if paired:
+                low, high = paired["interval"]
+                line += f"  {last} less {arm}: {paired['difference']:+.4f} ({low:+.4f} to {high:+.4f}), {paired['verdict']}"  # fmt: skip
+        print(line)
 
 
 if __name__ == "__main__":
