@@ -88,7 +88,7 @@ def seal_list(rng: random.Random, rows: int) -> tuple[dict[str, Any], list[str]]
     """A gold answer and the page's lines."""
     letters = "ABCDEFGHJKLMNPRSTUVWXYZ"
     seals = ["".join(rng.choice(letters) for _ in range(5)) for _ in range(rows)]
-    gold = {
+    gold: dict[str, Any] = {
         "code": "".join(rng.choice(letters) for _ in range(3)) + str(rng.randint(10_000, 99_999)),
         "name": "".join(rng.choice("BCDFGLMNPRST" if place % 2 == 0 else "AEIOU") for place in range(6)).title(),
         "seals": [{"number": number, "seal": seal} for number, seal in enumerate(seals, start=1)],
