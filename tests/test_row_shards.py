@@ -39,6 +39,20 @@ def test_joined_shards_are_the_answer(rows, size, fields, wire):
     assert [parts[s]["containers"][i] for s, i in origin] == answer["containers"]
 
 
+@pytest.mark.parametrize("wire", ["json", "positional"])
+@pytest.mark.parametrize(("order", "head"), [("a rows b", {"a": "x"}), ("rows a", None), ("a b", None), ("b nested a", {"b": "x"})])  # fmt: skip
+def test_what_stands_before_the_first_list_is_known_while_it_is_written(wire, order, head):
+    text, rows = {"type": ["string", "null"], "maxLength": 9}, {"type": "array", "maxItems": 3, "items": {"type": "string", "maxLength": 9}}  # fmt: skip
+    nested = {"type": "object", "additionalProperties": False, "required": ["c", "rows"], "properties": {"c": text, "rows": rows}}  # fmt: skip
+    fields = {name: {"rows": rows, "nested": nested}.get(name, text) for name in order.split()}
+    raw = {"type": "object", "additionalProperties": False, "required": list(fields), "properties": fields}
+    plan = AnswerPlan(TargetSchema.parse(raw, "s"), wire)
+    answer = {name: {"rows": ["r,"], "nested": {"c": "x", "rows": ["r"]}}.get(name, "x") for name in fields}
+    written = plan.wire_of(plan.whole).encoded(answer)
+    told = [plan.head_so_far(written[:end]) for end in range(len(written) + 1)]
+    assert told[0] is None and told[-1] == head and all(found in (None, head) for found in told)
+
+
 def test_the_lines_name_counts_header_and_rows():
     plan = AnswerPlan(LADING, "json", 4, 6)
     *lines, far = [shard.line for shard in plan.training_shards(bill(9))]

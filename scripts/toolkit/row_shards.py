@@ -10,6 +10,7 @@ parallel is PIP's (arXiv 2601.19613); this one needs no engine of its own.
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -247,20 +248,12 @@ def schema_at(raw: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 
 def head_of(schema: TargetSchema) -> Shard | None:
     """What a whole answer begins with: the fields before the first list, under the header's name; None where no list follows fields."""
-    before: dict[str, Any] = {}
-    for name, child in schema.raw["properties"].items():
-        if any(rows.path[0] == name for rows in schema.lists):
-            break
-        before[name] = child
-    else:
+    lists = {rows.path[0] for rows in schema.lists}
+    before = list(itertools.takewhile(lambda name: name not in lists, schema.raw["properties"]))
+    if not lists or not before:
         return None
-    if not before:
-        return None
-    raw = schema.raw | {"properties": before}
-    if "required" in raw:
-        raw["required"] = [name for name in raw["required"] if name in before]
-    raw = {key: value for key, value in raw.items() if key != "x-extract"}
-    return Shard("header", TargetSchema(raw, schema.source))
+    behind = {rows.name for rows in schema.lists} | {leaf.name for leaf in schema.header if leaf.path[0] not in before}
+    return Shard("header", schema.without(behind))
 
 
 def counts_schema(schema: TargetSchema) -> TargetSchema:
