@@ -7,7 +7,7 @@ the same loss over the same records. TRL gets its vision collator and prompt-com
 it stands in the table twice, with the same global batch of 8: as it comes (8 records a pass, activations recomputed, which are its
 defaults) and set by hand as the other arms are (2 records a pass, nothing recomputed).
 
-    pip install trl
+    pip install trl "pyarrow<22"
     python benchmarks/training_throughput.py --work outputs/throughput
 """
 
