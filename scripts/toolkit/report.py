@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from urllib.parse import quote
 from toolkit.batches import open_page
 from toolkit.console import StageError
 from toolkit.evidence import DocumentWords, TextLayers, evidence_boxes
-from toolkit.files import write_text
+from toolkit.html_page import write_page
 from toolkit.predictions import PredictionFile
 from toolkit.records import images_of
 from toolkit.scoring import DocumentScore, as_rows, cell, is_absent, outcome
@@ -71,10 +70,7 @@ def write_report(
         "lists": [{"name": rows.name, "path": list(rows.path), "leaves": [{"name": leaf.name, "path": list(leaf.path)} for leaf in rows.leaves], "key": list(rows.key.path) if rows.key else None} for rows in schema.lists],
         "documents": documents,
     }  # fmt: skip
-    # "</" would end the script element wherever it stands in a document's text.
-    payload = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("</", "<\\/").replace("<!--", "<\\!--")
-    template = (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
-    write_text(path, template.replace("/*DATA*/null", payload))
+    write_page(path, "report.html", data)
 
 
 def without_lists(schema: TargetSchema, answer: Any) -> Any:
@@ -138,6 +134,7 @@ def page_pictures(record: dict[str, Any], root: Path, folder: Path, *, inline: b
 def link_to(image: Path, folder: Path) -> str:
     """A relative link, so that report and images can move together; absolute where they lie on different drives."""
     try:
-        return quote(Path(os.path.relpath(image.resolve(), folder.resolve())).as_posix())
+        # As bytes: a file name need not be valid UTF-8.
+        return quote(os.fsencode(Path(os.path.relpath(image.resolve(), folder.resolve())).as_posix()))
     except ValueError:
         return image.resolve().as_uri()

@@ -1,15 +1,23 @@
-"""The page in which a person corrects predictions: one HTML file, its data inside, the page images linked."""
+"""The page in which a person corrects predictions: one HTML file, its data inside, the page images linked.
+
+It saves a results table whose labels have the shape of the schema: nested objects, lists of objects, lists of plain values.
+What the form has no box for is saved as it was predicted. The page's own logic stands in review_answers.js.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from toolkit.files import write_text
+from toolkit.console import StageError
+from toolkit.html_page import write_page
+from toolkit.label_table import fold
 from toolkit.report import link_to
-from toolkit.target_schema import Leaf, TargetSchema, value_at
+from toolkit.target_schema import Leaf, TargetSchema
 
 
 @dataclass
@@ -23,52 +31,133 @@ class ReviewDocument:
     pages: list[str]
 
 
+class Field(TypedDict):
+    """One box of the form; `path` leads from the answer, or from a list's row, to its value, `choices` are encoded."""
+
+    name: str
+    path: list[str]
+    title: str
+    types: list[str]
+    choices: list[Any]
+
+
+class ListField(TypedDict):
+    """A table of the form; the only field of a list of plain values has an empty path."""
+
+    name: str
+    path: list[str]
+    fields: list[Field]
+
+
+class Form(TypedDict):
+    header: list[Field]
+    lists: list[ListField]
+
+
 def write_review(path: Path, schema: TargetSchema, documents: list[ReviewDocument], root: Path) -> None:
-    """Write the page. What it saves is a list with an object per reviewed document, keyed by the schema's columns."""
+    """Write the page. Raises StageError where no document column is free, or an answer holds a number that JSON lacks."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    column = document_column(schema)
+    form = form_of(schema)
+    shown_documents = [
+        {
+            "id": document.identity,
+            "source": document.source,
+            "answer": encoded_answer(document, column),
+            "reasons": [sentence for _, sentence in document.reasons] + left_out(document, column),
+            "pages": pictures(document, root, path.parent),
+        }
+        for document in documents
+    ]
+    predicted = sorted((one["id"], one["source"], digest(one["answer"])) for one in shown_documents)
     data = {
         "title": schema.title,
-        "column": schema.document_columns[0],
-        "header": [described(leaf) for leaf in schema.header],
+        "column": column,
+        "form": form,
+        # Edits that the browser kept fit another run's answers only where the fields are the same.
+        "form_hash": digest(form),
+        "run": digest([schema.raw, column, predicted]),
+        "documents": shown_documents,
+    }
+    write_page(path, "review.html", data, answers="review_answers.js")
+
+
+def document_column(schema: TargetSchema) -> str:
+    """The column for the document's file name, as the build stage looks for it. Raises StageError where a field has its name."""
+    column = schema.document_columns[0]
+    field = next((name for name in schema.raw["properties"] if takes_the_column(name, column)), None)
+    if field is None:
+        return column
+    raise StageError(
+        f"{schema.source}: the field {field!r} has the name of the column that holds a document's file name; "
+        'name another column as "document_column" under x-extract of the schema'
+    )
+
+
+def form_of(schema: TargetSchema) -> Form:
+    return {
+        "header": [field_of(leaf) for leaf in schema.header],
         "lists": [
-            {"name": rows.name, "column": rows.path[-1], "path": list(rows.path), "leaves": [described(leaf) for leaf in rows.leaves]}
+            {"name": rows.name, "path": list(rows.path), "fields": [field_of(leaf) for leaf in rows.leaves]}
             for rows in schema.lists
         ],
-        "documents": [
-            {
-                "id": document.identity,
-                "source": document.source,
-                "reasons": [sentence for _, sentence in document.reasons],
-                "values": {leaf.name: value_at(document.answer, leaf.path) for leaf in schema.header},
-                "rows": {rows.name: rows_of(document.answer, rows.path, rows.leaves) for rows in schema.lists},
-                "pages": pictures(document, root, path.parent),
-            }
-            for document in documents
-        ],
-    }  # fmt: skip
-    payload = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("</", "<\\/").replace("<!--", "<\\!--")
-    template = (Path(__file__).parent / "review.html").read_text(encoding="utf-8")
-    write_text(path, template.replace("/*DATA*/null", payload))
-
-
-def described(leaf: Leaf) -> dict[str, Any]:
-    """What the form needs to know of a field; `column` is the name that the build stage reads it by."""
-    kinds = leaf.types
-    return {
-        "name": leaf.name if leaf.list_path is None else ".".join(leaf.path) or "value",
-        "title": str(leaf.schema.get("title", "")),
-        "column": leaf.columns[0],
-        "number": bool(kinds & {"integer", "number"}) and "string" not in kinds,
-        "choices": [choice for choice in leaf.schema.get("enum", []) if choice is not None],
     }
 
 
-def rows_of(answer: dict[str, Any], path: tuple[str, ...], leaves: tuple[Leaf, ...]) -> list[dict[str, Any]]:
-    rows = value_at(answer, path)
+def field_of(leaf: Leaf) -> Field:
+    choices = leaf.schema.get("enum", [leaf.schema["const"]] if "const" in leaf.schema else [])
+    if not choices and leaf.types - {"null"} == {"boolean"}:
+        choices = [True, False]
+    return {
+        "name": ".".join(leaf.path) or "value",
+        "path": list(leaf.path),
+        "title": str(leaf.schema.get("title", "")),
+        "types": sorted(leaf.types),
+        "choices": [encoded(choice) for choice in choices if choice is not None],
+    }
+
+
+def takes_the_column(name: str, column: str) -> bool:
+    return fold(name) == fold(column)
+
+
+def left_out(document: ReviewDocument, column: str) -> list[str]:
+    """A sentence for each value that labels cannot hold: its name, unknown to the schema, is the document column's."""
     return [
-        {".".join(leaf.path) or "value": value_at(row, leaf.path) if leaf.path else row for leaf in leaves}
-        for row in (rows if isinstance(rows, list) else [])
+        f"{name}: {value!r} is not saved, because the labels hold the document's file name there"
+        for name, value in document.answer.items()
+        if takes_the_column(name, column)
     ]
+
+
+def encoded_answer(document: ReviewDocument, column: str) -> Any:
+    answer = {name: value for name, value in document.answer.items() if not takes_the_column(name, column)}
+    try:
+        return encoded(answer)
+    except ValueError:
+        raise StageError(
+            f"{document.identity}: the prediction holds a number that JSON cannot write; extract the document again"
+        ) from None
+
+
+def encoded(value: Any) -> Any:
+    """A JSON value for the page: numbers as `{"number": digits}`, objects as `{"object": [[name, value], ...]}`.
+
+    JavaScript would round 12345678901234567890 and lose a field called `__proto__`. Raises ValueError for infinity and NaN.
+    """
+    if isinstance(value, dict):
+        return {"object": [[name, encoded(item)] for name, item in value.items()]}
+    if isinstance(value, list):
+        return [encoded(item) for item in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{value} is not JSON")
+        return {"number": json.dumps(value)}
+    return value
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def pictures(document: ReviewDocument, root: Path, folder: Path) -> list[str]:
