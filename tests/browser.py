@@ -14,8 +14,19 @@ from typing import Any
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MISSING = None if CHROMIUM and CHROMEDRIVER else "needs chromium and chromedriver (Debian: chromium, chromium-driver)"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--window-size=1400,900"]  # fmt: skip
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1400,900"
+).split()
+FIND_TEXT = (
+    "return [...document.querySelectorAll(arguments[0])].filter(e => e.textContent.includes(arguments[1])).at(-1)"
+)
+BOXES = "[...document.querySelectorAll('input, select, textarea')]"
+FIND_BOX = f"const box = {BOXES}.find(e => e.getAttribute('aria-label') === arguments[0]);"
+FILL_BOX = """
+box.value = box.tagName === "SELECT" ? [...box.options].find(o => o.text === arguments[1]).value : arguments[1];
+box.dispatchEvent(new Event("input", { bubbles: true }));
+"""
 
 
 class Browser:
@@ -77,20 +88,17 @@ class Browser:
 
     def click(self, selector: str, text: str = "") -> None:
         """Click the last element that `selector` finds with `text` in it, as a mouse does."""
-        find = "return [...document.querySelectorAll(arguments[0])].filter(e => e.textContent.includes(arguments[1])).at(-1)"
-        element = self.run(find, selector, text)
+        element = self.run(FIND_TEXT, selector, text)
         assert element, f"no {selector} with {text!r}"
         self._call(f"/element/{next(iter(element.values()))}/click")
 
     def type(self, label: str, text: str) -> None:
         """Put `text` into the box that is called `label`, or choose it there."""
-        self.run(
-            """const box = [...document.querySelectorAll("input, select, textarea")].find(e => e.getAttribute("aria-label") === arguments[0]);
-            box.value = box.tagName === "SELECT" ? [...box.options].find(o => o.text === arguments[1]).value : arguments[1];
-            box.dispatchEvent(new Event("input", { bubbles: true }));""",
-            label,
-            text,
-        )
+        self.run(FIND_BOX + FILL_BOX, label, text)
+
+    def value(self, label: str) -> str:
+        """What the box that is called `label` holds."""
+        return self.run(f"{FIND_BOX} return box.value;", label)
 
     def downloaded(self, name: str) -> str:
         """The text of a finished download, which is taken away."""

@@ -1,4 +1,4 @@
-"""Schemas and answers that are hard to carry through the review page, and the page's own script run without its page."""
+"""Schemas and answers that are hard to carry through the review page, and the page's script run without the page."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import Any
 
 from browser import CHROMIUM, FLAGS
 from conftest import REPOSITORY
+
 from toolkit.target_schema import TargetSchema
 
 SCRIPT = REPOSITORY / "scripts/toolkit/review_answers.js"
 NODE = shutil.which("node")
 NO_SCRIPT_ENGINE = None if NODE or CHROMIUM else "needs node or chromium"
-ODD_NAMES = ["a.b", "a/b", 'say "x"', "it's", "__proto__", "constructor", "toString", "10", "Größe 重量", "[0]", "<!--", "</script>"]  # fmt: skip
-ODD_TEXTS = ["", " spaces ", "a\nb\r\nc", '"quoted" \\', "</script><!--<script>", "ünï 重量 \u2028 😀", "null", "12.50", "/*DATA*/null", "x" * 90]  # fmt: skip
+ODD_NAMES = ["a.b", "a/b", 'say "x"', "it's", "__proto__", "constructor", "toString", "10", "Größe 重量", "[0]"]
+ODD_NAMES += ["<!--", "</script>"]
+ODD_TEXTS = ["", " spaces ", "a\nb\r\nc", '"quoted" \\', "</script><!--<script>", "ünï 重量 \u2028 😀", "null"]
+ODD_TEXTS += ["12.50", "/*DATA*/null", "x" * 90]
 
 
 def text(length: int = 200) -> dict[str, Any]:
@@ -35,6 +38,7 @@ def many(items: dict[str, Any]) -> dict[str, Any]:
 
 def nested_schema() -> TargetSchema:
     """Nested objects whose values share names, lists of every kind, and field names that scripts stumble over."""
+    line = closed(item=closed(name=text()), maker=closed(name=text()), amount={"type": ["number", "null"]})
     raw = closed(
         seller=closed(name=text(), address=closed(city=text(), zip=text(10))),
         buyer=closed(name=text(), address=closed(city=text(), zip=text(10))),
@@ -46,10 +50,10 @@ def nested_schema() -> TargetSchema:
         party=many(text()),
         codes=many({"type": ["integer", "null"]}),
         kinds=many({"enum": ["A", "B", None]}),
-        goods=closed(lines=many(closed(item=closed(name=text()), maker=closed(name=text()), amount={"type": ["number", "null"]}))),
+        goods=closed(lines=many(line)),
         odd=closed(**{name: text() for name in ODD_NAMES}),
         rows=many(closed(**{name: text() for name in ODD_NAMES})),
-    )  # fmt: skip
+    )
     return TargetSchema.parse(raw | {"title": "nested </title>"}, "nested.schema.json")
 
 
@@ -87,9 +91,8 @@ def in_page_script(folder: Path, body: str, argument: Any) -> Any:
         return json.loads(done.stdout)
     page = folder / "script.html"
     script = script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-    page.write_text(
-        f"<meta charset=utf-8><body><script>{script}\ndocument.body.textContent = JSON.stringify(seen);</script>"
-    )
+    show = "document.body.textContent = JSON.stringify(seen);"
+    page.write_text(f"<meta charset=utf-8><body><script>{script}\n{show}</script>", encoding="utf-8")
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
     return json.loads(html.unescape(done.stdout.split("<body>", 1)[1].split("</body>")[0]))

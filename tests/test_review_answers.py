@@ -1,4 +1,4 @@
-"""What the review page makes of predictions and of typed text, without the page: its script alone, in Node or Chromium."""
+"""What the review page makes of predictions and of typed text: its script without the page, in Node or Chromium."""
 
 import json
 import random
@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from review_cases import NO_SCRIPT_ENGINE, any_answer, closed, in_page_script, many, nested_schema, page_data, text
+
 from toolkit.console import StageError
 from toolkit.review_page import ReviewDocument, write_review
 from toolkit.target_schema import TargetSchema
 
 pytestmark = pytest.mark.skipif(NO_SCRIPT_ENGINE is not None, reason=str(NO_SCRIPT_ENGINE))
 
-SAVE = """const { data } = argument, load = (d) => labelsOf(data.form, data.column, d.source, initialState(d, data.form));
-return data.documents.map((d) => jsonText(load(d)));"""
+SAVE = """const { form, column, documents } = argument;
+return documents.map((d) => jsonText(labelsOf(form, column, d.source, initialState(d, form))));"""
 
 
 def page_of(folder: Path, schema: TargetSchema, answers: list[dict]) -> dict:
@@ -28,15 +29,14 @@ def page_of(folder: Path, schema: TargetSchema, answers: list[dict]) -> dict:
 
 def saved(folder: Path, schema: TargetSchema, answers: list[dict]) -> list[dict]:
     """The labels that the page saves of unedited predictions."""
-    return [
-        json.loads(line) for line in in_page_script(folder, SAVE, {"data": page_of(folder, schema, answers)})
-    ]
+    return [json.loads(line) for line in in_page_script(folder, SAVE, page_of(folder, schema, answers))]
 
 
-SCHEMAS = [*sorted(path.name for path in (REPOSITORY / "schemas").glob("*.schema.json") if "qwen_vl" not in path.name), "nested"]  # fmt: skip
+# The schema of a training record is no target schema.
+TARGETS = [path.name for path in (REPOSITORY / "schemas").glob("*.schema.json") if "qwen_vl" not in path.name]
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", [*sorted(TARGETS), "nested"])
 def test_labels_saved_without_edits_are_the_predictions(tmp_path, name):
     schema = nested_schema() if name == "nested" else TargetSchema.load(REPOSITORY / "schemas" / name)
     rng = random.Random(7)
@@ -60,9 +60,14 @@ def test_missing_fields_of_rows_are_saved_as_null(tmp_path):
 def test_what_the_form_cannot_show_passes_through_unchanged(tmp_path):
     schema = nested_schema()
     answer = schema.ordered({}) | {
-        "unknown": {"deep": [1, {"__proto__": 2}]}, "seller": "only text", "party": "no list", "codes": None,
-        "total": {"amount": 3}, "rows": ["no object", None, {"more": True}], "goods": None,
-    }  # fmt: skip
+        "unknown": {"deep": [1, {"__proto__": 2}]},
+        "seller": "only text",
+        "party": "no list",
+        "codes": None,
+        "total": {"amount": 3},
+        "rows": ["no object", None, {"more": True}],
+        "goods": None,
+    }
     label = saved(tmp_path, schema, [answer])[0]
     assert label.pop("Filename") == "d0.pdf"
     assert label["rows"][2].pop("more") is True

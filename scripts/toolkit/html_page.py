@@ -15,15 +15,15 @@ PART = re.compile(r"/\*([A-Z]+)\*/(?:null)?")
 def embedded_json(value: Any) -> str:
     """`value` as JSON that can stand in a script element.
 
-    `</script>` would end the element and `<!--` would start a comment in it, whatever text they come from, so no `<` is left.
+    `</script>` would end the element and `<!--` would start a comment in it, so no `<` of any text is left.
     """
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def write_page(path: Path, template: str, data: Any, **scripts: str) -> None:
-    """Write toolkit/`template` with `data` in place of `/*DATA*/null` and the toolkit's script files in place of `/*NAME*/`.
+    """Write toolkit/`template` with `data` in place of `/*DATA*/null`, and each script file in place of its `/*NAME*/`.
 
-    One pass: text of the data that looks like a placeholder stays text.
+    It is one pass: text of the data that looks like a placeholder stays text.
     """
     folder = Path(__file__).parent
     parts = {name.upper(): (folder / file).read_text(encoding="utf-8") for name, file in scripts.items()}

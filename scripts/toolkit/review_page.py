@@ -1,7 +1,7 @@
 """The page in which a person corrects predictions: one HTML file, its data inside, the page images linked.
 
-It saves a results table whose labels have the shape of the schema: nested objects, lists of objects, lists of plain values.
-What the form has no box for is saved as it was predicted. The page's own logic stands in review_answers.js.
+It saves a results table whose labels have the shape of the schema: nested objects, lists of objects or of plain values.
+Values that the form does not show are saved unchanged. The logic of the page is in review_answers.js.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class Form(TypedDict):
 
 
 def write_review(path: Path, schema: TargetSchema, documents: list[ReviewDocument], root: Path) -> None:
-    """Write the page. Raises StageError where no document column is free, or an answer holds a number that JSON lacks."""
+    """Write the page.
+
+    Raises StageError where a field has the document column's name, or an answer holds a number that JSON lacks.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     column = document_column(schema)
     form = form_of(schema)
@@ -83,7 +86,7 @@ def write_review(path: Path, schema: TargetSchema, documents: list[ReviewDocumen
 
 
 def document_column(schema: TargetSchema) -> str:
-    """The column for the document's file name, as the build stage looks for it. Raises StageError where a field has its name."""
+    """The column in which the build looks for a document's file name. Raises StageError where a field has its name."""
     column = schema.document_columns[0]
     field = next((name for name in schema.raw["properties"] if takes_the_column(name, column)), None)
     if field is None:
@@ -122,7 +125,7 @@ def takes_the_column(name: str, column: str) -> bool:
 
 
 def left_out(document: ReviewDocument, column: str) -> list[str]:
-    """A sentence for each value that labels cannot hold: its name, unknown to the schema, is the document column's."""
+    """A sentence for each value that labels cannot hold: the schema does not know it, and it has the column's name."""
     return [
         f"{name}: {value!r} is not saved, because the labels hold the document's file name there"
         for name, value in document.answer.items()
@@ -143,7 +146,7 @@ def encoded_answer(document: ReviewDocument, column: str) -> Any:
 def encoded(value: Any) -> Any:
     """A JSON value for the page: numbers as `{"number": digits}`, objects as `{"object": [[name, value], ...]}`.
 
-    JavaScript would round 12345678901234567890 and lose a field called `__proto__`. Raises ValueError for infinity and NaN.
+    JavaScript would round 12345678901234567890 and lose a field called `__proto__`. Raises ValueError for infinity.
     """
     if isinstance(value, dict):
         return {"object": [[name, encoded(item)] for name, item in value.items()]}
