@@ -16,8 +16,24 @@ from toolkit.target_schema import TargetSchema
 
 COUNTED = ("tp", "wrong", "miss", "spurious")  # per field; "tn" is not counted
 WHOLE = ("rows_gold", "rows_predicted", "rows_right", "row_error", "rows_exact", "exact", "valid")
-ROW_METRICS = ("row_precision", "row_recall", "row_f1", "cell_f1", "row_set_exact", "row_count_error")
-RATES = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "header_macro_f1", "row_precision", "row_recall", "row_f1", "cell_f1", "row_set_exact", "row_count_error", "document_exact")  # fmt: skip
+HIGHER, LOWER = "higher", "lower"
+# Every metric, and whether higher or lower is better: the one place that says so.
+METRICS = {
+    "micro_f1": HIGHER,
+    "micro_precision": HIGHER,
+    "micro_recall": HIGHER,
+    "macro_f1": HIGHER,
+    "header_macro_f1": HIGHER,
+    "row_precision": HIGHER,
+    "row_recall": HIGHER,
+    "row_f1": HIGHER,
+    "cell_f1": HIGHER,
+    "row_set_exact": HIGHER,
+    "row_count_error": LOWER,
+    "document_exact": HIGHER,
+}
+RATES = tuple(METRICS)
+ROUNDING = 1e-12  # two rates that are nearer than this are equal
 ROW_BUCKETS = ((0, "0"), (5, "1-5"), (20, "6-20"), (50, "21-50"))
 # What an answer must pass, in order; the states in which it fails there.
 FUNNEL = (
@@ -191,9 +207,8 @@ def compared(first: ScoreTable, second: ScoreTable, *, seed: int, samples: int =
     found = {}
     for name, values in a.items():
         low, high = bounds(values - b[name])
-        # Fewer rows too many or too few are better; of everything else more is.
-        sign = -1 if name == "row_count_error" else 1
-        better, worse = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
+        above, under = low > ROUNDING, high < -ROUNDING
+        better, worse = (above, under) if METRICS[name] == HIGHER else (under, above)
         verdict = "better" if better else "worse" if worse else "no difference shown"
         found[name] = {"difference": ours[name] - theirs[name], "interval": (low, high), "verdict": verdict}
     return found
