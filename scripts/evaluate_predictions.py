@@ -196,6 +196,8 @@ class Trust:
     def add(self, schema: TargetSchema, gold: dict[str, Any], line: dict[str, Any] | None) -> None:
         if line is None or not line.get("confidence") or line.get("status") != "ok":
             return
+        if not isinstance(line.get("prediction"), dict):
+            return
         for name, right in judged_values(schema, gold, line["prediction"]):
             if name in line["confidence"]:
                 self.confidence.append(line["confidence"][name])
@@ -208,11 +210,12 @@ class Trust:
 
 
 def companion_scores(gold: dict[str, Any], line: dict[str, Any] | None, status: str) -> tuple[float, float]:
-    """`(ANLS*, nTED)` of one document; a failed answer is an empty one."""
+    """`(ANLS*, nTED)` of one document; a failed answer is 0, also where gold holds nothing: ANLS* would give it gold's empty fields."""
     from toolkit.companions import anls_star, tree_similarity
 
     answer = line.get("prediction") if line and status == "ok" else None
-    answer = answer if isinstance(answer, dict) else {}
+    if not isinstance(answer, dict):
+        return 0.0, 0.0
     return anls_star(gold, answer), tree_similarity(gold, answer)
 
 
