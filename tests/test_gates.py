@@ -159,7 +159,7 @@ def test_every_metric_of_a_table_has_a_direction():
 def test_two_runs_that_differ_by_rounding_only_show_no_difference():
     """The same mean over fields, summed in another order, differs in its last bit."""
     text = {"type": ["string", "null"], "maxLength": 9}
-    row = {"id": text | {"x-extract": {"key": True}}, **{name: text for name in "abcdefg"}}
+    row = {"id": text | {"x-extract": {"key": True}}, **dict.fromkeys("abcdefg", text)}
     rows = {"type": "object", "additionalProperties": False, "properties": row}
     lists = {"rows": {"type": "array", "maxItems": 10, "items": rows}}
     schema = TargetSchema.parse({"type": "object", "additionalProperties": False, "properties": lists}, "s.json")

@@ -16,8 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.score_table import HIGHER, LOWER, METRICS
-
+from toolkit.score_table import LOWER, METRICS
 
 PLACES = Decimal("1e-12")
 
