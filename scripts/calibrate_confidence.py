@@ -102,7 +102,7 @@ def values_of(schema: TargetSchema, predictions: Path, gold: Path) -> list[Value
     documents, failed, bare = [], 0, 0
     for identity, answer, _ in read_gold(gold):
         line = file.get(identity)
-        if line is None or line.get("status") != "ok":
+        if line is None or line.get("status") != "ok" or not isinstance(line.get("prediction"), dict):
             failed += 1
             continue
         known = line.get("features")

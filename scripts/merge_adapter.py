@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.contract import load_contract
 from toolkit.files import argument_path, atomic_folder, shown
+from toolkit.gates import share, share_reached
 from toolkit.model_folder import (
     check_adapter_folder,
     check_model_folder,
@@ -46,7 +48,10 @@ def build_parser() -> console.Parser:
     check.add_argument("--check", type=argument_path, default=None, metavar="JSONL", help="records to answer both ways")
     check.add_argument("--check-records", type=int, default=16, help="how many of them (default: 16)")
     check.add_argument(
-        "--min-agreement", type=float, default=0.9, help="exit 1 where fewer answers agree, as a share (default: 0.9)"
+        "--min-agreement",
+        type=share,
+        default=Decimal("0.9"),
+        help="exit 1 where fewer answers agree, as a share (default: 0.9)",
     )
     check.add_argument(
         "--root", type=argument_path, default=Path(), help="folder that the records' image paths are relative to"
@@ -77,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         code = ExitCode.OK
         if args.check:
             result |= agreement(args, base, adapter)
-            if result["agreement"] < args.min_agreement:
+            if not share_reached(result["checked"] - len(result["different"]), result["checked"], args.min_agreement):
                 say(
                     f"the merged model answers differently on {len(result['different'])} of {result['checked']} records ({first_few(result['different'])}); do not serve it before you know why"
                 )

@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from toolkit import console
 from toolkit.console import ExitCode, StageError, say
 from toolkit.contract import Contract, load_contract
 from toolkit.files import argument_path, atomic_folder, shown
+from toolkit.gates import Allowance, threshold
 from toolkit.model_folder import check_model_folder, copy_companions, weight_bytes, write_provenance
 from toolkit.records import read_records
 
@@ -55,7 +57,10 @@ def build_parser() -> console.Parser:
     data.add_argument("--check", type=argument_path, default=None, help="records to score before and after")
     data.add_argument("--check-records", type=int, default=None, help="only the first N of them")
     data.add_argument(
-        "--max-drop", type=float, default=0.02, help="fall of micro-F1 that is accepted with --check (default: 0.02)"
+        "--max-drop",
+        type=threshold,
+        default=Decimal("0.02"),
+        help="fall of micro-F1 that is accepted with --check (default: 0.02)",
     )
     data.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
     data.add_argument("--batch-size", type=int, default=8, help="records answered together (default: 8)")
@@ -159,11 +164,9 @@ def verdict(args: Any, before: dict[str, float] | None, after: dict[str, float] 
     for name in SCORES:
         if before[name] is not None:
             say(f"  {name:16s} {before[name]:9.4f} -> {after[name]:9.4f}  ({after[name] - before[name]:+.4f})")
-    drop = before["micro_f1"] - after["micro_f1"]
-    if drop > args.max_drop:
-        say(
-            f"micro-F1 fell by {drop:.4f}, more than --max-drop {args.max_drop:g}: try --method fp8 or gptq, or more --calibration-records"
-        )
+    broken = Allowance("micro_f1", args.max_drop).broken("the quantized model", after, "the model before", before)
+    if broken:
+        say(f"{broken}: try --method fp8 or gptq, or more --calibration-records")
         return ExitCode.PROBLEMS
     return ExitCode.OK
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SKETCH_HASHES = 64  # of 16 bits each; four neighbours are one band of the search
+IDENTIFYING_VALUES = 3  # an answer that says less is shared by documents that have nothing else in common
 LOOK_SIDE = 16  # 16 x 16 comparisons of neighbouring cells: 256 bits
 
 
@@ -64,6 +65,18 @@ def look_of(image: Any) -> bytes:
     small = image.convert("L").resize((LOOK_SIDE + 1, LOOK_SIDE), Image.Resampling.BOX)
     cells = numpy.asarray(small, dtype=numpy.int16)
     return numpy.packbits(cells[:, 1:] > cells[:, :-1]).tobytes()
+
+
+def free_values(value: Any, choices: frozenset[tuple[str, ...]], path: tuple[str, ...] = ()) -> set[str]:
+    """The different values of an answer that are not chosen from a few: no absent ones, no true or false, none of the fields in
+    `choices` (their paths, without places in lists)."""
+    if isinstance(value, dict):
+        return set().union(*(free_values(item, choices, (*path, name)) for name, item in value.items()))
+    if isinstance(value, list):
+        return set().union(*(free_values(item, choices, path) for item in value))
+    if value is None or isinstance(value, bool) or path in choices:
+        return set()
+    return {" ".join(str(value).casefold().split())} - {""}
 
 
 def words_of(value: Any) -> set[str]:

@@ -97,7 +97,8 @@ def boxes_of(schema: TargetSchema, gold: Any, predicted: Any, words: DocumentWor
         return found
 
     wanted, given = (
-        [(leaf, value) for leaf, value in values(answer) if not is_absent(value)] for answer in (gold, predicted)
+        [(leaf, value) for leaf, value in values(answer) if leaf.compare != "skip" and not is_absent(value)]
+        for answer in (gold, predicted)
     )
     right = [pair for pair in wanted if any(leaf is pair[0] and outcome(leaf, pair[1], v) == "tp" for leaf, v in given)]
     stray = [

@@ -11,13 +11,29 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from toolkit.scoring import DocumentScore
+from toolkit.scoring import DocumentScore, judged_lists
 from toolkit.target_schema import TargetSchema
 
 COUNTED = ("tp", "wrong", "miss", "spurious")  # per field; "tn" is not counted
 WHOLE = ("rows_gold", "rows_predicted", "rows_right", "row_error", "rows_exact", "exact", "valid")
-ROW_METRICS = ("row_precision", "row_recall", "row_f1", "cell_f1", "row_set_exact", "row_count_error")
-RATES = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "header_macro_f1", "row_precision", "row_recall", "row_f1", "cell_f1", "row_set_exact", "row_count_error", "document_exact")  # fmt: skip
+HIGHER, LOWER = "higher", "lower"
+# Every metric, and whether higher or lower is better: the one place that says so.
+METRICS = {
+    "micro_f1": HIGHER,
+    "micro_precision": HIGHER,
+    "micro_recall": HIGHER,
+    "macro_f1": HIGHER,
+    "header_macro_f1": HIGHER,
+    "row_precision": HIGHER,
+    "row_recall": HIGHER,
+    "row_f1": HIGHER,
+    "cell_f1": HIGHER,
+    "row_set_exact": HIGHER,
+    "row_count_error": LOWER,
+    "document_exact": HIGHER,
+}
+RATES = tuple(METRICS)
+ROUNDING = 1e-12  # two rates that are nearer than this are equal
 ROW_BUCKETS = ((0, "0"), (5, "1-5"), (20, "6-20"), (50, "21-50"))
 # What an answer must pass, in order; the states in which it fails there.
 FUNNEL = (
@@ -41,6 +57,7 @@ class ScoreTable:
         self.schema = schema
         self.fields = [leaf.name for leaf in schema.leaves if leaf.compare != "skip"]
         self.header = {leaf.name for leaf in schema.header}
+        self.has_rows = bool(judged_lists(schema))
         self.ids: list[str] = []
         self.states: list[str] = []
         self.checked: list[bool] = []
@@ -58,9 +75,9 @@ class ScoreTable:
             self._counts.extend([counts[o] for o in COUNTED] if counts else (0, 0, 0, 0))
         self._counts.extend(
             (score.rows_gold, score.rows_predicted, score.rows_right, abs(score.rows_gold - score.rows_predicted),
-             score.rows_exact, score.exact, score.status == "ok")
+             score.rows_exact, score.exact, score.answered)
         )  # fmt: skip
-        own = [f"rows {row_bucket(score.rows_gold)}"] if self.schema.lists else []
+        own = [f"rows {row_bucket(score.rows_gold)}"] if self.has_rows else []
         for group in (*own, f"pages {score.pages}", *groups):
             self.groups.setdefault(group, []).append(number)
 
@@ -74,7 +91,11 @@ class ScoreTable:
         return numpy.frombuffer(self._counts, dtype=numpy.int32).reshape(len(self.ids), -1)
 
     def metrics(self, sums: Any, documents: Any) -> dict[str, Any]:
-        """Every rate of `sums` (counts summed over documents, [..., columns]); row metrics are left out where there are no lists."""
+        """Every rate of `sums` (counts summed over documents, [..., columns]); row metrics are left out where there are no lists.
+
+        A rate of 0 / 0 (nothing was to be found, and nothing was) is the share of documents with a valid answer: a valid answer that
+        finds nothing where nothing is scores 1, a failed one 0. Only `row_count_error` is then 0.
+        """
         import numpy
 
         sums = numpy.asarray(sums, dtype=float)
@@ -82,27 +103,28 @@ class ScoreTable:
         cells = sums[..., :width].reshape(*sums.shape[:-1], len(self.fields), 4)
         whole = {name: sums[..., width + i] for i, name in enumerate(WHOLE)}
         is_header = numpy.array([name in self.header for name in self.fields])
+        answered = ratio(whole["valid"], documents, 0.0)
         tp, wrong, miss, spurious = (cells.sum(-2)[..., i] for i in range(4))
-        field_scores = f1(*(cells[..., i] for i in range(4)))
+        field_scores = f1(*(cells[..., i] for i in range(4)), empty=0.0)
         # A field that neither gold nor predictions ever fill says nothing and stays out of the mean.
         seen = cells.sum(-1) > 0
         found = {
-            "micro_f1": f1(tp, wrong, miss, spurious),
-            "micro_precision": ratio(tp, tp + wrong + spurious),
-            "micro_recall": ratio(tp, tp + wrong + miss),
-            "macro_f1": ratio((field_scores * seen).sum(-1), seen.sum(-1)),
-            "header_macro_f1": ratio((field_scores * seen * is_header).sum(-1), (seen & is_header).sum(-1)),
-            "document_exact": ratio(whole["exact"], documents),
+            "micro_f1": f1(tp, wrong, miss, spurious, empty=answered),
+            "micro_precision": ratio(tp, tp + wrong + spurious, answered),
+            "micro_recall": ratio(tp, tp + wrong + miss, answered),
+            "macro_f1": ratio((field_scores * seen).sum(-1), seen.sum(-1), answered),
+            "header_macro_f1": ratio((field_scores * seen * is_header).sum(-1), (seen & is_header).sum(-1), answered),
+            "document_exact": ratio(whole["exact"], documents, 0.0),
         }
-        if self.schema.lists:
+        if self.has_rows:
             inner = cells[..., ~is_header, :].sum(-2)
             gold, predicted, right = whole["rows_gold"], whole["rows_predicted"], whole["rows_right"]
             found |= {
-                "row_precision": ratio(right, predicted, gold == 0),
-                "row_recall": ratio(right, gold, predicted == 0),
-                "row_f1": f1(right, 0, gold - right, predicted - right),
-                "cell_f1": f1(*(inner[..., i] for i in range(4))),
-                "row_set_exact": ratio(whole["rows_exact"], documents),
+                "row_precision": ratio(right, predicted, answered * (gold == 0)),
+                "row_recall": ratio(right, gold, answered * (predicted == 0)),
+                "row_f1": f1(right, 0, gold - right, predicted - right, empty=answered),
+                "cell_f1": f1(*(inner[..., i] for i in range(4)), empty=answered),
+                "row_set_exact": ratio(whole["rows_exact"], documents, 0.0),
                 "row_count_error": ratio(whole["row_error"], documents, 0.0),
             }
         return found
@@ -119,15 +141,16 @@ class ScoreTable:
         }
 
     def field_table(self) -> list[dict[str, Any]]:
-        """One line a field: outcome counts, precision, recall, F1; costliest (most errors) first."""
+        """One line a field: outcome counts, precision, recall, F1 (0 / 0 as in `metrics`); costliest (most errors) first."""
         sums = self.table.sum(0, dtype=float)
+        answered = ratio(sums[-1], len(self), 0.0)
         lines = []
         for index, name in enumerate(self.fields):
             tp, wrong, miss, spurious = (float(v) for v in sums[4 * index : 4 * index + 4])
             lines.append(
                 {"field": name, "tp": int(tp), "wrong": int(wrong), "miss": int(miss), "spurious": int(spurious),
-                 "f1": float(f1(tp, wrong, miss, spurious)), "errors": int(wrong + miss + spurious),
-                 "precision": float(ratio(tp, tp + wrong + spurious)), "recall": float(ratio(tp, tp + wrong + miss))}
+                 "f1": float(f1(tp, wrong, miss, spurious, empty=answered)), "errors": int(wrong + miss + spurious),
+                 "precision": float(ratio(tp, tp + wrong + spurious, answered)), "recall": float(ratio(tp, tp + wrong + miss, answered))}
             )  # fmt: skip
         return sorted(lines, key=lambda line: (-line["errors"], line["field"]))
 
@@ -147,12 +170,14 @@ class ScoreTable:
         return dict(Counter(self.states).most_common())
 
     def funnel(self) -> dict[str, int]:
-        """Documents that are left after each gate: answered, finished, JSON, schema, checks."""
+        """Documents that are left after each gate: answered, finished, JSON, schema, checks. An unknown status is no answer."""
         states = Counter(
             "ok, a check fails" if state == "ok" and not passed else state
             for state, passed in zip(self.states, self.checked, strict=True)
         )
+        known = {"ok"}.union(*(failing for _, failing in FUNNEL))
         left, found = len(self), {"documents": len(self)}
+        left -= sum(count for state, count in states.items() if state not in known)
         for gate, failing in FUNNEL:
             left -= sum(states[state] for state in failing)
             found[gate] = left
@@ -191,9 +216,8 @@ def compared(first: ScoreTable, second: ScoreTable, *, seed: int, samples: int =
     found = {}
     for name, values in a.items():
         low, high = bounds(values - b[name])
-        # Fewer rows too many or too few are better; of everything else more is.
-        sign = -1 if name == "row_count_error" else 1
-        better, worse = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
+        above, under = low > ROUNDING, high < -ROUNDING
+        better, worse = (above, under) if METRICS[name] == HIGHER else (under, above)
         verdict = "better" if better else "worse" if worse else "no difference shown"
         found[name] = {"difference": ours[name] - theirs[name], "interval": (low, high), "verdict": verdict}
     return found
@@ -205,7 +229,7 @@ def bounds(values: Any) -> tuple[float, float]:
     return float(numpy.percentile(values, 2.5)), float(numpy.percentile(values, 97.5))
 
 
-def ratio(numerator: Any, denominator: Any, empty: Any = 1.0) -> Any:
+def ratio(numerator: Any, denominator: Any, empty: Any) -> Any:
     """Shares; where nothing was there to find and nothing was found (0 / 0) they are `empty`."""
     import numpy
 
@@ -213,9 +237,9 @@ def ratio(numerator: Any, denominator: Any, empty: Any = 1.0) -> Any:
     return numpy.where(denominator == 0, empty, numerator / numpy.where(denominator == 0, 1.0, denominator))
 
 
-def f1(tp: Any, wrong: Any, miss: Any, spurious: Any) -> Any:
-    """The harmonic mean of precision and recall; 1 where there was nothing."""
-    return ratio(2 * tp, 2 * tp + 2 * wrong + miss + spurious)
+def f1(tp: Any, wrong: Any, miss: Any, spurious: Any, *, empty: Any) -> Any:
+    """The harmonic mean of precision and recall; `empty` where there was nothing."""
+    return ratio(2 * tp, 2 * tp + 2 * wrong + miss + spurious, empty)
 
 
 def row_bucket(rows: int) -> str:

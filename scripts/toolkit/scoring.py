@@ -3,7 +3,8 @@
 Definitions (DESIGN, "Scoring"): "", null and a missing key are ABSENT. A leaf is TP, WRONG (both present, differ), MISS,
 SPURIOUS or TN. Precision = TP / (TP + WRONG + SPURIOUS), recall = TP / (TP + WRONG + MISS). Rows pair by equal keys first,
 then by Hungarian assignment on agreeing cells among rows whose keys are at least half alike. A failed answer scores as all
-MISS.
+MISS and is never right, also where there is nothing to miss. Leaves that compare as `skip` are not judged: they count nowhere,
+pair no rows and are no key, and a list of nothing else is not scored.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def is_absent(value: Any) -> bool:
 def normal_form(leaf: Leaf) -> Callable[[Any], Any]:
     """What two values of this leaf are compared as."""
     kind = leaf.compare
+    if kind == "skip":
+        return lambda value: value  # never judged, but a skip key still tells rows of two windows apart
     if kind == "date":
         day_first = bool(leaf.extract.get("day_first"))
         return lambda value: iso_date(str(value), day_first=day_first) or as_text(value)
@@ -61,8 +64,13 @@ class DocumentScore:
     pages: int = 0
 
     @property
+    def answered(self) -> bool:
+        """Whether there is a valid answer to judge."""
+        return self.status == "ok"
+
+    @property
     def exact(self) -> bool:
-        return all(not (c["wrong"] or c["miss"] or c["spurious"]) for c in self.fields.values())
+        return self.answered and all(not (c["wrong"] or c["miss"] or c["spurious"]) for c in self.fields.values())
 
     def count(self, leaf: Leaf, gold: Any, predicted: Any, row: int | None = None) -> None:
         result = outcome(leaf, gold, predicted)
@@ -82,15 +90,28 @@ def score_document(
     status: str,
     pages: int = 0,
 ) -> DocumentScore:
-    """Score one document; a status other than ok counts as no answer at all."""
+    """Score one document; a status other than ok counts as no answer at all, and so does a prediction that is no object."""
+    if status == "ok" and not isinstance(predicted, dict):
+        status = "missing" if predicted is None else "schema_error"
     score = DocumentScore(identity, status, pages=pages)
-    answer = predicted if status == "ok" and isinstance(predicted, dict) else {}
+    score.rows_exact = score.answered
+    answer = predicted if status == "ok" and predicted is not None else {}
     for leaf in schema.header:
         if leaf.compare != "skip":
             score.count(leaf, value_at(gold, leaf.path), value_at(answer, leaf.path))
-    for rows in schema.lists:
+    for rows in judged_lists(schema):
         score_rows(score, rows, as_rows(value_at(gold, rows.path)), as_rows(value_at(answer, rows.path)))
     return score
+
+
+def judged_lists(schema: TargetSchema) -> list[RowList]:
+    """The lists with the leaves that are judged alone; a list without one is left out."""
+    lists = []
+    for rows in schema.lists:
+        leaves = tuple(leaf for leaf in rows.leaves if leaf.compare != "skip")
+        if leaves:
+            lists.append(rows if len(leaves) == len(rows.leaves) else RowList(rows.path, leaves))
+    return lists
 
 
 def judged_values(schema: TargetSchema, gold: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -99,14 +120,13 @@ def judged_values(schema: TargetSchema, gold: dict[str, Any], answer: dict[str, 
     for leaf in schema.header:
         if leaf.compare != "skip":
             yield leaf.name, outcome(leaf, value_at(gold, leaf.path), value_at(answer, leaf.path)) in ("tp", "tn")
-    for rows in schema.lists:
+    for rows in judged_lists(schema):
         wanted, given = as_rows(value_at(gold, rows.path)), as_rows(value_at(answer, rows.path))
         partner = {p: g for g, p in pair_rows(rows, wanted, given)}
         for index, row in enumerate(given):
             for leaf in rows.leaves:
-                if leaf.compare != "skip":
-                    pair = cell(wanted[partner[index]], leaf) if index in partner else None
-                    yield rows.value_name(index, leaf), outcome(leaf, pair, cell(row, leaf)) in ("tp", "tn")
+                pair = cell(wanted[partner[index]], leaf) if index in partner else None
+                yield rows.value_name(index, leaf), outcome(leaf, pair, cell(row, leaf)) in ("tp", "tn")
         yield rows.name, len(wanted) == len(given)
 
 
@@ -116,7 +136,7 @@ def as_rows(value: Any) -> list[Any]:
 
 def score_rows(score: DocumentScore, rows: RowList, gold: list[Any], predicted: list[Any]) -> None:
     """Pair the rows and count their cells; unpaired gold cells are MISS, unpaired predicted cells SPURIOUS."""
-    leaves = [leaf for leaf in rows.leaves if leaf.compare != "skip"]
+    leaves = rows.leaves
     for leaf in leaves:
         score.fields.setdefault(leaf.name, Counter())
     pairs = pair_rows(rows, gold, predicted)

@@ -17,6 +17,8 @@ TRAIN, VAL, TEST = range(3)
 KINDS = ("image", "label", "answer", "group-by")
 # A page that more than this many documents with different answers have is a form's back or a cover, no identity.
 COMMON_PAGE = 5
+# What a document is known by, the surest first. Its place comes from the first of these that it has, else from its id.
+IDENTITIES = ("group-by", "label", "image", "answer")
 ROW_BOUNDS = (0, 5, 20, 50)
 PAGE_BOUNDS = (1, 2, 5)
 COMPARISONS = 50  # of one held-out document with candidates of one band
@@ -27,14 +29,16 @@ PICTURE_PAIRS = 4 * 10**9  # compared in about a minute
 class Documents:
     """What the split knows of each record, in file order.
 
-    `keys` (64 bits), `owners` (record numbers) and `kinds` (indices of KINDS) run in parallel, several per record. `sketches`
-    holds 128 bytes and `looks` 32 bytes a record, zeros where there is none.
+    `keys` (64 bits), `owners` (record numbers) and `kinds` (indices of KINDS) run in parallel, several per record. `answers`
+    holds a key of each whole answer, also of one that says too little to identify a document; 0 where there is none.
+    `sketches` holds 128 bytes and `looks` 32 bytes a record, zeros where there is none.
     """
 
     ids: list[str] = field(default_factory=list)
     keys: array[int] = field(default_factory=lambda: array("Q"))
     owners: array[int] = field(default_factory=lambda: array("I"))
     kinds: array[int] = field(default_factory=lambda: array("B"))
+    answers: array[int] = field(default_factory=lambda: array("Q"))
     strata: list[str] = field(default_factory=list)
     sketches: bytearray = field(default_factory=bytearray)
     looks: bytearray = field(default_factory=bytearray)
@@ -43,13 +47,20 @@ class Documents:
         return len(self.ids)
 
     def add(
-        self, identity: str, stratum: str, keys: Iterable[tuple[str, int]], sketch: bytes | None, look: bytes | None
+        self,
+        identity: str,
+        stratum: str,
+        keys: Iterable[tuple[str, int]],
+        sketch: bytes | None = None,
+        look: bytes | None = None,
+        answer: int = 0,
     ) -> None:
         for kind, key in keys:
             self.keys.append(key)
             self.owners.append(len(self.ids))
             self.kinds.append(KINDS.index(kind))
         self.ids.append(identity)
+        self.answers.append(answer)
         self.strata.append(stratum)
         self.sketches += sketch or bytes(128)
         self.looks += look or bytes(32)
@@ -87,36 +98,44 @@ class Groups:
         self.parents[max(a, b)] = min(a, b)
 
 
-def grouped(documents: Documents) -> tuple[list[list[int]], dict[str, int]]:
-    """`(groups of record numbers, counts)`: documents that share a page image, a label key, the whole answer or a --group-by value.
+@dataclass(frozen=True)
+class Grouping:
+    """`groups` of record numbers; `joins`: how many joins each kind of key made, and how many pages are `common_pages`;
+    `common`: the keys of those pages."""
 
-    A page that many documents with different answers share joins nothing; `counts["common_pages"]` says how many there are, the
-    other counts how many joins each kind of key made.
+    groups: list[list[int]]
+    joins: dict[str, int]
+    common: frozenset[int]
+
+
+def grouped(documents: Documents) -> Grouping:
+    """Documents that share a page image, a label key, the whole answer or a --group-by value are one group.
+
+    A page that many documents with different answers share is common: it joins nothing.
     """
     import numpy
 
     groups = Groups(len(documents))
-    counts: Counter[str] = Counter(dict.fromkeys([*KINDS, "common_pages"], 0))
+    joins: Counter[str] = Counter(dict.fromkeys([*KINDS, "common_pages"], 0))
+    common: set[int] = set()
     keys, owners = numpy.asarray(documents.keys), numpy.asarray(documents.owners)
-    kinds = numpy.asarray(documents.kinds)
-    answer_of = numpy.zeros(len(documents), dtype=numpy.uint64)
-    is_answer = kinds == KINDS.index("answer")
-    answer_of[owners[is_answer]] = keys[is_answer]
+    kinds, answers = numpy.asarray(documents.kinds), numpy.asarray(documents.answers)
     order = numpy.lexsort((owners, keys))
     for run in runs(keys[order]):
         members = owners[order[run]]
         kind = KINDS[kinds[order[run.start]]]
-        if kind == "image" and len(numpy.unique(answer_of[members])) > COMMON_PAGE:
-            counts["common_pages"] += 1
+        if kind == "image" and len(numpy.unique(answers[members])) > COMMON_PAGE:
+            joins["common_pages"] += 1
+            common.add(int(keys[order[run.start]]))
             continue
         for member in members[1:]:
             if groups.find(int(members[0])) != groups.find(int(member)):
                 groups.join(int(members[0]), int(member))
-                counts[kind] += 1
+                joins[kind] += 1
     by_leader: dict[int, list[int]] = {}
     for number in range(len(documents)):
         by_leader.setdefault(groups.find(number), []).append(number)
-    return list(by_leader.values()), dict(counts)
+    return Grouping(list(by_leader.values()), dict(joins), frozenset(common))
 
 
 def runs(ordered: Any) -> list[slice]:
@@ -132,47 +151,79 @@ def runs(ordered: Any) -> list[slice]:
 
 def position(name: str, seed: int) -> float:
     """A number in [0, 1) that depends on the name and the seed only."""
-    digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def own_positions(documents: Documents, common: frozenset[int], seed: int) -> array[float]:
+    """Where each document would lie alone, in [0, 1): by what it is known by, so that a copy under another name lies where its
+    original does. That is the first --group-by value, the label key, the first page that is not common, or the answer that it
+    has; a document without any goes by its id."""
+    ranks = [IDENTITIES.index(kind) for kind in KINDS]
+    best = bytearray([len(IDENTITIES)]) * len(documents)
+    known = array("Q", bytes(8 * len(documents)))
+    for key, owner, kind in zip(documents.keys, documents.owners, documents.kinds, strict=True):
+        if ranks[kind] < best[owner] and key not in common:
+            best[owner], known[owner] = ranks[kind], key
+    return array(
+        "d",
+        (
+            position(f"{IDENTITIES[rank]}\0{key:016x}" if rank < len(IDENTITIES) else identity, seed)
+            for rank, key, identity in zip(best, known, documents.ids, strict=True)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Move:
+    """A document that an earlier split had on another side; indices of NAMES."""
+
+    identity: str
+    before: int
+    after: int
 
 
 def assign(
     documents: Documents,
-    groups: list[list[int]],
+    grouping: Grouping,
     ratios: Sequence[float],
     seed: int,
     *,
     balanced: bool,
     kept: dict[str, int],
     held_out: set[str],
-) -> tuple[bytearray, list[str]]:
-    """`(index of NAMES per record, ids that `kept` could not keep)`.
+) -> tuple[bytearray, list[Move]]:
+    """`(index of NAMES per record, documents that could not stay where `kept` has them)`.
 
-    By hash (default) each group's place depends on its name, its smallest id, and the seed alone: every stratum gets the ratios in
-    expectation, and adding documents moves none. `balanced` meets the ratios in every stratum as nearly as whole groups allow;
-    there only `kept`, an earlier split, keeps old documents where they were. A group that `kept` has on several sides goes
-    to the earliest of train, val, test: what a model was trained on must not come back as a test.
+    One rule decides for a group: the earliest of train, val, test among the places of its members. What a model was trained on
+    must not come back as a test. A member's place is the one that `kept`, an earlier split, has for it; in a group that it does
+    not know, each member's own position and the ratios give it. So a document moves only where a new one joins its group whose
+    place is another, and then towards train. `balanced` meets the ratios in every stratum as nearly as whole groups allow; there
+    only `kept` keeps old documents where they were.
     """
     places = bytearray(len(documents))
-    moved: list[str] = []
+    moved: list[Move] = []
     free: list[tuple[float, list[int]]] = []
     filled: dict[str, list[float]] = {}
+    positions = own_positions(documents, grouping.common, seed)
 
     def put(group: list[int], place: int) -> None:
         for member in group:
             places[member] = place
             filled.setdefault(documents.strata[member], [0.0, 0.0, 0.0])[place] += 1
 
-    for group in groups:
+    for group in grouping.groups:
         earlier = {kept[documents.ids[m]] for m in group if documents.ids[m] in kept}
         if any(documents.ids[m] in held_out for m in group):
             put(group, TEST)
         elif earlier:
             put(group, min(earlier))
         else:
-            free.append((position(min(documents.ids[m] for m in group), seed), group))
+            free.append((min(positions[m] for m in group), group))
             continue
-        moved += [documents.ids[m] for m in group if kept.get(documents.ids[m], places[m]) != places[m]]
+        for identity, place in ((documents.ids[m], places[m]) for m in group):
+            if kept.get(identity, place) != place:
+                moved.append(Move(identity, kept[identity], place))
     if not balanced:
         for place, group in free:
             put(group, TRAIN if place < ratios[0] else VAL if place < ratios[0] + ratios[1] else TEST)
@@ -183,7 +234,7 @@ def assign(
         by_stratum.setdefault(documents.strata[min(group)], []).append((place, group))
     owed = [0.0, 0.0, 0.0]  # what rounding kept back in the strata before: many small strata must not all go to train
     for stratum in sorted(by_stratum):
-        waiting = sorted(by_stratum[stratum], key=lambda item: (item[0], documents.ids[item[1][0]]))
+        waiting = sorted(by_stratum[stratum], key=lambda item: (item[0], min(documents.ids[m] for m in item[1])))
         there = filled.get(stratum, [0.0, 0.0, 0.0])
         whole = sum(there) + sum(len(group) for _, group in waiting)
         owed = [ratio * whole - have + debt for ratio, have, debt in zip(ratios, there, owed, strict=True)]
