@@ -13,13 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-
 import torch
 from torch.overrides import TorchFunctionMode
 
-from toolkit.model_libraries import prepare_model_libraries
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class PaperGpus(TorchFunctionMode):
@@ -119,6 +116,9 @@ if __name__ == "__main__":
         config = yaml.safe_load((REPOSITORY / "scripts/accelerate/fsdp2.yaml").read_text(encoding="utf-8"))
         os.environ["ACCELERATE_USE_FSDP"] = "true"
         os.environ |= {key.upper(): str(value) for key, value in config["fsdp_config"].items()}
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    from toolkit.model_libraries import prepare_model_libraries
+
     prepare_model_libraries()
     gpus = PaperGpus()
     stop_at_the_wrapped_model(gpus)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from gpus_on_paper import PaperGpus, pretend_gpus
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -50,7 +48,16 @@ def training_words(dataset: Path, model: Path, out: Path) -> list[str]:
 
 
 @pytest.fixture
-def second_of_two_gpus(monkeypatch):
+def visible_gpus(monkeypatch):
+    """`visible_gpus(4)`: torch sees four GPUs in this process until the test ends."""
+    import gpus_on_paper  # torch, which the other tests of a data stage do without
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    return lambda count: gpus_on_paper.pretend_gpus(count, replace=monkeypatch.setattr)
+
+
+@pytest.fixture
+def second_of_two_gpus(monkeypatch, visible_gpus):
     """This process as a launcher starts the second one on a machine with two GPUs."""
     from toolkit.model_libraries import prepare_model_libraries
 
@@ -60,11 +67,13 @@ def second_of_two_gpus(monkeypatch):
 
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
-    pretend_gpus(2, replace=monkeypatch.setattr)
+    visible_gpus(2)
 
 
 @pytest.mark.parametrize("nf4", [False, True], ids=["16 bit", "4 bit"])
 def test_a_model_is_loaded_onto_the_gpu_of_its_process(second_of_two_gpus, tiny_model, nf4):
+    from gpus_on_paper import PaperGpus
+
     from toolkit.qwen3vl import load_model
 
     with PaperGpus() as gpus:
@@ -75,6 +84,7 @@ def test_a_model_is_loaded_onto_the_gpu_of_its_process(second_of_two_gpus, tiny_
 
 def test_a_model_that_will_be_cut_into_shards_stays_off_the_gpu_in_16_bit(second_of_two_gpus, tiny_model):
     import torch
+    from gpus_on_paper import PaperGpus
 
     from toolkit.qwen3vl import load_model
 
@@ -88,23 +98,22 @@ def test_a_model_that_will_be_cut_into_shards_stays_off_the_gpu_in_16_bit(second
     ("variables", "device"),
     [({}, "cuda:0"), ({"LOCAL_RANK": "0"}, "cuda:0"), ({"LOCAL_RANK": "1", "RANK": "5"}, "cuda:1"), ({"LOCAL_RANK": "-1"}, "cuda:0")],
 )  # fmt: skip
-def test_the_number_of_a_process_on_its_machine_is_that_of_its_gpu(monkeypatch, variables, device):
+def test_the_number_of_a_process_on_its_machine_is_that_of_its_gpu(monkeypatch, visible_gpus, variables, device):
     from toolkit.devices import own_device
 
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    pretend_gpus(2, replace=monkeypatch.setattr)
+    visible_gpus(2)
     assert own_device() == device
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch):
+def test_more_processes_than_gpus_are_refused(monkeypatch, visible_gpus):
     """accelerate would count round and put two processes onto one GPU."""
     from toolkit.console import StageError
     from toolkit.devices import own_device
 
     monkeypatch.setenv("LOCAL_RANK", "2")
-    pretend_gpus(2, replace=monkeypatch.setattr)
+    visible_gpus(2)
     with pytest.raises(
         StageError, match=r"process 3 of this machine has no GPU of its own, 2 visible here; .*--num_processes 2"
     ):
@@ -112,10 +121,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(("visible", "used", "said"), [(1, 1, ""), (2, 2, ""), (4, 1, "1 of 4 GPUs is used; do this\n"), (4, 2, "2 of 4 GPUs are used; do this\n")])  # fmt: skip
-def test_gpus_that_are_left_over_are_said(monkeypatch, capsys, visible, used, said):
+def test_gpus_that_are_left_over_are_said(visible_gpus, capsys, visible, used, said):
     from toolkit.devices import say_unused_gpus
 
-    pretend_gpus(visible, replace=monkeypatch.setattr)
+    visible_gpus(visible)
     say_unused_gpus("do this", used=used)
     assert capsys.readouterr().err == said
 
@@ -136,6 +145,30 @@ def test_two_visible_gpus_leave_the_model_of_a_plain_run_whole(easy_dataset, tin
     assert (REPOSITORY / launched.training_script).resolve() == REPOSITORY / "scripts/train_lora.py"
     assert launched.num_processes == 2
     assert launched.training_script_args == training_words(easy_dataset, tiny_model, tmp_path / "my out")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for nvidia-smi")
+@pytest.mark.parametrize(
+    ("visible", "free_gib"),
+    [(None, 2.0), ("1", 60.0), ("1,0", 60.0), ("GPU-b", 60.0), ("0,1", 2.0), ("MIG-x", 2.0)],
+)
+def test_the_plan_looks_at_the_first_gpu_that_is_visible(monkeypatch, tmp_path, visible, free_gib):
+    """A busy first GPU that CUDA_VISIBLE_DEVICES hides says nothing about the one that will be used."""
+    from toolkit.gpus import installed_driver
+
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        '#!/bin/sh\ncase "$*" in *--id=1*|*--id=GPU-b*) echo "NVIDIA A100, 81920, 61440";;\n'
+        '*query*) echo "NVIDIA A100, 81920, 2048"; echo "NVIDIA A100, 81920, 61440";;\n*) echo "CUDA Version: 13.0";; esac\n',
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    driver = installed_driver()
+    assert driver is not None and driver.free_gib == free_gib
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.console import StageError, say
 from toolkit.gpus import check_torch_sees, installed_driver
 
-# The first process answers validation documents and writes checkpoints while the others wait for it.
+# One process writes checkpoints while the others wait for it, and validation takes as long as its slowest.
 LONGEST_WAIT = timedelta(hours=2)
 
 
@@ -49,7 +49,7 @@ def join_processes() -> Process:
     weights in the first process of a machine only once it knows of the others.
     """
     import torch
-    from accelerate import PartialState
+    from accelerate.state import PartialState
 
     device = own_device()
     if device != "cpu":
