@@ -193,19 +193,16 @@ def say_how_to_use_all_gpus(process: Process, words: list[str]) -> None:
     """Where GPUs of this machine are left over: the command that trains on all of them."""
     import torch
 
-    launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if process.count > 1 else 1
     if sys.platform == "win32":
         how = "training on several needs Linux (NCCL)"
-    elif launched > 1:
+    elif process.count > 1:
         how = "start one process a GPU: --num_processes counts those of all machines"
     else:
-        folder = Path(__file__).resolve().parent
-        launch = [
-            "accelerate", "launch", "--config_file", shown(folder / "accelerate/ddp.yaml"), "--num_processes",
-            str(torch.cuda.device_count()), shown(__file__), *words,
-        ]  # fmt: skip
-        how = f"to train on all: {shlex.join(launch)} (fsdp2.yaml where one GPU does not hold the model)"
-    say_unused_gpus(how, used=launched)
+        file = shown(Path(__file__).resolve().parent / "accelerate/ddp.yaml")
+        launch = ["accelerate", "launch", "--config_file", file, "--num_processes", str(torch.cuda.device_count())]
+        command = shlex.join([*launch, shown(__file__), *words])
+        how = f"to train on all: {command} (fsdp2.yaml where one GPU does not hold the model)"
+    say_unused_gpus(how, used=int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if process.count > 1 else 1)
 
 
 def is_first_process() -> bool:

@@ -1,8 +1,9 @@
-"""train_lora.py as it starts on a machine with GPUs: gpus_on_paper.py GIB,GIB ddp|fsdp2|plain, then train_lora.py's arguments.
+"""train_lora.py as it starts on a machine with GPUs: gpus_on_paper.py GIB,GIB ddp|fsdp2|plain, then its own arguments.
 
-Only the hardware is pretended: torch sees a GPU of each size, gloo stands for NCCL, and a tensor that is put onto a GPU becomes one without storage ("meta") with a
-note of that GPU. transformers, accelerate, peft and bitsandbytes are the real ones and load a real model. The run ends where the Trainer has wrapped the
-model, with one JSON line: on which devices tensors were put by then, where the parameters are, and what the Trainer made of the model.
+Only the hardware is pretended: torch sees a GPU of each size, gloo stands for NCCL, and a tensor that is put onto a GPU
+loses its storage ("meta") with a note of that GPU. transformers, accelerate, peft and bitsandbytes are the real ones
+and load a real model. The run ends where the Trainer has wrapped the model, with one JSON line: onto which GPUs tensors
+were put by then, where the parameters are, and what the Trainer made of the model.
 """
 
 import json
@@ -20,8 +21,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class PaperGpus(TorchFunctionMode):
-    """Tensors that are put onto a GPU get no storage; `used` counts them by GPU, "cuda" alone being the current one. It sees one thread only, so
-    transformers must load with HF_DEACTIVATE_ASYNC_LOAD=1."""
+    """Tensors that are put onto a GPU get no storage; `used` counts them by GPU, "cuda" alone being the current one.
+
+    It sees one thread only, so transformers must load with HF_DEACTIVATE_ASYNC_LOAD=1.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +49,7 @@ class PaperGpus(TorchFunctionMode):
 
 
 def pretend_gpus(count: int, gib: Sequence[float] = (), replace: Callable[..., None] = setattr) -> None:
-    """torch.cuda as it answers on a machine with `count` GPUs of `gib` memory (80 each by default) that nobody has used yet."""
+    """torch.cuda as it answers on a machine with `count` unused GPUs of `gib` memory (80 each by default)."""
     current = [0]
     gpus = [
         SimpleNamespace(total_memory=int(size * 2**30), name="NVIDIA A100", major=8, minor=0, multi_processor_count=108)

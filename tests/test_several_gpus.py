@@ -1,4 +1,4 @@
-"""Several GPUs in one machine: each process uses its own, a plain run uses one and says how to use all. On pretended GPUs (gpus_on_paper.py)."""
+"""Several (pretended) GPUs in one machine: each process uses its own, a plain run uses one and says how to use all."""
 
 import json
 import os
@@ -16,34 +16,74 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def started(
     dataset: Path, model: Path, out: Path, *more: str, gib: str = "80,80", kind: str = "ddp", processes: int = 2
 ):
-    """train_lora.py in `processes` on pretended GPUs; what each reports at the wrapped model, by rank, and what all of them said."""
-    words = [sys.executable, str(REPOSITORY / "tests/gpus_on_paper.py"), gib, kind, *training_words(dataset, model, out), *more]  # fmt: skip
+    """train_lora.py on pretended GPUs: the reports at the wrapped model by rank, what was said, the exit codes."""
+    words = [
+        sys.executable,
+        str(REPOSITORY / "tests/gpus_on_paper.py"),
+        gib,
+        kind,
+        *training_words(dataset, model, out),
+        *more,
+    ]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = os.environ | {"OMP_NUM_THREADS": "1"}
     if processes > 1:
-        shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+        shared |= {
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
     running = [
         subprocess.Popen(
-            words, env=shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            words,
+            env=shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(processes)
-    ]  # fmt: skip
+    ]
     try:
         ended = [process.communicate(timeout=240) for process in running]
     finally:
         for process in running:
             process.kill()
     said = "\n".join(err for _, err in ended)
-    reports = [json.loads(line.removeprefix("REPORT ")) for out_, _ in ended for line in out_.splitlines() if line.startswith("REPORT ")]  # fmt: skip
+    reports = [
+        json.loads(line.removeprefix("REPORT "))
+        for out_, _ in ended
+        for line in out_.splitlines()
+        if line.startswith("REPORT ")
+    ]
     return sorted(reports, key=lambda report: report["rank"]), said, [process.returncode for process in running]
 
 
 def training_words(dataset: Path, model: Path, out: Path) -> list[str]:
-    fixed = ["--train", dataset / "data/train.jsonl", "--root", dataset, "--schema", dataset / "schemas/bill_of_lading.schema.json", "--model", model,
-             "--out", out, "--image-max-tokens", 384, "--rank", 4, "--limit", 4, "--checkpointing", "off", "--loader-workers", 0]  # fmt: skip
+    fixed = [
+        "--train",
+        dataset / "data/train.jsonl",
+        "--root",
+        dataset,
+        "--schema",
+        dataset / "schemas/bill_of_lading.schema.json",
+        "--model",
+        model,
+        "--out",
+        out,
+        "--image-max-tokens",
+        384,
+        "--rank",
+        4,
+        "--limit",
+        4,
+        "--checkpointing",
+        "off",
+        "--loader-workers",
+        0,
+    ]
     return [str(word) for word in fixed]
 
 
@@ -89,15 +129,20 @@ def test_a_model_that_will_be_cut_into_shards_stays_off_the_gpu_in_16_bit(second
     from toolkit.qwen3vl import load_model
 
     with PaperGpus() as gpus:
-        model = load_model(str(tiny_model), sharded=True)
+        model = load_model(str(tiny_model), fsdp=True)
     assert not gpus.used
     assert {(parameter.device.type, parameter.dtype) for parameter in model.parameters()} == {("cpu", torch.bfloat16)}
 
 
 @pytest.mark.parametrize(
     ("variables", "device"),
-    [({}, "cuda:0"), ({"LOCAL_RANK": "0"}, "cuda:0"), ({"LOCAL_RANK": "1", "RANK": "5"}, "cuda:1"), ({"LOCAL_RANK": "-1"}, "cuda:0")],
-)  # fmt: skip
+    [
+        ({}, "cuda:0"),
+        ({"LOCAL_RANK": "0"}, "cuda:0"),
+        ({"LOCAL_RANK": "1", "RANK": "5"}, "cuda:1"),
+        ({"LOCAL_RANK": "-1"}, "cuda:0"),
+    ],
+)
 def test_the_number_of_a_process_on_its_machine_is_that_of_its_gpu(monkeypatch, visible_gpus, variables, device):
     from toolkit.devices import own_device
 
@@ -120,7 +165,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, visible_gpus):
         own_device()
 
 
-@pytest.mark.parametrize(("visible", "used", "said"), [(1, 1, ""), (2, 2, ""), (4, 1, "1 of 4 GPUs is used; do this\n"), (4, 2, "2 of 4 GPUs are used; do this\n")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("visible", "used", "said"),
+    [(1, 1, ""), (2, 2, ""), (4, 1, "1 of 4 GPUs is used; do this\n"), (4, 2, "2 of 4 GPUs are used; do this\n")],
+)
 def test_gpus_that_are_left_over_are_said(visible_gpus, capsys, visible, used, said):
     from toolkit.devices import say_unused_gpus
 
@@ -130,7 +178,7 @@ def test_gpus_that_are_left_over_are_said(visible_gpus, capsys, visible, used, s
 
 
 def test_two_visible_gpus_leave_the_model_of_a_plain_run_whole(easy_dataset, tiny_model, tmp_path):
-    """One process uses one GPU. transformers would wrap the model in DataParallel, which cuts `pixel_values` by patches, not by records."""
+    """transformers would wrap the model in DataParallel, which cuts `pixel_values` by patches, not by records."""
     reports, said, codes = started(easy_dataset, tiny_model, tmp_path / "my out", kind="plain", processes=1)
     assert codes == [0], said[-3000:]
     (report,) = reports
@@ -159,7 +207,8 @@ def test_the_plan_looks_at_the_first_gpu_that_is_visible(monkeypatch, tmp_path, 
     program = tmp_path / "nvidia-smi"
     program.write_text(
         '#!/bin/sh\ncase "$*" in *--id=1*|*--id=GPU-b*) echo "NVIDIA A100, 81920, 61440";;\n'
-        '*query*) echo "NVIDIA A100, 81920, 2048"; echo "NVIDIA A100, 81920, 61440";;\n*) echo "CUDA Version: 13.0";; esac\n',
+        '*query*) echo "NVIDIA A100, 81920, 2048"; echo "NVIDIA A100, 81920, 61440";;\n'
+        '*) echo "CUDA Version: 13.0";; esac\n',
         encoding="utf-8",
     )
     program.chmod(0o755)
@@ -174,7 +223,9 @@ def test_the_plan_looks_at_the_first_gpu_that_is_visible(monkeypatch, tmp_path, 
 @pytest.mark.slow
 def test_two_visible_gpus_do_not_change_the_loss_of_a_plain_run_in_4_bit(easy_dataset, tiny_model, tmp_path):
     """transformers wraps no model in 4 bit, yet multiplies batch and loss by the number of GPUs that it counts."""
-    reports, said, codes = started(easy_dataset, tiny_model, tmp_path / "out", "--method", "qlora", kind="plain", processes=1)  # fmt: skip
+    reports, said, codes = started(
+        easy_dataset, tiny_model, tmp_path / "out", "--method", "qlora", kind="plain", processes=1
+    )
     assert codes == [0], said[-3000:]
     assert (reports[0]["used"], reports[0]["records a pass"]) == (["cuda:0"], 1)
 

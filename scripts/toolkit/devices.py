@@ -1,4 +1,4 @@
-"""One process uses one GPU: which one it is, and the state of all processes of a run, which must stand before anything is loaded."""
+"""One process uses one GPU: which one, and the state of all processes, which must stand before anything is loaded."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Process:
 
 
 def own_device() -> str:
-    """The GPU of this process: the first visible one, under a launcher (accelerate, torchrun) that of its number on this machine; `cpu` without a GPU.
+    """The GPU of this process: the first visible one, or under a launcher (accelerate, torchrun) that of its number on
+    this machine; `cpu` without a GPU.
 
-    Raises StageError where a GPU is here that this torch cannot use, and where a launcher started more processes than there are GPUs.
+    Raises StageError where a GPU is here that this torch cannot use, and where there are more processes than GPUs.
     """
     import torch
 
@@ -43,10 +44,10 @@ def own_device() -> str:
 
 
 def join_processes() -> Process:
-    """Settle the device of this process and meet the others of the run, if there are any; repeated calls change nothing.
+    """Settle the device of this process and meet the others of the run, if any; repeated calls change nothing.
 
-    To be called before anything is loaded: what goes onto "the GPU" goes onto this process's own from here on, and under FSDP transformers loads
-    weights in the first process of a machine only once it knows of the others.
+    Call it before anything is loaded. From here on "the GPU" is this process's own, and under FSDP transformers knows
+    that only the first process of a machine keeps the weights.
     """
     import torch
     from accelerate.state import PartialState
@@ -59,7 +60,7 @@ def join_processes() -> Process:
 
 
 def least_memory(process: Process) -> float | None:
-    """GiB of the smallest GPU of the run, None without GPUs. Settings that follow from it are the same in every process."""
+    """GiB of the smallest GPU of the run, None without GPUs; settings by it are the same in every process."""
     import torch
 
     if process.device == "cpu":
@@ -71,8 +72,8 @@ def least_memory(process: Process) -> float | None:
     return float(min(found))
 
 
-def weights_in_shards() -> bool:
-    """Whether accelerate will cut the weights into shards (FSDP) and bring each process its own: none are put onto a GPU before."""
+def under_fsdp() -> bool:
+    """Whether accelerate will cut the weights into shards and give each process its own; no GPU holds any before."""
     from accelerate.utils import parse_flag_from_env
 
     return bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
@@ -81,9 +82,9 @@ def weights_in_shards() -> bool:
 def one_gpu(arguments: Any) -> Any:
     """transformers' TrainingArguments for one process on one GPU.
 
-    Where several GPUs are visible to one process, transformers wraps the model in DataParallel, which cuts each input into equal parts by its
-    first dimension; of `pixel_values` that is patches, not records. Trainer reads the number from here, and sets it in the same way for models
-    that are spread over GPUs. Hiding the other GPUs with CUDA_VISIBLE_DEVICES would come too late once torch has counted them.
+    Where several GPUs are visible to one process, transformers wraps the model in DataParallel, which cuts each input by
+    its first dimension; in `pixel_values` that is patches, not records. Trainer reads the number from here, and sets it
+    in the same way for a model that is spread over GPUs. CUDA_VISIBLE_DEVICES is too late once torch has counted.
     """
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

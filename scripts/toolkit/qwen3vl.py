@@ -71,12 +71,13 @@ def load_model(
     device: str | None = None,
     dtype: Any = None,
     attention: str = "sdpa",
-    sharded: bool = False,
+    fsdp: bool = False,
 ) -> Any:
-    """The model in bfloat16 on this process's GPU, in float32 on a CPU (or `dtype`); with `nf4` in 4 bit, vision tower and head excepted.
+    """The model in bfloat16 on this process's GPU, in float32 on a CPU (or `dtype`); with `nf4` in 4 bit, vision tower
+    and head excepted.
 
-    `sharded`: for a GPU, but left in main memory, from where accelerate brings each process its shards (FSDP); weights in 4 bit are not cut and
-    go onto the GPU.
+    `fsdp`: left in main memory, from where accelerate gives each GPU its shards. Weights in 4 bit are not cut into
+    shards and go onto the GPU.
     """
     prepare_model_libraries()
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
@@ -84,7 +85,7 @@ def load_model(
     device = device or own_device()
     dtype = dtype or compute_dtype(device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
-    if device != "cpu" and (nf4 or not sharded):
+    if device != "cpu" and (nf4 or not fsdp):
         options["device_map"] = {"": device}
     if nf4:
         options["quantization_config"] = BitsAndBytesConfig(

@@ -18,7 +18,7 @@ from toolkit.adapters import AdapterSettings, check_nf4, lora_model, parameter_g
 from toolkit.batches import END_OF_ANSWER, IGNORED, Collator, RecordDataset, prompt_ids, shard_prompts
 from toolkit.console import ExitCode, StageError, first_few, say, sentence_of
 from toolkit.contract import Contract
-from toolkit.devices import join_processes, one_gpu, weights_in_shards
+from toolkit.devices import join_processes, one_gpu, under_fsdp
 from toolkit.files import atomic_folder, shown, write_json
 from toolkit.page_images import image_tokens, processor_size
 from toolkit.records import answer_text, images_of, prompt_of
@@ -436,7 +436,7 @@ def measured_training(
     attention = attention_for(args)
     sharded = "parts" in records[0]
     pack = sharded or (attention == "flash_attention_2" if args.packing == "auto" else args.packing == "on")
-    base = load_model(args.model, nf4=args.method == "qlora", attention=attention, sharded=weights_in_shards())
+    base = load_model(args.model, nf4=args.method == "qlora", attention=attention, fsdp=under_fsdp())
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(args.out / "tensorboard"))
     if args.method == "qlora":
         say(f"4 bit: {check_nf4(base)}")
