@@ -174,7 +174,7 @@ def measured(model: Any, adapter: AdapterSettings, variant: Variant, documents: 
         model.zero_grad(set_to_none=True)
         return {"variant": variant.name, "error": "out of memory"}
     seconds = time.monotonic() - began
-    peak = peak_flops(torch.cuda.get_device_name(0)) if on_gpu else None
+    peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
     work = text * tokens + head * answers + vision * pages
     return {
         "variant": variant.name, "tokens_per_second": round(tokens / seconds, 1), "padding": round(1 - tokens / spent, 4), "seconds": round(seconds, 2),
@@ -203,7 +203,7 @@ def main() -> None:
             config, dtype=torch.bfloat16 if device == "cuda" else torch.float32
         )
     model = lora_model(model, adapter)
-    name = torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     head = f"{shape.name}, {name}, torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, {args.tokens_per_batch} tokens a pass"
     print(f"{time.strftime('%Y-%m-%d')}: {head}; model made in {time.monotonic() - started:.0f} s", flush=True)
     draw = random.Random(0)

@@ -155,6 +155,7 @@ def trl_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: Any
     from datasets import Image as ImageFeature
     from trl import SFTConfig, SFTTrainer
 
+    from toolkit.devices import one_gpu
     from toolkit.records import answer_text, images_of, prompt_of
 
     def turns(record: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def trl_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: Any
     dataset = Dataset.from_list([turns(record) for record in records], features=features)
     own = TRL_DEFAULTS if args.arm == "trl" else {}
     config = SFTConfig(**(common(args, out) | own), max_length=None, completion_only_loss=True)
-    trainer = SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=processor)
+    trainer = SFTTrainer(model=model, args=one_gpu(config), train_dataset=dataset, processing_class=processor)
     return float(trainer.train().metrics["train_runtime"])
 
 
@@ -180,11 +181,12 @@ def plain_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: A
     from transformers import Trainer, TrainingArguments
 
     from toolkit.batches import RecordDataset, collate
+    from toolkit.devices import one_gpu
 
     def padded(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return collate(examples, processor.tokenizer.pad_token_id)
 
-    trainer = Trainer(model=model, args=TrainingArguments(**common(args, out), label_names=["labels"]),
+    trainer = Trainer(model=model, args=one_gpu(TrainingArguments(**common(args, out), label_names=["labels"])),
                       train_dataset=RecordDataset(records, processor, Path()), data_collator=padded)  # fmt: skip
     return float(trainer.train().metrics["train_runtime"])
 

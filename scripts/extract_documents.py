@@ -205,8 +205,10 @@ async def predicted(
 
             concurrency = args.concurrency
         else:
+            from toolkit.devices import say_unused_gpus
             from toolkit.local_model import BatchingAsker, LocalModel
 
+            say_unused_gpus("--ray answers on all of them, with a merged model")
             if args.threads:
                 import torch
 

@@ -88,7 +88,9 @@ def main(argv: list[str] | None = None) -> int:
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # the quantizers' bars, hundreds of lines in a log
     from toolkit import quantization, qwen3vl
+    from toolkit.devices import say_unused_gpus
 
+    say_unused_gpus("a model is quantized on one")
     config = qwen3vl.load_config(str(args.model))
     quantization.check_divisible(config, args.method)
     processor = qwen3vl.load_processor(str(args.model), contract.image_max_tokens)

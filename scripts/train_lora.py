@@ -13,6 +13,7 @@ accelerate launch with a configuration from scripts/accelerate.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.contract import Contract, package_versions
+from toolkit.devices import Process, join_processes, least_memory, say_unused_gpus
 from toolkit.files import argument_path, shown, write_json, write_jsonl
 from toolkit.page_images import DEFAULT_MAX_TOKENS
 from toolkit.records import images_of, prompt_of, read_records
@@ -99,6 +101,7 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = parsed(build_parser(), argv, gpu_memory)
+    process = join_processes()  # before anything is loaded; a GPU that cannot be used is said here too
     if (args.out / "adapter_config.json").is_file() and not (args.overwrite or args.resume):
         raise StageError(f"{shown(args.out)} already holds an adapter; choose another --out, or --overwrite")
     records = list(read_records(args.train, args.limit))
@@ -118,7 +121,6 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    qwen3vl.default_device()  # a GPU that cannot be used is said before anything is counted
     config = qwen3vl.load_config(args.model)
     if args.method == "qlora" and qwen3vl.is_moe(config):
         raise StageError(
@@ -135,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
         versions=package_versions("torch", "transformers", "peft", "accelerate"),
     )  # fmt: skip
     say_settings(args, records, validation, contract, too_long)
+    if is_first_process():
+        say_how_to_use_all_gpus(process, sys.argv[1:] if argv is None else argv)
     settings = {key: value.as_posix() if isinstance(value, Path) else value for key, value in vars(args).items()}
     if is_first_process():
         write_json(args.out / SETTINGS_FILE, settings)
@@ -181,12 +185,24 @@ def shard_lines(records: list[dict[str, Any]]) -> set[str]:
 
 
 def gpu_memory() -> float | None:
-    """GiB of the first GPU, None without one. Raises StageError where one is here that this torch cannot use."""
+    """GiB of the smallest GPU of the run, None without one. Raises StageError where one is here that this torch cannot use."""
+    return least_memory(join_processes())
+
+
+def say_how_to_use_all_gpus(process: Process, words: list[str]) -> None:
+    """Where GPUs of this machine are left over: the command that trains on all of them."""
     import torch
 
-    from toolkit.qwen3vl import default_device
-
-    return torch.cuda.get_device_properties(0).total_memory / 2**30 if default_device() == "cuda" else None
+    if sys.platform == "win32":
+        how = "training on several needs Linux (NCCL)"
+    elif process.count > 1:
+        how = "start one process a GPU: --num_processes counts those of all machines"
+    else:
+        file = shown(Path(__file__).resolve().parent / "accelerate/ddp.yaml")
+        launch = ["accelerate", "launch", "--config_file", file, "--num_processes", str(torch.cuda.device_count())]
+        command = shlex.join([*launch, shown(__file__), *words])
+        how = f"to train on all: {command} (fsdp2.yaml where one GPU does not hold the model)"
+    say_unused_gpus(how, used=int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if process.count > 1 else 1)
 
 
 def is_first_process() -> bool:

@@ -47,12 +47,20 @@ class Driver:
     cuda: tuple[int, int]
 
 
+def visible_gpu() -> str | None:
+    """nvidia-smi's choice of the first GPU that CUDA_VISIBLE_DEVICES leaves visible, by number or UUID; None where it does not say one."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    return f"--id={first}" if first.isdecimal() or first.startswith("GPU-") else None
+
+
 def installed_driver() -> Driver | None:
-    """The first GPU of this machine, or None where there is none."""
+    """The first GPU of this machine that a process here would use, or None where there is none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
     query = [program, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    chosen = visible_gpu()
+    query += [chosen] if chosen else []
     try:
         listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
         banner = subprocess.run([program], capture_output=True, text=True, timeout=30, check=False)

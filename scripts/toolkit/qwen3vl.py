@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError, one_line
+from toolkit.devices import own_device
 from toolkit.files import shown
-from toolkit.gpus import check_torch_sees, installed_driver
 from toolkit.model_libraries import prepare_model_libraries
 
 # The language model's attention and MLP, by name. Never "all-linear": that takes in the vision tower and the merger, whose
@@ -65,16 +65,28 @@ def load_processor(model: str, image_max_tokens: int) -> Any:
 
 
 def load_model(
-    model: str, *, nf4: bool = False, device: str | None = None, dtype: Any = None, attention: str = "sdpa"
+    model: str,
+    *,
+    nf4: bool = False,
+    device: str | None = None,
+    dtype: Any = None,
+    attention: str = "sdpa",
+    fsdp: bool = False,
 ) -> Any:
-    """The model in bfloat16 on a GPU, in float32 on a CPU (or `dtype`); with `nf4` in 4 bit, vision tower and head excepted."""
+    """The model in bfloat16 on this process's GPU, in float32 on a CPU (or `dtype`); with `nf4` in 4 bit, vision tower
+    and head excepted.
+
+    `fsdp`: left in main memory, from where accelerate gives each GPU its shards. Weights in 4 bit are not cut into
+    shards and go onto the GPU.
+    """
     prepare_model_libraries()
-    import torch
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-    device = device or default_device()
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    device = device or own_device()
+    dtype = dtype or compute_dtype(device)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    if device != "cpu" and (nf4 or not fsdp):
+        options["device_map"] = {"": device}
     if nf4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -87,17 +99,15 @@ def load_model(
         loaded: Any = AutoModelForImageTextToText.from_pretrained(model, **options)
     except (OSError, ValueError) as error:
         raise StageError(f"{model}: the weights cannot be loaded: {one_line(error)}") from None
-    return loaded if nf4 and device != "cpu" else loaded.to(device)
+    if not nf4 and hasattr(loaded, "hf_device_map"):
+        del loaded.hf_device_map  # llm-compressor takes a model with a map for one that is spread over devices
+    return loaded
 
 
-def default_device() -> str:
-    """The GPU where there is one. Raises StageError where one is here that this torch cannot use."""
+def compute_dtype(device: str) -> Any:
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    check_torch_sees(installed_driver(), torch.__version__, torch.version.cuda)
-    return "cpu"
+    return torch.float32 if device == "cpu" else torch.bfloat16
 
 
 def load_adapter(model: Any, adapter: Path) -> Any:

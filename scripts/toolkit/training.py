@@ -18,6 +18,7 @@ from toolkit.adapters import AdapterSettings, check_nf4, lora_model, parameter_g
 from toolkit.batches import END_OF_ANSWER, IGNORED, Collator, RecordDataset, prompt_ids, shard_prompts
 from toolkit.console import ExitCode, StageError, first_few, say, sentence_of
 from toolkit.contract import Contract
+from toolkit.devices import join_processes, one_gpu, under_fsdp
 from toolkit.files import atomic_folder, shown, write_json
 from toolkit.page_images import image_tokens, processor_size
 from toolkit.records import answer_text, images_of, prompt_of
@@ -423,7 +424,6 @@ def measured_training(
     validation: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Train and save the adapter and processor in `args.out`; returns losses, steps and speed. `lengths`: tokens of each record."""
-    import torch
     from transformers import TrainingArguments, set_seed
     from transformers.trainer_callback import PrinterCallback
 
@@ -431,11 +431,12 @@ def measured_training(
 
     if args.liger:
         check_liger()
+    process = join_processes()
     set_seed(args.seed)
     attention = attention_for(args)
     sharded = "parts" in records[0]
     pack = sharded or (attention == "flash_attention_2" if args.packing == "auto" else args.packing == "on")
-    base = load_model(args.model, nf4=args.method == "qlora", attention=attention)
+    base = load_model(args.model, nf4=args.method == "qlora", attention=attention, fsdp=under_fsdp())
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(args.out / "tensorboard"))
     if args.method == "qlora":
         say(f"4 bit: {check_nf4(base)}")
@@ -446,26 +447,25 @@ def measured_training(
     checkpoint = newest_checkpoint(args.out) if args.resume else None
     if args.resume and checkpoint is None:
         say("no checkpoint to resume from; starting at step 0")
-    state = TrainingArguments(output_dir=str(args.out), use_cpu=not torch.cuda.is_available())
     batches = TokenBatches(
         lengths, records=args.batch_size, tokens=args.tokens_per_batch, packed=pack, passes=args.accumulate, seed=args.seed,
-        rank=state.process_index, world=state.world_size,
+        rank=process.index, world=process.count,
     )  # fmt: skip
     steps_per_epoch = math.ceil(len(batches) / args.accumulate)
     each = args.eval_each or steps_per_epoch
     steps = args.max_steps or args.epochs * steps_per_epoch
-    settings = TrainingArguments(
+    settings = one_gpu(TrainingArguments(
         output_dir=str(args.out), num_train_epochs=args.epochs, max_steps=args.max_steps or -1, learning_rate=args.learning_rate,
         per_device_train_batch_size=args.batch_size, gradient_accumulation_steps=args.accumulate,
         warmup_steps=math.ceil(args.warmup * steps), lr_scheduler_type="cosine", weight_decay=0.0, max_grad_norm=1.0,
-        bf16=True, use_cpu=not torch.cuda.is_available(), logging_steps=args.log_each, logging_first_step=True,
+        bf16=True, use_cpu=process.device == "cpu", logging_steps=args.log_each, logging_first_step=True,
         eval_strategy="steps" if validation else "no", eval_steps=each, eval_on_start=bool(validation) and checkpoint is None,
         save_strategy="steps", save_steps=args.save_each or each, save_total_limit=2,
         seed=args.seed, data_seed=args.seed, dataloader_num_workers=args.loader_workers, remove_unused_columns=False, label_names=["labels"],
         # The loss is ours and over answer tokens only, so Liger's own has nothing to do.
         use_liger_kernel=args.liger, liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if args.liger else None,
-        report_to=reports(), disable_tqdm=True, logging_nan_inf_filter=False, ddp_find_unused_parameters=False, ddp_timeout=7200,
-    )  # fmt: skip
+        report_to=reports(), disable_tqdm=True, logging_nan_inf_filter=False, ddp_find_unused_parameters=False,
+    ))  # fmt: skip
     trainer = trainer_class()(model=model, args=settings, train_dataset=dataset, eval_dataset=validation or None,
                               data_collator=Collator(processor.tokenizer.pad_token_id, pack=pack))  # fmt: skip
     trainer.remove_callback(PrinterCallback)

@@ -61,7 +61,7 @@ class Speed:
         import torch
 
         self.on_gpu = torch.cuda.is_available()
-        self.peak = peak_flops(torch.cuda.get_device_name(0)) if self.on_gpu else None
+        self.peak = peak_flops(torch.cuda.get_device_name()) if self.on_gpu else None
         self.work_text, self.work_head, self.work_vision = work_per_token(model)
         self.since, self.waited = time.monotonic(), 0.0
         self.tokens = self.spent = self.answers = self.vision = 0
