@@ -142,7 +142,7 @@ def test_a_score_that_is_missing_on_either_side_breaks_the_gate(missing):
 
 
 def test_every_metric_of_a_table_has_a_direction():
-    from toolkit.gates import HIGHER, METRICS
+    from toolkit.score_table import HIGHER, METRICS
 
     schema = TargetSchema.parse(RECEIPT, "s.json")
     gold = {"total": "1", "items": [{"name": "a"}]}

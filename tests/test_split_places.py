@@ -263,10 +263,17 @@ def test_a_split_of_other_data_is_replaced_only_when_told_to(split, workspace, s
     assert places(workspace / "data/splits") != there
 
 
-def test_the_same_path_with_none_of_its_documents_is_other_data(split, workspace):
-    split(documents_of(workspace, 40))
-    assert split(other_data(workspace, same_ids=False)).code == 2
-    assert split(documents_of(workspace, 41)).code == 0
+def test_the_file_that_the_split_was_made_of_may_hold_new_documents_only_and_the_old_places_are_remembered(
+    split, workspace
+):
+    old = documents_of(workspace, 40)
+    split(old)
+    before = places(workspace / "data/splits")
+    done = split(other_data(workspace, same_ids=False))
+    assert (done.code, done.json["kept"], done.json["removed"]) == (0, 0, 40)
+    assert "40 documents of the earlier split are no longer in d.jsonl" in done.err
+    split(old + other_data(workspace, same_ids=False))
+    assert before.items() <= places(workspace / "data/splits").items()
 
 
 def test_a_checked_copy_of_the_same_data_and_new_labels_keep_their_places(split, workspace):

@@ -221,9 +221,9 @@ def assign(
         else:
             free.append((min(positions[m] for m in group), group))
             continue
-        for identity, place in ((documents.ids[m], places[m]) for m in group):
-            if kept.get(identity, place) != place:
-                moved.append(Move(identity, kept[identity], place))
+        for identity, side in ((documents.ids[m], places[m]) for m in group):
+            if kept.get(identity, side) != side:
+                moved.append(Move(identity, kept[identity], side))
     if not balanced:
         for place, group in free:
             put(group, TRAIN if place < ratios[0] else VAL if place < ratios[0] + ratios[1] else TEST)
