@@ -46,7 +46,8 @@ def split_files(folder: Path) -> list[Path]:
 
 
 def holds_split(folder: Path) -> bool:
-    """Whether the folder holds a split: two of its three files, or one beside a split's report (a lone train.jsonl is the build's)."""
+    """Whether the folder holds a split: two of its three files, or one beside a split's report (a lone train.jsonl is
+    the build's)."""
     files = split_files(folder)
     return len(files) > 1 or (bool(files) and bool(report_of(folder)))
 
@@ -106,10 +107,11 @@ def same_documents(earlier: EarlierSplit, source: Path) -> set[str]:
 
 
 def check_same_data(earlier: EarlierSplit, source: Path) -> set[str] | None:
-    """None where `source` holds the data of the earlier split, grown or changed; else the ids that both hold as the same document.
+    """None where `source` holds the data of the earlier split, grown or changed; else the ids that both hold as the
+    same document.
 
-    It does where it is the file that the split was made of, or where at least half of the split's documents are in it with
-    the same images or the same answer. An id alone says little: many sets count from 0001.
+    It does where it is the file that the split was made of, or where at least half of the split's documents are in it
+    with the same images or the same answer. An id alone says little: many sets count from 0001.
     """
     if not earlier.places or earlier.report.get("input") == shown(source):
         return None
