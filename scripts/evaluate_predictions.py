@@ -210,7 +210,8 @@ class Trust:
 
 
 def companion_scores(gold: dict[str, Any], line: dict[str, Any] | None, status: str) -> tuple[float, float]:
-    """`(ANLS*, nTED)` of one document; a failed answer is 0, also where gold holds nothing: ANLS* would give it gold's empty fields."""
+    """`(ANLS*, nTED)` of one document; a failed answer is 0, also where gold holds nothing: ANLS* would give it
+    gold's empty fields."""
     from toolkit.companions import anls_star, tree_similarity
 
     answer = line.get("prediction") if line and status == "ok" else None

@@ -1,10 +1,11 @@
 """Split a JSONL by document group into train, val and test; copies of one document never lie on both sides.
 
 Records are one group when they share a page image (pixel for pixel), the label key (the header fields that the schema marks with
-"key"), the whole answer, or a --group-by field (shipper, say). Where --out-dir already holds a split of this data, its documents
-stay where they are, unless --reassign. A new document lies where its group lies; without one its place depends on what it is
-known by (--group-by value, label key, page) and the seed only. What is alike on both sides without being equal is listed in
-near_duplicates.jsonl, never dropped. Writes data/splits/{train,val,test}.jsonl and report.json.
+"key"), the whole answer, or a --group-by field (shipper, say). Where --out-dir already holds a split of this data,
+its documents stay where they are, unless --reassign. A new document lies where its group lies; without one its place
+depends on what it is known by (--group-by value, label key, page) and the seed only. What is alike on both sides
+without being equal is listed in near_duplicates.jsonl, never dropped. Writes data/splits/{train,val,test}.jsonl and
+report.json.
 
     python scripts/split_jsonl.py --in data/train.jsonl --out-dir data/splits
     python scripts/split_jsonl.py --in data/train.jsonl --out-dir data/splits --ratios 90/10/0 --group-by consignee_name
@@ -78,7 +79,7 @@ def build_parser() -> console.Parser:
         "--assign",
         choices=["hash", "balanced"],
         default="hash",
-        help="of new documents. hash: by what each is known by; balanced: exact ratios by pages and rows (default: hash)",
+        help="new documents by a hash, or balanced: exact ratios by pages and rows (default: hash)",
     )
     parser.add_argument(
         "--keep",
@@ -153,25 +154,31 @@ def main(argv: list[str] | None = None) -> int:
     )
     tell_earlier(args, result, removed, moved)
     if grouping.joins["common_pages"]:
-        say(
-            f"{grouping.joins['common_pages']} pages stand in more than five different documents (a form's back, a cover): they join none"
-        )
+        common = f"{grouping.joins['common_pages']} pages stand in more than five different documents"
+        say(f"{common} (a form's back, a cover): they join none")
     tell_near(args, documents, places, near, near_counts)
     unknown = sorted(held_out - ids)
     if unknown:
         say(f"{len(unknown)} ids of {shown(args.holdout_file)} are in no record: {first_few(unknown)}")
     tell_sizes(args, ratios, sizes, len(documents), len(grouping.groups))
-    write_json(
-        args.out_dir / "report.json",
-        {**result, "joined_by": grouping.joins, **near_counts, "moved": [move.identity for move in moved], "unknown_holdout_ids": unknown,
-         "strata": strata_of(documents, places), "ratios": args.ratios, "assign": args.assign, "seed": args.seed, "group_by": args.group_by,
-         "compare_images": args.compare_images, "near_text": args.near_text, "near_bits": args.near_bits, "input": shown(args.input)},
-    )  # fmt: skip
+    settings = ("ratios", "assign", "seed", "group_by", "compare_images", "near_text", "near_bits")
+    report = {
+        **result,
+        "joined_by": grouping.joins,
+        **near_counts,
+        "moved": [move.identity for move in moved],
+        "unknown_holdout_ids": unknown,
+        "strata": strata_of(documents, places),
+        **{name: getattr(args, name) for name in settings},
+        "input": shown(args.input),
+    }
+    write_json(args.out_dir / "report.json", report)
     return console.finish(args, result, ExitCode.PROBLEMS if unknown else ExitCode.OK)
 
 
 def earlier_places(args: Any) -> dict[str, int]:
-    """`{id: index of NAMES}` of the documents that stay where an earlier split has them: that of --out-dir and that of --keep.
+    """`{id: index of NAMES}` of the documents that stay where an earlier split has them: that of --out-dir and that
+    of --keep.
 
     Raises StageError where writing the split would replace other data, or where the two disagree.
     """
@@ -195,7 +202,8 @@ def earlier_places(args: Any) -> dict[str, int]:
 
 
 def places_here(args: Any) -> dict[str, int]:
-    """The places that count of the split that --out-dir holds; none with --reassign. Raises StageError where its files are of other data."""
+    """The places that count of the split that --out-dir holds; none with --reassign. Raises StageError where its
+    files are of other data."""
     files = split_files(args.out_dir)
     if not files:
         return {}
@@ -208,9 +216,10 @@ def places_here(args: Any) -> dict[str, int]:
     earlier = read_split(args.out_dir)
     same = check_same_data(earlier, args.input)
     if same is not None and not args.overwrite:
+        shared = f"{len(same)} of its {len(earlier.places)} documents are in {shown(args.input)}"
         raise StageError(
-            f"{shown(args.out_dir)} holds a split of other data: {len(same)} of its {len(earlier.places)} documents are in "
-            f"{shown(args.input)}; choose another --out-dir, or --overwrite to replace it"
+            f"{shown(args.out_dir)} holds a split of other data: {shared}; choose another --out-dir, or --overwrite "
+            "to replace it"
         )
     if args.reassign:
         return {}
@@ -220,8 +229,8 @@ def places_here(args: Any) -> dict[str, int]:
     settings = {"ratios": args.ratios, "assign": args.assign, "seed": args.seed}
     if others := other_settings(earlier, settings):
         say(
-            f"note: {shown(args.out_dir)} was split with {', '.join(others)}; what you give now places new documents only, "
-            "--reassign places all anew"
+            f"note: {shown(args.out_dir)} was split with {', '.join(others)}; what you give now places new documents "
+            "only, --reassign places all anew"
         )
     return earlier.remembered
 
@@ -240,13 +249,12 @@ def tell_earlier(args: Any, result: dict[str, Any], removed: dict[str, int], mov
         say(f"{result['kept']} documents stay where the earlier split has them (--reassign places all anew)")
     write_problems(args.out_dir / REMOVED, removed_lines(removed.items()), lambda _: None)
     if removed:
-        say(
-            f"{len(removed)} documents of the earlier split are no longer in {shown(args.input)}: {first_few(sorted(removed))}; "
-            f"{REMOVED} remembers their places"
-        )
+        gone = f"{len(removed)} documents of the earlier split are no longer in {shown(args.input)}"
+        say(f"{gone}: {first_few(sorted(removed))}; {REMOVED} remembers their places")
     if moved:
         say(
-            f"{len(moved)} documents could not stay where the earlier split has them, their group lay on both sides or is held out: "
+            f"{len(moved)} documents could not stay where the earlier split has them, their group lay on both sides or "
+            "is held out: "
             + first_few(f"{move.identity} ({NAMES[move.before]} to {NAMES[move.after]})" for move in moved)
         )
     lines = [{"id": move.identity, "from": NAMES[move.before], "to": NAMES[move.after]} for move in moved]
@@ -256,16 +264,23 @@ def tell_earlier(args: Any, result: dict[str, Any], removed: dict[str, int], mov
 def tell_near(args: Any, documents: Documents, places: bytearray, near: list[Near], counts: dict[str, int]) -> None:
     """Say and file what is alike on both sides."""
     pairs = [
-        {"held_out": documents.ids[n.held_out], "split": NAMES[places[n.held_out]], "train": documents.ids[n.train], "text": n.text, "image_bits": n.bits}
+        {
+            "held_out": documents.ids[n.held_out],
+            "split": NAMES[places[n.held_out]],
+            "train": documents.ids[n.train],
+            "text": n.text,
+            "image_bits": n.bits,
+        }
         for n in near
-    ]  # fmt: skip
+    ]
     if near:
         say(
             f"{counts['near_duplicates']} held-out documents look like one in train: "
             + first_few(f"{p['held_out']} ~ {p['train']}" for p in pairs)
         )
     if counts["pictures_compared"] < counts["pictures"]:
-        say(f"only {counts['pictures_compared']} of {counts['pictures']} held-out pages were compared with train by their pictures")  # fmt: skip
+        compared = f"{counts['pictures_compared']} of {counts['pictures']} held-out pages"
+        say(f"only {compared} were compared with train by their pictures")
     write_problems(args.out_dir / "near_duplicates.jsonl", pairs, say)
 
 
@@ -274,7 +289,8 @@ def tell_sizes(args: Any, ratios: list[float], sizes: dict[str, int], documents:
     empty = [name for name, ratio in zip(NAMES, ratios, strict=True) if ratio > 0 and not sizes[name]]
     if empty:
         say(
-            f"note: {' and '.join(empty)} got no document; with {groups} groups the ratios {args.ratios} leave it empty, add documents or change --ratios"
+            f"note: {' and '.join(empty)} got no document; with {groups} groups the ratios {args.ratios} leave it "
+            "empty, add documents or change --ratios"
         )
     thin = [name for name, ratio in zip(NAMES, ratios, strict=True) if 0 < sizes[name] < ratio * documents / 2]
     if thin and args.assign == "hash":
@@ -372,7 +388,8 @@ def choices_of(schema: TargetSchema | None) -> frozenset[tuple[str, ...]]:
 
 
 def label_key(schema: TargetSchema | None, gold: dict[str, Any]) -> str:
-    """The values of the header fields that identify a document; empty where the schema marks none or one says nothing."""
+    """The values of the header fields that identify a document; empty where the schema marks none or one says
+    nothing."""
     leaves = [leaf for leaf in schema.header if leaf.is_key] if schema else []
     values = [value_at(gold, leaf.path) for leaf in leaves]
     parts = ["" if value is None else "".join(ch for ch in str(value).upper() if ch.isalnum()) for value in values]

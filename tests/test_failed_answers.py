@@ -50,9 +50,15 @@ def scored(schema, gold, predicted, status="ok"):
     return summary(schema, score_document(schema, "d", gold, predicted, status))
 
 
-# --- failed answers -------------------------------------------------------------------------------------------------------
+# --- failed answers -------------------------------------------------------------------------------------------------
 
-GOLDS = [{}, {"number": None, "rows": []}, {"number": "", "rows": None}, {"number": "1", "rows": []}, {"rows": [{"id": "A"}]}]  # fmt: skip
+GOLDS = [
+    {},
+    {"number": None, "rows": []},
+    {"number": "", "rows": None},
+    {"number": "1", "rows": []},
+    {"rows": [{"id": "A"}]},
+]
 HIGHER = [name for name in RATES if name != "row_count_error"]
 
 
@@ -73,7 +79,9 @@ def test_a_valid_answer_that_finds_nothing_where_nothing_is_scores_one_everywher
     assert {name: found[name] for name in HIGHER} == dict.fromkeys(HIGHER, 1.0)
 
 
-@pytest.mark.parametrize(("predicted", "status"), [(None, "missing"), ([], "schema_error"), ("text", "schema_error"), (7, "schema_error")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("predicted", "status"), [(None, "missing"), ([], "schema_error"), ("text", "schema_error"), (7, "schema_error")]
+)
 def test_an_answer_that_is_no_object_has_failed_though_its_line_says_ok(predicted, status):
     score = score_document(SCHEMA, "d", {}, predicted, "ok")
     table = ScoreTable(SCHEMA)
@@ -92,7 +100,11 @@ def test_a_bucket_and_a_field_of_failed_answers_are_not_perfect():
     table = ScoreTable(SCHEMA)
     for number in range(4):
         table.add(score_document(SCHEMA, str(number), {}, None, "not_json"), groups=["kind a"])
-    assert {name: bucket["micro_f1"] for name, bucket in table.buckets().items()} == {"rows 0": 0, "pages 0": 0, "kind a": 0}  # fmt: skip
+    assert {name: bucket["micro_f1"] for name, bucket in table.buckets().items()} == {
+        "rows 0": 0,
+        "pages 0": 0,
+        "kind a": 0,
+    }
     assert all(bucket["row_f1"] == bucket["document_exact"] == 0 for bucket in table.buckets().values())
     assert all(line["f1"] == line["precision"] == line["recall"] == 0 for line in table.field_table())
     assert all(high == 0 for name, (_, high) in table.intervals(seed=0, samples=20).items() if name in HIGHER)
@@ -121,9 +133,12 @@ answers = strategies.fixed_dictionaries(
 @given(strategies.lists(strategies.tuples(answers, answers, strategies.booleans()), min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_a_failed_answer_never_scores_more_than_the_right_one_would(documents):
-    """Making one answer of a run right never lowers a rate but the precisions, to which answers that say nothing count for nothing."""
+    """Making one answer of a run right never lowers a rate but the precisions, to which answers that say nothing
+    count for nothing."""
     rates = [name for name in HIGHER if "precision" not in name]
-    scores = [score_document(SCHEMA, str(n), g, p, "ok" if ok else "truncated") for n, (g, p, ok) in enumerate(documents)]  # fmt: skip
+    scores = [
+        score_document(SCHEMA, str(n), g, p, "ok" if ok else "truncated") for n, (g, p, ok) in enumerate(documents)
+    ]
     before = summary(SCHEMA, *scores)
     for number, (gold, _, ok) in enumerate(documents):
         if not ok:
@@ -136,14 +151,28 @@ def test_a_failed_answer_never_scores_more_than_the_right_one_would(documents):
 
 def test_the_scripts_rates_of_a_run_that_answered_nothing_are_all_zero(run, workspace):
     (workspace / "s.json").write_text(json.dumps(SCHEMA.raw))
-    (workspace / "g.jsonl").write_text("".join(json.dumps({"id": str(n), "gold": {"number": None, "rows": []}}) + "\n" for n in range(4)))  # fmt: skip
+    (workspace / "g.jsonl").write_text(
+        "".join(json.dumps({"id": str(n), "gold": {"number": None, "rows": []}}) + "\n" for n in range(4))
+    )
     lines = [
         {"id": "0", "status": "truncated", "prediction": None},
         {"id": "1", "status": "ok", "prediction": None, "confidence": {"number": 0.9}},
         {"id": "2", "prediction": None},
     ]
     (workspace / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run("evaluate_predictions", "--pred", "p.jsonl", "--gold", "g.jsonl", "--schema", "s.json", "--companions", "--report", "r.html", "--json")  # fmt: skip
+    done = run(
+        "evaluate_predictions",
+        "--pred",
+        "p.jsonl",
+        "--gold",
+        "g.jsonl",
+        "--schema",
+        "s.json",
+        "--companions",
+        "--report",
+        "r.html",
+        "--json",
+    )
     assert done.code == 0, done.err
     assert {done.json[name] for name in HIGHER} == {0.0} and (done.json["anls_star"], done.json["nted"]) == (0, 0)
     assert done.json["funnel"] == {"missing": 3, "truncated": 1} and done.json["valid"] == 0
@@ -160,7 +189,7 @@ def test_companion_scores_of_a_failed_answer_are_zero_though_gold_has_empty_fiel
     assert companion_scores({}, {"prediction": {}}, "ok") == (1, 1)
 
 
-# --- skip -----------------------------------------------------------------------------------------------------------------
+# --- skip -----------------------------------------------------------------------------------------------------------
 
 
 def test_differing_skip_cells_of_a_keyless_list_change_nothing():
@@ -177,7 +206,11 @@ def test_skip_cells_do_not_pair_rows():
     assert scored(KEYLESS, gold, other)["cell_f1"] == pytest.approx(2 / (2 + 1 + 1))
 
 
-@pytest.mark.parametrize("row", [SKIP, SKIP_KEY, closed(note=SKIP), closed(note=SKIP, inner=closed(more=SKIP_KEY))], ids=["values", "keys", "cells", "nested"])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [SKIP, SKIP_KEY, closed(note=SKIP), closed(note=SKIP, inner=closed(more=SKIP_KEY))],
+    ids=["values", "keys", "cells", "nested"],
+)
 def test_a_list_of_skip_cells_only_is_not_scored(row):
     schema = schema_of(row, number=TEXT)
     rows = [["a", "b"], []] if "properties" not in row else [[{"note": "a"}, {"note": "b"}], [{"note": "c"}]]

@@ -102,7 +102,10 @@ def test_the_worst_count_error_that_is_accepted_is_an_upper_bound(run, runs):
     assert done.code == 1 and "row_count_error of predictions is 0.1000, more than --fail-under 0.09" in done.err
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("micro-f1", "micro_f1"), ("row_counts_error", "row_count_error"), ("Document_Exact", "document_exact")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("micro-f1", "micro_f1"), ("row_counts_error", "row_count_error"), ("Document_Exact", "document_exact")],
+)
 def test_an_unknown_metric_is_an_error_that_names_the_nearest(run, runs, typed, meant):
     runs(one=90)
     for flag in ("--fail-under", "--max-drop"):
@@ -142,7 +145,7 @@ def test_a_score_that_is_missing_on_either_side_breaks_the_gate(missing):
 
 
 def test_every_metric_of_a_table_has_a_direction():
-    from toolkit.gates import HIGHER, METRICS
+    from toolkit.score_table import HIGHER, METRICS
 
     schema = TargetSchema.parse(RECEIPT, "s.json")
     gold = {"total": "1", "items": [{"name": "a"}]}
@@ -199,7 +202,14 @@ def test_a_merge_is_judged_by_its_whole_numbers_of_answers():
     assert not share_reached(89_999, 100_000, Decimal("0.9"))
 
 
-@pytest.mark.parametrize(("script", "flag", "value"), [("merge_adapter", "--min-agreement", "nan"), ("merge_adapter", "--min-agreement", "90"), ("quantize_awq", "--max-drop", "nan")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("script", "flag", "value"),
+    [
+        ("merge_adapter", "--min-agreement", "nan"),
+        ("merge_adapter", "--min-agreement", "90"),
+        ("quantize_awq", "--max-drop", "nan"),
+    ],
+)
 def test_a_threshold_that_nothing_could_break_or_hold_is_a_usage_error(run, script, flag, value):
     words = ["--adapter", "a"] if script == "merge_adapter" else ["--model", "m"]
     done = run(script, *words, "--out", "o", flag, value)

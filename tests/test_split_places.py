@@ -1,4 +1,5 @@
-"""Where the split puts a document: old ones stay, copies lie where their originals do, and a split of other data is not replaced."""
+"""Where the split puts a document: old ones stay, copies lie where their originals do, and a split of other data is
+not replaced."""
 
 import json
 import random
@@ -39,7 +40,10 @@ def page(workspace, name, content):
 
 
 def documents_of(workspace, count, start=0):
-    return [record(f"doc {n:05d}", page(workspace, f"{n}.png", f"page {n}"), receipt(n)) for n in range(start, start + count)]  # fmt: skip
+    return [
+        record(f"doc {n:05d}", page(workspace, f"{n}.png", f"page {n}"), receipt(n))
+        for n in range(start, start + count)
+    ]
 
 
 def write(path, records):
@@ -58,7 +62,9 @@ def split(run, workspace):
 
 
 def places(folder):
-    return {json.loads(line)["id"]: name for name in NAMES for line in (folder / f"{name}.jsonl").read_text().splitlines()}  # fmt: skip
+    return {
+        json.loads(line)["id"]: name for name in NAMES for line in (folder / f"{name}.jsonl").read_text().splitlines()
+    }
 
 
 def second_copies(workspace, originals, count, seed=0):
@@ -72,7 +78,7 @@ def second_copies(workspace, originals, count, seed=0):
     return copies
 
 
-# --- old documents stay ---------------------------------------------------------------------------------------------------
+# --- old documents stay ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["hash", "balanced"])
@@ -101,7 +107,15 @@ def test_revised_copies_with_the_same_label_key_move_none_from_scratch(split, wo
     (workspace / "revised_copies_with_the_.json").write_text(json.dumps(schema))
     old = [one | {"meta": {"schema": "revised_copies_with_the_.json"}} for one in documents_of(workspace, 300)]
     split(old, "--out-dir", "one")
-    revised = [record(f"a{n}", page(workspace, f"r{n}.png", f"revised {n}"), receipt(n, company="NEW"), "revised_copies_with_the_.json") for n in range(0, 300, 3)]  # fmt: skip
+    revised = [
+        record(
+            f"a{n}",
+            page(workspace, f"r{n}.png", f"revised {n}"),
+            receipt(n, company="NEW"),
+            "revised_copies_with_the_.json",
+        )
+        for n in range(0, 300, 3)
+    ]
     done = split(revised + old, "--out-dir", "two")
     before, after = places(workspace / "one"), places(workspace / "two")
     assert done.json["groups"] == 300 and all(after[name] == place for name, place in before.items())
@@ -142,7 +156,9 @@ def test_a_document_that_joins_two_sides_takes_its_group_to_the_earliest_and_eve
     assert after["aaa"] == after[moved] == after[sides["val"]["id"]] == "val"
     assert {name for name in before if after[name] != before[name]} == {moved} and done.json["moved"] == 1
     assert f"{moved} (test to val)" in done.err
-    assert [json.loads(line) for line in (workspace / "data/splits/moved.jsonl").read_text().splitlines()] == [{"id": moved, "from": "test", "to": "val"}]  # fmt: skip
+    assert [json.loads(line) for line in (workspace / "data/splits/moved.jsonl").read_text().splitlines()] == [
+        {"id": moved, "from": "test", "to": "val"}
+    ]
     train = sides["train"]["messages"][0]["content"][0]["image"]
     done = split([*old, joins, record("aab", [images[0], train], receipt(9002))])
     assert done.json["moved"] == 3 and places(workspace / "data/splits")[moved] == "train"
@@ -156,7 +172,10 @@ def test_the_places_of_removed_documents_are_remembered(split, workspace):
     before = places(workspace / "data/splits")
     gone = [one for one in old if before[one["id"]] == "test"][:3]
     # Renamed pages: from scratch they would lie elsewhere.
-    back = [record(one["id"], page(workspace, f"back {n}.png", f"back {n}"), receipt(7000 + n)) for n, one in enumerate(gone)]  # fmt: skip
+    back = [
+        record(one["id"], page(workspace, f"back {n}.png", f"back {n}"), receipt(7000 + n))
+        for n, one in enumerate(gone)
+    ]
     done = split([one for one in old if one not in gone])
     assert done.json["removed"] == 3 and "3 documents of the earlier split are no longer in d.jsonl" in done.err
     split([one for one in old if one not in gone])
@@ -169,14 +188,16 @@ def test_an_earlier_split_with_a_document_on_two_sides_is_mended_to_the_earliest
     old = documents_of(workspace, 60)
     split(old)
     folder = workspace / "data/splits"
-    (folder / "test.jsonl").write_text((folder / "test.jsonl").read_text() + (folder / "train.jsonl").read_text().splitlines()[0] + "\n")  # fmt: skip
+    (folder / "test.jsonl").write_text(
+        (folder / "test.jsonl").read_text() + (folder / "train.jsonl").read_text().splitlines()[0] + "\n"
+    )
     twice = json.loads((folder / "train.jsonl").read_text().splitlines()[0])["id"]
     done = split(old)
     assert f"1 documents stand twice in data/splits; the earliest of train, val, test counts: {twice}" in done.err
     assert places(folder)[twice] == "train" and len(places(folder)) == 60
 
 
-# --- what is no identity --------------------------------------------------------------------------------------------------
+# --- what is no identity --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,11 +221,26 @@ def test_answers_that_say_too_little_join_nothing(split, workspace, answer):
 def test_choices_of_the_schema_do_not_make_an_answer_an_identity(split, workspace):
     text = {"type": ["string", "null"], "maxLength": 9}
     choice = {"enum": ["EUR", "USD", None]}
-    fields = {"a": choice, "b": choice | {"enum": ["invoice", None]}, "paid": {"type": ["boolean", "null"]}, "c": text, "d": text, "e": text}  # fmt: skip
+    fields = {
+        "a": choice,
+        "b": choice | {"enum": ["invoice", None]},
+        "paid": {"type": ["boolean", "null"]},
+        "c": text,
+        "d": text,
+        "e": text,
+    }
     schema = {"type": "object", "additionalProperties": False, "properties": fields}
     (workspace / "choices_of_the_schema_do.json").write_text(json.dumps(schema))
     weak = {"a": "EUR", "b": "invoice", "paid": True, "c": "x", "d": "y", "e": None}
-    records = [record(f"doc {n}", page(workspace, f"{n}.png", f"page {n}"), weak | {"e": None if n < 20 else f"{n % 2}"}, "choices_of_the_schema_do.json") for n in range(40)]  # fmt: skip
+    records = [
+        record(
+            f"doc {n}",
+            page(workspace, f"{n}.png", f"page {n}"),
+            weak | {"e": None if n < 20 else f"{n % 2}"},
+            "choices_of_the_schema_do.json",
+        )
+        for n in range(40)
+    ]
     assert split(records).json["groups"] == 22
 
 
@@ -239,7 +275,7 @@ def test_the_folder_that_images_lie_in_moves_none(run, workspace):
     assert places(workspace / "one") == places(workspace / "two") == places(workspace / "three")
 
 
-# --- other data -----------------------------------------------------------------------------------------------------------
+# --- other data -----------------------------------------------------------------------------------------------------
 
 
 def contents(folder):
@@ -247,7 +283,12 @@ def contents(folder):
 
 
 def other_data(workspace, *, same_ids):
-    return [record(f"doc {n:05d}" if same_ids else f"other {n}", page(workspace, f"o{n}.png", f"other {n}"), receipt(n + 5000)) for n in range(80)]  # fmt: skip
+    return [
+        record(
+            f"doc {n:05d}" if same_ids else f"other {n}", page(workspace, f"o{n}.png", f"other {n}"), receipt(n + 5000)
+        )
+        for n in range(80)
+    ]
 
 
 @pytest.mark.parametrize("same_ids", [True, False])
@@ -263,10 +304,17 @@ def test_a_split_of_other_data_is_replaced_only_when_told_to(split, workspace, s
     assert places(workspace / "data/splits") != there
 
 
-def test_the_same_path_with_none_of_its_documents_is_other_data(split, workspace):
-    split(documents_of(workspace, 40))
-    assert split(other_data(workspace, same_ids=False)).code == 2
-    assert split(documents_of(workspace, 41)).code == 0
+def test_the_file_that_the_split_was_made_of_may_hold_new_documents_only_and_the_old_places_are_remembered(
+    split, workspace
+):
+    old = documents_of(workspace, 40)
+    split(old)
+    before = places(workspace / "data/splits")
+    done = split(other_data(workspace, same_ids=False))
+    assert (done.code, done.json["kept"], done.json["removed"]) == (0, 0, 40)
+    assert "40 documents of the earlier split are no longer in d.jsonl" in done.err
+    split(old + other_data(workspace, same_ids=False))
+    assert before.items() <= places(workspace / "data/splits").items()
 
 
 def test_a_checked_copy_of_the_same_data_and_new_labels_keep_their_places(split, workspace):
@@ -320,7 +368,7 @@ def test_a_line_that_is_no_record_in_an_earlier_split_is_named(split, workspace)
     assert done.code == 2 and "data/splits/val.jsonl:1: no record of a split" in done.err
 
 
-# --- properties -----------------------------------------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------------------------
 
 KEYS = strategies.tuples(
     strategies.lists(strategies.integers(0, 9), min_size=1, max_size=3, unique=True),  # pages
@@ -341,7 +389,9 @@ def table(members):
 
 def places_of(members, kept=(), **options):
     documents = table(members)
-    found, moved = assign(documents, grouped(documents), RATIOS, 0, balanced=False, kept=dict(kept), held_out=set(), **options)  # fmt: skip
+    found, moved = assign(
+        documents, grouped(documents), RATIOS, 0, balanced=False, kept=dict(kept), held_out=set(), **options
+    )
     return dict(zip(documents.ids, found, strict=True)), moved
 
 

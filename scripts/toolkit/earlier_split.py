@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,13 @@ Mark = tuple[int, int]  # of a record: keys of its image paths and of its answer
 
 @dataclass(frozen=True)
 class EarlierSplit:
-    """`places` and `removed`: index of NAMES by id; `marks` by id; `report`: what its report.json says, empty without one.
+    """`places` and `removed`: index of NAMES by id; `report`: what its report.json says, empty without one.
 
     `twice`: ids that lie in two of its files; the earliest of train, val, test counts.
     """
 
     folder: Path
     places: dict[str, int]
-    marks: dict[str, Mark]
     removed: dict[str, int]
     report: dict[str, Any]
     twice: list[str] = field(default_factory=list)
@@ -47,7 +46,8 @@ def split_files(folder: Path) -> list[Path]:
 
 
 def holds_split(folder: Path) -> bool:
-    """Whether the folder holds a split: two of its three files, or one beside a split's report (a lone train.jsonl is the build's)."""
+    """Whether the folder holds a split: two of its three files, or one beside a split's report (a lone train.jsonl is
+    the build's)."""
     files = split_files(folder)
     return len(files) > 1 or (bool(files) and bool(report_of(folder)))
 
@@ -64,30 +64,32 @@ def read_split(folder: Path) -> EarlierSplit:
     if not files:
         raise StageError(f"{shown(folder)}: no {', '.join(f'{name}.jsonl' for name in NAMES)} there")
     places: dict[str, int] = {}
-    marks: dict[str, Mark] = {}
     twice: list[str] = []
     for path in files:
-        for number, record in read_jsonl(path):
-            identity = record.get("id") if isinstance(record, dict) else None
-            if not isinstance(identity, str):
-                raise StageError(f"{shown(path)}:{number}: no record of a split; it needs an 'id'")
-            if identity in places:
-                twice.append(identity)
-                continue
-            places[identity] = NAMES.index(path.stem)
-            marks[identity] = mark_of(record)
+        for record in records_of(path):
+            if record["id"] in places:
+                twice.append(record["id"])
+            else:
+                places[record["id"]] = NAMES.index(path.stem)
     removed = {}
     if (folder / REMOVED).is_file():
         for number, line in read_jsonl(folder / REMOVED):
             if not isinstance(line, dict) or not isinstance(line.get("id"), str) or line.get("split") not in NAMES:
                 raise StageError(f"{shown(folder / REMOVED)}:{number}: a line needs 'id' and 'split'")
             removed[line["id"]] = NAMES.index(line["split"])
-    return EarlierSplit(folder, places, marks, removed, report_of(folder), twice)
+    return EarlierSplit(folder, places, removed, report_of(folder), twice)
 
 
-def mark_of(record: Mapping[str, Any]) -> Mark:
+def records_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of one file of a split, which may hold none."""
+    for number, record in read_jsonl(path):
+        if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+            raise StageError(f"{shown(path)}:{number}: no record of a split; it needs an 'id'")
+        yield record
+
+
+def mark_of(record: dict[str, Any]) -> Mark:
     try:
-        record = dict(record)
         return key_of("images", "\0".join(images_of(record))), key_of("answer", answer_text(record))
     except (KeyError, TypeError, AttributeError):
         return 0, 0  # no messages: nothing to know the document by but its id
@@ -95,25 +97,24 @@ def mark_of(record: Mapping[str, Any]) -> Mark:
 
 def same_documents(earlier: EarlierSplit, source: Path) -> set[str]:
     """Ids of the earlier split that are in `source` as the same document: with the same images or the same answer."""
+    marks = {record["id"]: mark_of(record) for path in split_files(earlier.folder) for record in records_of(path)}
     same = set()
     for record in read_records(source):
-        mark = earlier.marks.get(record["id"])
+        mark = marks.get(record["id"])
         if mark and any(a == b for a, b in zip(mark, mark_of(record), strict=True)):
             same.add(record["id"])
     return same
 
 
 def check_same_data(earlier: EarlierSplit, source: Path) -> set[str] | None:
-    """None where `source` holds the data of the earlier split, grown or changed; else the ids that both hold as the same document.
+    """None where `source` holds the data of the earlier split, grown or changed; else the ids that both hold as the
+    same document.
 
-    It does where it is the file that the split was made of and any document is still there, or where at least half of the
-    split's documents are in it with the same images or the same answer. An id alone says little: many sets count from 0001.
+    It does where it is the file that the split was made of, or where at least half of the split's documents are in it
+    with the same images or the same answer. An id alone says little: many sets count from 0001.
     """
-    if not earlier.places:
+    if not earlier.places or earlier.report.get("input") == shown(source):
         return None
-    if earlier.report.get("input") == shown(source):
-        there = {record["id"] for record in read_records(source)} & set(earlier.places)
-        return None if there else set()
     same = same_documents(earlier, source)
     return None if 2 * len(same) >= len(earlier.places) else same
 

@@ -68,8 +68,8 @@ def look_of(image: Any) -> bytes:
 
 
 def free_values(value: Any, choices: frozenset[tuple[str, ...]], path: tuple[str, ...] = ()) -> set[str]:
-    """The different values of an answer that are not chosen from a few: no absent ones, no true or false, none of the fields in
-    `choices` (their paths, without places in lists)."""
+    """The different values of an answer that are not chosen from a few: no absent ones, no true or false, none of the
+    fields in `choices` (their paths, without places in lists)."""
     if isinstance(value, dict):
         return set().union(*(free_values(item, choices, (*path, name)) for name, item in value.items()))
     if isinstance(value, list):

@@ -1,8 +1,9 @@
-"""Gates: thresholds that a score must keep. They know which direction of a metric is a decline, and compare decimals exactly.
+"""Gates: thresholds that a score must keep. They know which direction of a metric is a decline, and compare decimals
+exactly.
 
-A threshold is the decimal that was typed. A score is a ratio in floating point, whose last bits are chance (0.95 - 0.94 is
-0.010000000000000009), so scores and falls are rounded to 12 places before they are compared. A score that is missing, null or
-not a number breaks its gate: what was not measured does not hold.
+A threshold is the decimal that was typed. A score is a ratio in floating point, whose last bits are chance (0.95 -
+0.94 is 0.010000000000000009), so scores and falls are rounded to 12 places before they are compared. A score that is
+missing, null or not a number breaks its gate: what was not measured does not hold.
 """
 
 from __future__ import annotations

@@ -91,10 +91,11 @@ class ScoreTable:
         return numpy.frombuffer(self._counts, dtype=numpy.int32).reshape(len(self.ids), -1)
 
     def metrics(self, sums: Any, documents: Any) -> dict[str, Any]:
-        """Every rate of `sums` (counts summed over documents, [..., columns]); row metrics are left out where there are no lists.
+        """Every rate of `sums` (counts summed over documents, [..., columns]); row metrics are left out where there
+        are no lists.
 
-        A rate of 0 / 0 (nothing was to be found, and nothing was) is the share of documents with a valid answer: a valid answer that
-        finds nothing where nothing is scores 1, a failed one 0. Only `row_count_error` is then 0.
+        A rate of 0 / 0 (nothing was to be found, and nothing was) is the share of documents with a valid answer: a
+        valid answer that finds nothing where nothing is scores 1, a failed one 0. Only `row_count_error` is then 0.
         """
         import numpy
 
@@ -141,17 +142,25 @@ class ScoreTable:
         }
 
     def field_table(self) -> list[dict[str, Any]]:
-        """One line a field: outcome counts, precision, recall, F1 (0 / 0 as in `metrics`); costliest (most errors) first."""
+        """One line a field: outcome counts, precision, recall, F1 (0 / 0 as in `metrics`); costliest (most errors)
+        first."""
         sums = self.table.sum(0, dtype=float)
         answered = ratio(sums[-1], len(self), 0.0)
         lines = []
         for index, name in enumerate(self.fields):
             tp, wrong, miss, spurious = (float(v) for v in sums[4 * index : 4 * index + 4])
-            lines.append(
-                {"field": name, "tp": int(tp), "wrong": int(wrong), "miss": int(miss), "spurious": int(spurious),
-                 "f1": float(f1(tp, wrong, miss, spurious, empty=answered)), "errors": int(wrong + miss + spurious),
-                 "precision": float(ratio(tp, tp + wrong + spurious, answered)), "recall": float(ratio(tp, tp + wrong + miss, answered))}
-            )  # fmt: skip
+            line = {
+                "field": name,
+                "tp": int(tp),
+                "wrong": int(wrong),
+                "miss": int(miss),
+                "spurious": int(spurious),
+                "f1": float(f1(tp, wrong, miss, spurious, empty=answered)),
+                "errors": int(wrong + miss + spurious),
+                "precision": float(ratio(tp, tp + wrong + spurious, answered)),
+                "recall": float(ratio(tp, tp + wrong + miss, answered)),
+            }
+            lines.append(line)
         return sorted(lines, key=lambda line: (-line["errors"], line["field"]))
 
     def buckets(self) -> dict[str, dict[str, Any]]:
@@ -170,7 +179,8 @@ class ScoreTable:
         return dict(Counter(self.states).most_common())
 
     def funnel(self) -> dict[str, int]:
-        """Documents that are left after each gate: answered, finished, JSON, schema, checks. An unknown status is no answer."""
+        """Documents that are left after each gate: answered, finished, JSON, schema, checks. An unknown status is no
+        answer."""
         states = Counter(
             "ok, a check fails" if state == "ok" and not passed else state
             for state, passed in zip(self.states, self.checked, strict=True)

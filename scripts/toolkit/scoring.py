@@ -3,8 +3,8 @@
 Definitions (DESIGN, "Scoring"): "", null and a missing key are ABSENT. A leaf is TP, WRONG (both present, differ), MISS,
 SPURIOUS or TN. Precision = TP / (TP + WRONG + SPURIOUS), recall = TP / (TP + WRONG + MISS). Rows pair by equal keys first,
 then by Hungarian assignment on agreeing cells among rows whose keys are at least half alike. A failed answer scores as all
-MISS and is never right, also where there is nothing to miss. Leaves that compare as `skip` are not judged: they count nowhere,
-pair no rows and are no key, and a list of nothing else is not scored.
+MISS and is never right, also where there is nothing to miss. Leaves that compare as `skip` are not judged: they count
+nowhere, pair no rows and are no key, and a list of nothing else is not scored.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def score_document(
     status: str,
     pages: int = 0,
 ) -> DocumentScore:
-    """Score one document; a status other than ok counts as no answer at all, and so does a prediction that is no object."""
+    """Score one document; a status other than ok counts as no answer at all, and so does a prediction that is no
+    object."""
     if status == "ok" and not isinstance(predicted, dict):
         status = "missing" if predicted is None else "schema_error"
     score = DocumentScore(identity, status, pages=pages)

@@ -29,9 +29,9 @@ PICTURE_PAIRS = 4 * 10**9  # compared in about a minute
 class Documents:
     """What the split knows of each record, in file order.
 
-    `keys` (64 bits), `owners` (record numbers) and `kinds` (indices of KINDS) run in parallel, several per record. `answers`
-    holds a key of each whole answer, also of one that says too little to identify a document; 0 where there is none.
-    `sketches` holds 128 bytes and `looks` 32 bytes a record, zeros where there is none.
+    `keys` (64 bits), `owners` (record numbers) and `kinds` (indices of KINDS) run in parallel, several per record.
+    `answers` holds a key of each whole answer, also of one that says too little to identify a document; 0 where there
+    is none. `sketches` holds 128 bytes and `looks` 32 bytes a record, zeros where there is none.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -156,9 +156,9 @@ def position(name: str, seed: int) -> float:
 
 
 def own_positions(documents: Documents, common: frozenset[int], seed: int) -> array[float]:
-    """Where each document would lie alone, in [0, 1): by what it is known by, so that a copy under another name lies where its
-    original does. That is the first --group-by value, the label key, the first page that is not common, or the answer that it
-    has; a document without any goes by its id."""
+    """Where each document would lie alone, in [0, 1): by what it is known by, so that a copy under another name lies
+    where its original does. That is the first --group-by value, the label key, the first page that is not common, or
+    the answer that it has; a document without any goes by its id."""
     ranks = [IDENTITIES.index(kind) for kind in KINDS]
     best = bytearray([len(IDENTITIES)]) * len(documents)
     known = array("Q", bytes(8 * len(documents)))
@@ -195,11 +195,11 @@ def assign(
 ) -> tuple[bytearray, list[Move]]:
     """`(index of NAMES per record, documents that could not stay where `kept` has them)`.
 
-    One rule decides for a group: the earliest of train, val, test among the places of its members. What a model was trained on
-    must not come back as a test. A member's place is the one that `kept`, an earlier split, has for it; in a group that it does
-    not know, each member's own position and the ratios give it. So a document moves only where a new one joins its group whose
-    place is another, and then towards train. `balanced` meets the ratios in every stratum as nearly as whole groups allow; there
-    only `kept` keeps old documents where they were.
+    One rule decides for a group: the earliest of train, val, test among the places of its members. What a model was
+    trained on must not come back as a test. A member's place is the one that `kept`, an earlier split, has for it; in
+    a group that it does not know, each member's own position and the ratios give it. So a document moves only where a
+    new one joins its group whose place is another, and then towards train. `balanced` meets the ratios in every
+    stratum as nearly as whole groups allow; there only `kept` keeps old documents where they were.
     """
     places = bytearray(len(documents))
     moved: list[Move] = []
@@ -221,9 +221,9 @@ def assign(
         else:
             free.append((min(positions[m] for m in group), group))
             continue
-        for identity, place in ((documents.ids[m], places[m]) for m in group):
-            if kept.get(identity, place) != place:
-                moved.append(Move(identity, kept[identity], place))
+        for identity, side in ((documents.ids[m], places[m]) for m in group):
+            if kept.get(identity, side) != side:
+                moved.append(Move(identity, kept[identity], side))
     if not balanced:
         for place, group in free:
             put(group, TRAIN if place < ratios[0] else VAL if place < ratios[0] + ratios[1] else TEST)
