@@ -117,7 +117,7 @@ class Extractor:
             rows = zip(batch["identity"], batch["urls"], batch["error"], batch["layer"], strict=True)
             return await asyncio.gather(*(one(str(i), json.loads(u), str(e), json.loads(w)) for i, u, e, w in rows))
 
-        return {"line": [json.dumps(line, ensure_ascii=False) for line in asyncio.run(all_of_them())]}
+        return {"line": [json.dumps(line) for line in asyncio.run(all_of_them())]}
 
 
 class Renderer:
