@@ -271,16 +271,16 @@ def rendered(todo: list[Path], args: Any, run_name: str) -> Iterator[Rendered]:
 
     `run_name` stands in that folder's name: what a killed run of the same name left is removed first.
     """
+    prefix = f".rendering{run_name}-"
+    if run_name != ".step" and args.out_dir.is_dir():  # mini-batches of one step run side by side
+        for left in [entry.path for entry in os.scandir(args.out_dir) if entry.name.startswith(prefix)]:
+            shutil.rmtree(left, ignore_errors=True)
     if not todo:
         return
     passwords = tuple(line for line in read_text(args.password_file).splitlines() if line) if args.password_file else ()
     how = Rendering(args.image_max_tokens, args.format, args.text_layer, passwords)
     workers = args.workers or (1 if len(todo) < 100 else os.cpu_count() or 1)
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    prefix = f".rendering{run_name}-"
-    if run_name != ".step":  # mini-batches of one step run side by side
-        for left in [entry.path for entry in os.scandir(args.out_dir) if entry.name.startswith(prefix)]:
-            shutil.rmtree(left, ignore_errors=True)
     # On the file system of the images, so that moving them is renaming them.
     scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=args.out_dir))
     try:

@@ -120,8 +120,8 @@ def test_pages_before_a_failure_or_a_time_limit_never_appear(run, workspace, mon
         document.new_page(width=20_000, height=20)  # longer than any model takes
         document.save(workspace / "pdfs/strip.pdf")
     pdf(workspace / "pdfs/good.pdf")
-    done = run("pdf_to_images", *WORDS, "--time-limit", 5)
-    assert done.code == 1 and "slow.pdf: not finished after 5 s" in done.err and "strip.pdf: page 3" in done.err
+    done = run("pdf_to_images", *WORDS, "--time-limit", 3)
+    assert done.code == 1 and "slow.pdf: not finished after 3 s" in done.err and "strip.pdf: page 3" in done.err
     assert files() == ["good_page_0001.png", "manifest.jsonl", "problems.jsonl"]
 
 
@@ -159,6 +159,7 @@ def test_only_files_that_a_rendering_wrote_are_ever_removed(run, workspace):
     assert (workspace / "precious.png").is_file() and (workspace / "notes.json").is_file()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_killed_run_loses_the_documents_under_way_only(run, workspace):
     for number in range(60):
         pdf(workspace / f"pdfs/d{number:02d}.pdf", pages=3)

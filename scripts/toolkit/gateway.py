@@ -278,7 +278,10 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             line = {"status": "time-out", "error": f"no answer within {limits.seconds:g} s"}
         except OSError as error:
             # A full disk, say: nothing that the client could cure, and not its document's fault.
-            line = {"status": "http_error", "error": f"the gateway cannot store pages ({error.strerror or 'input/output error'})"}
+            line = {
+                "status": "http_error",
+                "error": f"the gateway cannot store pages ({error.strerror or 'input/output error'})",
+            }
         except fastapi.HTTPException as error:
             line = {"status": f"http {error.status_code}"}
             raise
