@@ -99,7 +99,7 @@ def test_a_prediction_line_is_read_by_every_reader(tmp_path):
     line = prediction_line(HALF, "not_json", None, '{"a": "\ud800"}', error=HALF, warnings=[HALF])
     write_jsonl(tmp_path / "p.jsonl", [line])
     (read,) = lines_of(tmp_path / "p.jsonl")
-    assert read == line == [value for _, value in read_jsonl(tmp_path / "p.jsonl")][0]
+    assert read == line == next(value for _, value in read_jsonl(tmp_path / "p.jsonl"))
     assert json.loads(read["raw"]) == {"a": "\ud800"}  # escaped, the raw answer is the same JSON
     assert PredictionFile(tmp_path / "p.jsonl").ids() == finished_ids(tmp_path / "p.jsonl") == {"x\\ud800y"}
 
@@ -310,7 +310,7 @@ def test_a_zip_whose_name_is_not_utf8_comes_out_under_a_name_that_is(run, worksp
             archive.writestr("page.png", b"x")
     done = run("extract_combined_zip")
     assert done.code == 0 and "data/caf\\udce9.zip: 1 extracted" in done.err
-    assert sorted(os.listdir("data/raw")) == ["a", "caf_udce9"]
+    assert sorted(path.name for path in Path("data/raw").iterdir()) == ["a", "caf_udce9"]
 
 
 @names_of_any_bytes

@@ -27,7 +27,7 @@ def pdf(path: Path, pages: int = 1, text: str = "HELLO") -> Path:
 
 
 def files(folder: str = "data/images") -> list[str]:
-    return sorted(os.listdir(folder))
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def pages(name: str, count: int, suffix: str = "png") -> list[str]:
@@ -82,7 +82,7 @@ def test_a_document_that_now_fails_leaves_neither_pages_nor_text_layer(run, work
     (workspace / "pdfs/a.pdf").write_bytes(b"no PDF any more")
     done = run("pdf_to_images", *WORDS)
     assert done.code == 1 and files() == ["b_page_0001.png", "manifest.jsonl", "problems.jsonl"]
-    assert os.listdir("data/ocr") == ["b.json"] and listed() == pages("b", 1)
+    assert files("data/ocr") == ["b.json"] and listed() == pages("b", 1)
 
 
 def test_another_format_takes_the_place_of_the_first(run, workspace):
@@ -90,7 +90,7 @@ def test_another_format_takes_the_place_of_the_first(run, workspace):
     run("pdf_to_images", *WORDS, "--text-layer")
     run("pdf_to_images", *WORDS, "--format", "jpg")
     assert files() == [*pages("a", 2, "jpg"), "manifest.jsonl"] and listed() == pages("a", 2, "jpg")
-    assert os.listdir("data/ocr") == ["a.json"]  # the words of the same source stay true
+    assert files("data/ocr") == ["a.json"]  # the words of the same source stay true
 
 
 def test_words_of_a_replaced_source_do_not_stay(run, workspace):
@@ -98,14 +98,13 @@ def test_words_of_a_replaced_source_do_not_stay(run, workspace):
     run("pdf_to_images", *WORDS, "--text-layer", "--text-layer-dir", "words")
     pdf(workspace / "pdfs/a.pdf", text="OTHER")
     run("pdf_to_images", *WORDS)
-    assert os.listdir("words") == []
+    assert files("words") == []
 
 
-def test_pages_before_a_failure_or_a_time_limit_never_appear(run, workspace, monkeypatch):
+def test_pages_before_a_failure_or_a_time_limit_never_appear(run, workspace):
     """Page 3 hangs or fails: pages 1 and 2 were made before."""
-    from test_hostile_files import slow_pdf
-
     import pymupdf
+    from test_hostile_files import slow_pdf
 
     slow = pymupdf.open(stream=slow_pdf(), filetype="pdf")
     with pymupdf.open() as document:
