@@ -313,6 +313,22 @@ def test_a_zip_whose_name_is_not_utf8_comes_out_under_a_name_that_is(run, worksp
     assert sorted(path.name for path in Path("data/raw").iterdir()) == ["a", "caf_udce9"]
 
 
+def test_a_member_whose_name_is_marked_as_utf8_and_is_not_comes_out_beside_the_others(run, workspace):
+    good, inner = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("inside.png", b"z")
+    with zipfile.ZipFile(good, "w") as archive:
+        archive.writestr("café_1.png", b"x")
+        archive.writestr(
+            "plain.png", inner.getvalue()[inner.getvalue().find(b"PK\x01\x02") :]
+        )  # looks like a directory
+        archive.writestr("übel.png", b"y")
+    (workspace / "a.zip").write_bytes(good.getvalue().replace("café".encode(), b"caf\xe9\xe9"))
+    done = run("extract_combined_zip", "--zip", "a.zip", "--names-encoding", "cp1252", "--json")
+    assert done.code == 0 and done.json["extracted"] == 3, done.err
+    assert sorted(path.name for path in Path("data/raw/a").iterdir()) == ["caféé_1.png", "plain.png", "übel.png"]
+
+
 @names_of_any_bytes
 def test_other_scripts_and_narrow_consoles_show_such_a_name_escaped(workspace):
     name = os.fsdecode(b"t\xe9.jsonl")

@@ -198,7 +198,8 @@ def lone_surrogate(value: Any) -> str:
 
 def name_problem(path: Path | str) -> str:
     """A sentence where a file's path is not valid UTF-8 (no file of ours can name it); else empty."""
-    if str(path).isascii() or not _SURROGATE.search(name := _from_here(path)):
+    # Only a suspect is resolved, which asks the file system: the folder that we work in may be called anything.
+    if not _SURROGATE.search(str(path)) or not _SURROGATE.search(name := _from_here(path)):
         return ""
     part = next(part for part in name.split("/") if _SURROGATE.search(part))
     return f"the name {escaped(part)} is not valid UTF-8; rename it"
