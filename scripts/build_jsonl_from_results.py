@@ -157,9 +157,10 @@ def main(argv: list[str] | None = None) -> int:
     from_manifest = f" ({not_listed} of them in no manifest)" if not_listed else ""
     say(f"{len(records)} records, {pages} page images{from_manifest} -> {shown(args.out)}")
     left = bool(without_images or images_left or problems or cut or leftover)
-    result = {"records": len(records), "pages": pages, "labels_without_images": len(without_images), "images_without_labels": len(images_left),
-              "documents_with_problems": len(problems), "documents_cut": len(cut), "images_not_used": not_used,
-              "images_leftover": len(leftover), "images_in_no_manifest": not_listed, "fields_left_out": sorted(left_out), "out": shown(args.out), "schema": shown(schema_path)}  # fmt: skip
+    counts = {"images_leftover": len(leftover), "images_in_no_manifest": not_listed}
+    result = counts | {"records": len(records), "pages": pages,
+              "labels_without_images": len(without_images), "images_without_labels": len(images_left),
+              "documents_with_problems": len(problems), "documents_cut": len(cut), "images_not_used": not_used, "fields_left_out": sorted(left_out), "out": shown(args.out), "schema": shown(schema_path)}  # fmt: skip
     return console.finish(args, result, ExitCode.PROBLEMS if left and not args.allow_problems else ExitCode.OK)
 
 
@@ -243,7 +244,7 @@ def choose_pages(
 ) -> tuple[str, list[str], list[str], list[str]]:
     """`(kind, page images in order, leftover images, problems)` of one document.
 
-    Where a manifest lists its pages these are used, exactly; its other page images are leftovers of an earlier rendering.
+    Where a manifest lists its pages, exactly these are used; its other page images are leftovers of an earlier one.
     """
     kind = images.choose(prefer)
     leftover, problems = catalog.settle(images) if kind == "pages" else ([], [])

@@ -141,7 +141,10 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
 
 
 class ZipReader(io.BufferedReader):
-    """A zip's file, in which a name that is marked as UTF-8 and is not loses the mark: Python would refuse the whole zip for one."""
+    """A zip's file, in which a name that is marked as UTF-8 and is not loses the mark.
+
+    Python would refuse the whole zip for one such name.
+    """
 
     reads_directory = True
 

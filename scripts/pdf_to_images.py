@@ -2,8 +2,9 @@
 
 Reads PDFs, images, folders or patterns. Writes <document>_page_0001.png ... and manifest.jsonl into --out-dir; with
 --text-layer also the PDF's own words and their boxes into data/ocr. Files that did not change are not rendered again;
-a file that cannot be read is named, and stops nothing else (exit code 1). The pages of a document appear together or not at
-all; pages of the manifest whose document was replaced or can no longer be rendered are removed. --shard 2/4 renders the second of four shares (one
+a file that cannot be read is named, and stops nothing else (exit code 1). The pages of a document appear together or
+not at all; pages of the manifest whose document was replaced or can no longer be rendered are removed.
+--shard 2/4 renders the second of four shares (one
 a machine, each with its own manifest); --ray spreads the documents over a Ray cluster; as the entry script of an Azure ML parallel
 job (init and run below) it renders the mini-batches that it is given.
 

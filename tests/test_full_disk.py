@@ -47,7 +47,9 @@ def noise(path: Path) -> Path:
 
 
 def extract(run, server, contract):
-    done = run("extract_documents", "--server", server.url, "--contract", contract, "--in", "in", "--out", "o.jsonl", "--json")  # fmt: skip
+    done = run(
+        "extract_documents", "--server", server.url, "--contract", contract, "--in", "in", "--out", "o.jsonl", "--json"
+    )
     text = Path("o.jsonl").read_text(encoding="utf-8") if Path("o.jsonl").exists() else ""
     return done, [json.loads(line) for line in text.splitlines()]
 

@@ -1,4 +1,4 @@
-"""Half a surrogate pair is no character: what holds one is named where it stands, and no run ends with an encoding error."""
+"""Half a surrogate pair is no character: what holds one is named, and no run ends with an encoding error."""
 
 import csv
 import io
@@ -33,8 +33,13 @@ from toolkit.predictions import PredictionFile, finished_ids, prediction_line
 HALF, FACE = "x\ud800y", "\U0001f600"
 BAD_NAME = os.fsdecode(b"caf\xe9.pdf")
 names_of_any_bytes = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are not any bytes there")
-FIELDS = {"type": "object", "title": "d", "additionalProperties": False, "required": ["number"],
-          "properties": {"number": {"type": ["string", "null"], "maxLength": 30}}}  # fmt: skip
+FIELDS = {
+    "type": "object",
+    "title": "d",
+    "additionalProperties": False,
+    "required": ["number"],
+    "properties": {"number": {"type": ["string", "null"], "maxLength": 30}},
+}
 
 
 def lines_of(path: Path | str) -> list[dict]:
@@ -58,7 +63,7 @@ def place(workspace) -> Path:
     return workspace
 
 
-# --- the two rules ----------------------------------------------------------------------------------------------------------
+# --- the two rules --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +109,7 @@ def test_a_prediction_line_is_read_by_every_reader(tmp_path):
     assert PredictionFile(tmp_path / "p.jsonl").ids() == finished_ids(tmp_path / "p.jsonl") == {"x\\ud800y"}
 
 
-# --- records ----------------------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------------------------
 
 
 def test_validation_names_the_line_and_the_place(run, place):
@@ -129,7 +134,10 @@ def test_validation_names_the_line_and_the_place(run, place):
 
 def test_readers_behind_the_validation_say_it_in_one_sentence(run, place):
     png(place / "a.png")
-    for name, line in (("outer", json.dumps(record("a", "{}")).replace('"read"', r'"\ud800"')), ("inner", json.dumps(record("a", r'{"number":"\ud800"}')))):  # fmt: skip
+    for name, line in (
+        ("outer", json.dumps(record("a", "{}")).replace('"read"', r'"\ud800"')),
+        ("inner", json.dumps(record("a", r'{"number":"\ud800"}'))),
+    ):
         (place / f"{name}.jsonl").write_text(line + "\n")
         for script, arguments in (
             ("dataset_stats", ["--in", f"{name}.jsonl", "--html", "s.html"]),
@@ -140,7 +148,7 @@ def test_readers_behind_the_validation_say_it_in_one_sentence(run, place):
             assert "holds \\ud800" in done.err
 
 
-# --- labels -----------------------------------------------------------------------------------------------------------------
+# --- labels ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
@@ -177,7 +185,7 @@ def test_a_workbook_that_is_no_xml_is_one_sentence(run, place):
     assert done.code == 2 and done.err.startswith("error: bad.xlsx: not an Excel file") and done.err.count("\n") == 1
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["folder", "jsonl", "rows"])
@@ -194,7 +202,10 @@ def test_half_a_pair_in_an_imported_answer_is_a_failed_prediction_that_names_it(
         (place / "in").write_text(text)
         (place / "in").rename(place / "in.jsonl")
     else:
-        write_results(place / "in.json", [{"id": "a", "number": "1"}, {"id": "b", "number": HALF}, {"id": "c", "number": "\udc00"}])  # fmt: skip
+        write_results(
+            place / "in.json",
+            [{"id": "a", "number": "1"}, {"id": "b", "number": HALF}, {"id": "c", "number": "\udc00"}],
+        )
     source = {"folder": "in", "jsonl": "in.jsonl", "rows": "in.json"}[kind]
     done = run("import_predictions", "--in", source, "--gold", "gold.jsonl", "--out", "p.jsonl", "--json")
     assert done.code == 1 and done.json["states"] == {"ok": 1, "not_json": 2}, done.err
@@ -202,7 +213,9 @@ def test_half_a_pair_in_an_imported_answer_is_a_failed_prediction_that_names_it(
     assert lines["a"]["prediction"] == {"number": "1"}
     assert "half of a surrogate pair" in lines["b"]["error"] and "\\ud800" in lines["b"]["raw"]
     assert "surrogate" in lines["c"]["error"] or "not valid utf-8" in lines["c"]["error"]
-    scored = run("evaluate_predictions", "--pred", "p.jsonl", "--gold", "gold.jsonl", "--schema", "d.schema.json", "--json")  # fmt: skip
+    scored = run(
+        "evaluate_predictions", "--pred", "p.jsonl", "--gold", "gold.jsonl", "--schema", "d.schema.json", "--json"
+    )
     assert scored.code == 0 and scored.json["documents"] == 3 and scored.json["valid"] == 1, scored.err
 
 
@@ -251,14 +264,17 @@ def test_a_streamed_half_reaches_the_client_of_the_gateway_as_a_failed_answer():
     pytest.importorskip("fastapi")
     from test_gateway import LIMITS, Gateway, contract_of, pdf
 
-    with FaultServer(lambda _: None, answer=lambda _: '{"bl_number":"\ud800"}') as server, Gateway(server.url, contract_of(), LIMITS) as gateway:  # fmt: skip
+    with (
+        FaultServer(lambda _: None, answer=lambda _: '{"bl_number":"\ud800"}') as server,
+        Gateway(server.url, contract_of(), LIMITS) as gateway,
+    ):
         for accept in ("application/json", "application/x-ndjson"):
             headers = {"content-type": "application/pdf", "accept": accept}
             answer = gateway.http.post("/v1/extract", content=pdf(), headers=headers)
             assert answer.status_code == 502 and "holds \\ud800" in answer.json()["error"]["message"], answer.text
 
 
-# --- file names and engines -------------------------------------------------------------------------------------------------
+# --- file names and engines -----------------------------------------------------------------------------------------
 
 
 @names_of_any_bytes
@@ -270,7 +286,10 @@ def test_a_name_that_is_not_utf8_is_a_named_problem_and_stops_no_rendering(run, 
         done = run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", 64, "--text-layer", "--json")
         assert done.code == 1 and done.json["documents"] == 1 and done.json["problems"] == 2
         assert "pdfs/caf\\udce9.pdf: the name caf\\udce9.pdf is not valid UTF-8; rename it" in done.err
-        assert {line["source"] for line in lines_of("data/images/problems.jsonl")} == {"pdfs/caf\\udce9.pdf", "pdfs/broken\\udcff.pdf"}  # fmt: skip
+        assert {line["source"] for line in lines_of("data/images/problems.jsonl")} == {
+            "pdfs/caf\\udce9.pdf",
+            "pdfs/broken\\udcff.pdf",
+        }
     assert [line["source"] for line in lines_of("data/images/manifest.jsonl")] == ["pdfs/a.pdf"]
 
 
@@ -296,7 +315,9 @@ def test_images_whose_name_is_not_utf8_are_named_by_the_build(run, place):
     png(place / "img" / os.fsdecode(b"b\xe9_page_0001.png"))
     png(place / "img" / os.fsdecode(b"fold\xe9r") / "c.png")
     write_results(place / "r.json", [{"Filename": f"{name}.pdf", "number": "1"} for name in "abc"])
-    done = run("build_jsonl_from_results", "--results", "r.json", "--schema", "d.schema.json", "--images-dir", "img", "--json")  # fmt: skip
+    done = run(
+        "build_jsonl_from_results", "--results", "r.json", "--schema", "d.schema.json", "--images-dir", "img", "--json"
+    )
     assert done.code == 1 and done.json["records"] == 1 and done.json["documents_with_problems"] == 2
     named = [line["document"] for line in lines_of("data/train.problems.jsonl")]
     assert named == ["img/b\\udce9_page_0001.png", "img/fold\\udce9r/c.png"]

@@ -1,4 +1,4 @@
-"""The pages of a document appear together or not at all, and what replaced or refused documents left is no training data."""
+"""The pages of a document appear together or not at all; what replaced documents left is no training data."""
 
 import json
 import os
@@ -42,14 +42,28 @@ def listed(folder: str = "data/images") -> list[str]:
 @pytest.fixture
 def build(run, workspace):
     """Build the given documents with a one-field schema: `(outcome, {id: page names})`."""
-    schema = {"type": "object", "title": "d", "additionalProperties": False, "required": ["number"],
-              "properties": {"number": {"type": ["string", "null"], "maxLength": 9}}}  # fmt: skip
+    schema = {
+        "type": "object",
+        "title": "d",
+        "additionalProperties": False,
+        "required": ["number"],
+        "properties": {"number": {"type": ["string", "null"], "maxLength": 9}},
+    }
     (workspace / "d.schema.json").write_text(json.dumps(schema))
 
     def call(*names: str, images: tuple[str, ...] = ("data/images",), more: tuple[str, ...] = ()):
         write_results(workspace / "labels.json", [{"Filename": name, "number": "1"} for name in names])
         folders = [word for folder in images for word in ("--images-dir", folder)]
-        done = run("build_jsonl_from_results", "--results", "labels.json", "--schema", "d.schema.json", *folders, "--json", *more)  # fmt: skip
+        done = run(
+            "build_jsonl_from_results",
+            "--results",
+            "labels.json",
+            "--schema",
+            "d.schema.json",
+            *folders,
+            "--json",
+            *more,
+        )
         out = workspace / "data/train.jsonl"
         records = [json.loads(line) for line in out.read_text().splitlines()] if done.out else []
         images_of = {
@@ -60,7 +74,7 @@ def build(run, workspace):
     return call
 
 
-# --- rendering --------------------------------------------------------------------------------------------------------------
+# --- rendering ------------------------------------------------------------------------------------------------------
 
 
 def test_a_replaced_shorter_pdf_leaves_no_old_pages(run, workspace, build):
@@ -200,7 +214,7 @@ def test_a_document_cut_off_while_its_files_moved_is_rendered_again(run, workspa
     assert done.json["unchanged"] == 1 and files() == [*pages("a", 2), *pages("b", 3), "manifest.jsonl"]
 
 
-# --- the build --------------------------------------------------------------------------------------------------------------
+# --- the build ------------------------------------------------------------------------------------------------------
 
 
 def test_leftover_pages_that_the_manifest_does_not_list_are_counted_and_not_used(run, workspace, build):

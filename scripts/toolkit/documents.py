@@ -178,7 +178,7 @@ class PageRenderer:
 
 
 def rendered(source: str, folder: str, image_max_tokens: int, max_pages: int | None = None) -> tuple[list[str], str]:
-    """Runs in a worker: `(page files, "")` or `([], sentence)`. Raises OSError where it is this machine's failure (a full disk)."""
+    """Runs in a worker: `(pages, "")` or `([], sentence)`. Raises OSError where this machine fails (a full disk)."""
     from toolkit.pdf_pages import UnreadableDocument, render_document, said
 
     if problem := name_problem(source):

@@ -92,7 +92,7 @@ class Judge:
 
 
 def broken_text(raw: str) -> str:
-    """A sentence where an answer would be JSON but for half a surrogate pair; empty for every other answer that is none."""
+    """A sentence where an answer would be JSON but for half a surrogate pair; empty for every other answer."""
     try:
         strict_json(raw)
     except LoneSurrogate as error:

@@ -1,7 +1,7 @@
 """Files between the stages: atomic writes, text by byte-order mark, strict JSON, JSONL streams, inputs, safe names.
 
-Half of a surrogate pair is no character and has no UTF-8. Strict reading refuses it and says where; every text written here
-shows it as `\\udXXX`, so that no output ends with an encoding error.
+Half of a surrogate pair is no character and has no UTF-8. Strict reading refuses it and says where; every text written
+here shows it as `\\udXXX`, so that no output ends with an encoding error.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def move_file(source: Path, target: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a path below one of our temporary names (`.name.xxxx.part`, `.old`) is meant: never an input of a stage."""
+    """Whether a path lies below one of our temporary names (`.name.xxxx.part`, `.old`): never an input of a stage."""
     return any(part.startswith(".") and part.endswith((".part", ".old")) for part in path.parts)
 
 
@@ -155,7 +155,7 @@ def with_replacement(text: str) -> str:
 
 
 def with_whole_pairs(text: str) -> str:
-    """The text with both halves of a surrogate pair as the one character that they mean: pieces of a stream may part them."""
+    """The text with both halves of a surrogate pair as one character: the pieces of a stream may part them."""
     if text.isascii() or not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
@@ -177,7 +177,7 @@ class LoneSurrogate(ValueError):
 
 
 def lone_surrogate(value: Any) -> str:
-    """Where a JSON value holds half of a surrogate pair, as a sentence that starts with the place; empty where nowhere."""
+    """Where a JSON value holds half of a surrogate pair, as a sentence that starts with the place; else empty."""
     stack: list[tuple[str, Any]] = [("$", value)]
     while stack:
         where, item = stack.pop()
@@ -285,7 +285,7 @@ def _no_constant(name: str) -> Any:
 
 
 def strict_json(text: str, *, lone_surrogates: bool = False) -> Any:
-    """`json.loads` that refuses duplicate keys, NaN and Infinity, too deep nesting, and half a surrogate pair (ValueError).
+    """`json.loads` that refuses (ValueError) a key twice, NaN and Infinity, deep nesting, and half a surrogate pair.
 
     With `lone_surrogates` these pass: the caller looks for them itself.
     """
@@ -372,7 +372,7 @@ def iter_lines(path: Path | str) -> Iterator[tuple[int, str]]:
 
 
 def read_jsonl(path: Path | str, *, lone_surrogates: bool = False) -> Iterator[tuple[int, Any]]:
-    """`(line number, value)` of every line. Raises StageError with file and line at the first that is no strict JSON."""
+    """`(line number, value)` of every line. Raises StageError with file and line where one is no strict JSON."""
     for number, line in iter_lines(path):
         try:
             yield number, strict_json(line, lone_surrogates=lone_surrogates)
@@ -421,7 +421,8 @@ def expand_inputs(patterns: Iterable[Path | str], suffixes: Iterable[str]) -> li
         if not matches:
             kinds = ", ".join(sorted(wanted))
             raise StageError(
-                f"nothing found for {escaped(str(pattern))!r}; give a file, a folder that holds {kinds} files, or a pattern"
+                f"nothing found for {escaped(str(pattern))!r}; "
+                f"give a file, a folder that holds {kinds} files, or a pattern"
             )
         for match in sorted(matches, key=lambda p: (p.as_posix().casefold(), p.as_posix())):
             found[match] = None

@@ -1,8 +1,9 @@
 """The manifest of rendered pages: which documents a folder of page images holds, complete and up to date.
 
-`manifest.jsonl` (or one `manifest.shard-0001-of-0004.jsonl` a share) has a line a page. While a run is under way, what changes
-stands in the journal beside it (`manifest.journal`): a document is announced there before its files are touched, and
-confirmed afterwards. So a run that was killed loses the documents under way only, and the next run knows which files they left.
+`manifest.jsonl` (or one `manifest.shard-0001-of-0004.jsonl` a share) has a line a page. While a run is under way, what
+changes stands in the journal beside it (`manifest.journal`): a document is announced there before its files are
+touched, and confirmed afterwards. So a run that was killed loses the documents under way only, and the next run knows
+which files they left.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MANIFEST_NAME = re.compile(r"(manifest(?:\.shard-\d{4}-of-\d{4})?)\.(?:jsonl|jou
 class PageLine(TypedDict):
     """One line of a manifest, and one page image.
 
-    `page` counts from 1; sizes in pixels; `engine` is pymupdf, pypdfium2 or pillow; `text_layer` is the document's file of words.
+    `page` counts from 1; sizes in pixels; `engine` is pymupdf, pypdfium2 or pillow; `text_layer`: the document's words.
     """
 
     document: str
@@ -66,7 +67,7 @@ class JournalEntry(TypedDict):
 
 @dataclass(frozen=True)
 class ManifestState:
-    """`documents`: complete ones by source. `unfinished`: every page that a cut-off change may have touched, by source."""
+    """`documents`: complete ones by source. `unfinished`: every page that a cut-off change may have touched."""
 
     documents: dict[str, list[PageLine]]
     unfinished: dict[str, list[PageLine]]
@@ -155,7 +156,7 @@ class PageManifest:
         self._journal.flush()
 
     def place(self, source: str, lines: list[PageLine], made: Path) -> None:
-        """Move a document's files from the folder `made` to their places; remove what its last rendering has over them."""
+        """Move a document's files from the folder `made` to their places; remove what is left of its last rendering."""
         old = self.documents.get(source, [])
         for line in lines:
             if old and line["text_layer"] is None and line["source_sha256"] == old[0]["source_sha256"]:
@@ -172,7 +173,7 @@ class PageManifest:
         self.documents[source] = lines
 
     def refuse(self, source: str) -> None:
-        """The document cannot be rendered (any more), or gives its place to another: its pages and text layer are removed."""
+        """The document cannot be rendered (any more), or gives its place up: its pages and text layer are removed."""
         old = self.documents.get(source)
         if not old:
             return
@@ -182,7 +183,7 @@ class PageManifest:
         self._write("done", source, [])
 
     def _remove(self, source: str, lines: Iterable[PageLine], keep: Iterable[PageLine]) -> None:
-        """Remove the files of these lines but those of `keep`. Whatever a manifest says: only files that we may have written."""
+        """Remove the files of these lines but those of `keep`; whatever a manifest says, only files that we wrote."""
         kept = {Path(line["image"]).name for line in keep}
         same = {line["source_sha256"] for line in keep}
         layers: set[str] = set()
@@ -225,12 +226,15 @@ def is_text_layer_of(path: Path, source: str) -> bool:
     return False
 
 
-# --- reading: what the build needs ------------------------------------------------------------------------------------------
+# --- reading: what the build needs -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ListedDocument:
-    """A document that a manifest knows: its page images in order, as paths for records; not `finished` where a run was cut off."""
+    """A document that a manifest knows: its page images in order, as paths for records.
+
+    Not `finished` where a run was cut off.
+    """
 
     name: str
     source: str
@@ -253,8 +257,8 @@ class PageCatalog:
     def settle(self, images: DocumentImages) -> tuple[list[str], list[str]]:
         """Leave a document exactly the pages that a manifest lists; as they are where no manifest knows it.
 
-        Returns its other page images, which are not to be used (copies of a listed page and its own source do not count), and
-        its problems.
+        Returns its other page images, which are not to be used (copies of a listed page and its own source do not
+        count), and its problems.
         """
         numbers = images.kinds["pages"]
         paths = [path for found in numbers.values() for path in found]

@@ -58,9 +58,9 @@ def render_document(
 ) -> list[PageLine]:
     """Render every page of one file into `out_dir`; returns manifest lines.
 
-    Raises UnreadableDocument with a sentence (also for more than `max_pages`), NotWritten where a page cannot be stored.
-    On any failure the pages so far are still there: `out_dir` should be a folder that is thrown away then. Runs in worker
-    processes, so arguments and result are plain values. `passwords` are tried on a protected PDF.
+    Raises UnreadableDocument with a sentence (or more than `max_pages`), NotWritten where a page cannot be stored:
+    the pages so far stay then, so `out_dir` should be a folder that is thrown away. Runs in worker processes, so
+    arguments and result are plain values. `passwords` are tried on a protected PDF.
     """
     path = Path(source)
     digest = sha256_of(path)
@@ -194,7 +194,7 @@ def page_words(page: Any, image: Any) -> list[list[Any]]:
 
 
 def readable(text: str) -> str:
-    """A word's text; half a surrogate pair (a broken font table) reads U+FFFD, as MuPDF writes every unknown character."""
+    """A word's text; half a surrogate pair (a broken font table) is U+FFFD, as MuPDF writes every unknown character."""
     return with_replacement(with_whole_pairs(text))
 
 

@@ -1,7 +1,8 @@
 """Rendering many documents: in processes of this machine, or on a Ray cluster; one function, the same limits.
 
-A document's pages are made in a folder of their own; whoever takes the result moves them all to their places at once, or throws
-them away. Everything that a worker calls stands in this module: workers import it, they do not know the script that was started.
+A document's pages are made in a folder of their own; whoever takes the result moves them all to their places, or
+throws them away. Everything that a worker calls stands in this module: workers import it, they do not know the script
+that was started.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def in_processes(
 ) -> Iterator[Rendered]:
     """On this machine, as they are finished, each in a folder below `scratch`.
 
-    A worker is killed and replaced when a document takes longer than `time_limit` seconds. Raises OSError where no document
-    could be rendered (a full disk).
+    A worker is killed and replaced when a document takes longer than `time_limit` seconds. Raises OSError where no
+    document could be rendered (a full disk).
     """
     from multiprocessing import get_context
 
@@ -78,7 +79,7 @@ def in_processes(
 
 
 def outcome_of(source: str, folder: str, how: Rendering) -> tuple[list[PageLine], str]:
-    """`(manifest lines, "")` or `([], sentence)`; runs in a worker. Raises OSError where it is this machine's failure."""
+    """`(manifest lines, "")` or `([], sentence)`; runs in a worker. Raises OSError for this machine's failure."""
     from toolkit.pdf_pages import UnreadableDocument, render_document, said
 
     if problem := name_problem(source):
