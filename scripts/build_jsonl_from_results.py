@@ -18,9 +18,21 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import argument_path, read_json, read_text, sha256_of, shown, write_json, write_jsonl, write_text
+from toolkit.files import (
+    argument_path,
+    is_temporary,
+    name_problem,
+    read_json,
+    read_text,
+    sha256_of,
+    shown,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from toolkit.label_table import LabelledDocument, absent_columns, fold, labelled_documents, read_rows
 from toolkit.page_images import IMAGE_SUFFIXES, KINDS, DocumentImages, match_images, page_gaps
+from toolkit.page_manifest import PageCatalog, path_in_records
 from toolkit.prompt import Prompt, generated_prompt
 from toolkit.records import make_record
 from toolkit.target_schema import DEFAULT_SCHEMA, TargetSchema, compact_json
@@ -93,23 +105,31 @@ def main(argv: list[str] | None = None) -> int:
     # Line ends of Windows would be tokens of the prompt.
     text = read_text(args.prompt).replace("\r\n", "\n").strip() if args.prompt else ""
     prompt = Prompt(text) if args.prompt else generated_prompt(schema)
-    images = list_images(args.images_dir or [Path("data/images")])
+    folders = args.images_dir or [Path("data/images")]
+    images, unnameable = list_images(folders)
+    catalog = PageCatalog(folders)
     documents, problems = unambiguous(list(labelled_documents(schema, table)))
-    found, images_left = match_images(images, (document.key for document in documents))
+    problems += unnameable
+    # Listed pages whose file is gone are matched too: they are a problem of their document.
+    found, not_matched = match_images(sorted({*images, *catalog.by_image}), (document.key for document in documents))
+    on_disk = set(images)
+    images_left = [path for path in not_matched if path in on_disk]
 
     schema_path = args.out.with_suffix(".schema.json")
     schema_name = shown(schema_path)
     records: list[dict[str, Any]] = []
     without_images: list[str] = []
     cut: list[str] = []
-    not_used = 0
+    leftover: list[str] = []
+    not_used = not_listed = 0
     for document in documents:
         if document.key not in found:
             without_images.append(document.file_name)
             continue
-        kind, pages, trouble = choose_pages(found[document.key], args.prefer)
-        pictures = (paths for numbers in found[document.key].kinds.values() for paths in numbers.values())
-        not_used += sum(len(paths) for paths in pictures) - len(pages)
+        pictures = [p for kind in found[document.key].kinds.values() for paths in kind.values() for p in paths]
+        kind, pages, others, trouble = choose_pages(found[document.key], args.prefer, catalog)
+        leftover += others
+        not_used += len(on_disk.intersection(pictures) - {*pages, *others})
         trouble = document.problems + trouble
         if trouble:
             problems.append({"document": document.file_name, "problems": trouble})
@@ -119,9 +139,11 @@ def main(argv: list[str] | None = None) -> int:
             pages = pages[:page_limit]
         if args.limit is not None and len(records) >= args.limit:
             continue
+        not_listed += sum(page not in catalog.by_image for page in pages)
         meta = {"schema": schema_name, "source": document.file_name, "pages": len(pages), "images": kind}
         records.append(make_record(document.file_name, pages, prompt, compact_json(document.answer), meta))
     report(args, records, left_out, without_images, images_left, problems, cut, results)
+    report_leftover(args.out, leftover)
     if not records:
         raise StageError(
             "no document has both a label and an image; nothing was written. Compare the file names in the two lists named above",
@@ -132,9 +154,12 @@ def main(argv: list[str] | None = None) -> int:
     if not_used:
         say(f"{not_used} images not used: another kind of picture of the same document (--prefer chooses), or a copy")
     pages = sum(record["meta"]["pages"] for record in records)
-    say(f"{len(records)} records, {pages} page images -> {shown(args.out)}")
-    left = bool(without_images or images_left or problems or cut)
-    result = {"records": len(records), "pages": pages, "labels_without_images": len(without_images), "images_without_labels": len(images_left),
+    from_manifest = f" ({not_listed} of them in no manifest)" if not_listed else ""
+    say(f"{len(records)} records, {pages} page images{from_manifest} -> {shown(args.out)}")
+    left = bool(without_images or images_left or problems or cut or leftover)
+    counts = {"images_leftover": len(leftover), "images_in_no_manifest": not_listed}
+    result = counts | {"records": len(records), "pages": pages,
+              "labels_without_images": len(without_images), "images_without_labels": len(images_left),
               "documents_with_problems": len(problems), "documents_cut": len(cut), "images_not_used": not_used, "fields_left_out": sorted(left_out), "out": shown(args.out), "schema": shown(schema_path)}  # fmt: skip
     return console.finish(args, result, ExitCode.PROBLEMS if left and not args.allow_problems else ExitCode.OK)
 
@@ -177,22 +202,25 @@ def dataset_schema(schema: TargetSchema, table: list[tuple[str, dict[str, Any]]]
     return (schema.without(left_out) if left_out else schema), left_out
 
 
-def list_images(folders: list[Path]) -> list[str]:
-    """POSIX paths of every image below the folders, sorted."""
-    images: list[str] = []
+def list_images(folders: list[Path]) -> tuple[list[str], list[dict[str, Any]]]:
+    """POSIX paths of every image below the folders, sorted, and a problem for each whose path no record can hold."""
+    images: set[str] = set()
+    unnameable: dict[str, str] = {}
     for folder in folders:
         if not folder.is_dir():
             raise StageError(f"image folder not found: {shown(folder)}")
-        below = [
-            os.path.join(root, name)
-            for root, _, names in os.walk(folder)
-            for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-        images += [
-            Path(os.path.relpath(path)).as_posix() if not Path(path).is_absolute() else shown(path) for path in below
-        ]
-    return sorted(set(images))
+        for root, below, names in os.walk(folder):
+            below[:] = [name for name in below if not is_temporary(Path(name))]
+            for name in names:
+                if not name.lower().endswith(IMAGE_SUFFIXES):
+                    continue
+                path = Path(root, name)
+                if problem := name_problem(path):
+                    unnameable[shown(path)] = problem
+                else:
+                    images.add(path_in_records(path))
+    problems = [{"document": path, "problems": [problem]} for path, problem in sorted(unnameable.items())]
+    return sorted(images), problems
 
 
 def unambiguous(documents: list[LabelledDocument]) -> tuple[list[LabelledDocument], list[dict[str, Any]]]:
@@ -211,11 +239,18 @@ def unambiguous(documents: list[LabelledDocument]) -> tuple[list[LabelledDocumen
     return [same[0] for same in owners.values() if len(same) == 1], problems
 
 
-def choose_pages(images: DocumentImages, prefer: str | None) -> tuple[str, list[str], list[str]]:
-    """`(kind, page images in order, problems)` of one document."""
+def choose_pages(
+    images: DocumentImages, prefer: str | None, catalog: PageCatalog
+) -> tuple[str, list[str], list[str], list[str]]:
+    """`(kind, page images in order, leftover images, problems)` of one document.
+
+    Where a manifest lists its pages, exactly these are used; its other page images are leftovers of an earlier one.
+    """
     kind = images.choose(prefer)
+    leftover, problems = catalog.settle(images) if kind == "pages" else ([], [])
+    if problems:
+        return kind, [], leftover, problems
     numbers = images.kinds[kind]
-    problems = []
     pages = []
     for number in sorted(numbers):
         paths = numbers[number]
@@ -224,7 +259,20 @@ def choose_pages(images: DocumentImages, prefer: str | None) -> tuple[str, list[
         pages.append(paths[0])
     if kind == "pages" and (gaps := page_gaps(numbers)):
         problems.append(f"page {first_few(map(str, gaps))} missing before {Path(pages[-1]).name}")
-    return kind, pages, problems
+    return kind, pages, leftover, problems
+
+
+def report_leftover(out: Path, leftover: list[str]) -> None:
+    """Say and file the page images that a manifest knows no more; none removes the file of an earlier run."""
+    path = Path(f"{out.with_suffix('')}.leftover_images.txt")
+    if leftover:
+        write_text(path, "\n".join(sorted(leftover)) + "\n")
+        say(
+            f"{len(leftover)} leftover images not used, their document's manifest does not list them: "
+            f"{first_few(sorted(leftover))}; all in {shown(path)}"
+        )
+    else:
+        path.unlink(missing_ok=True)
 
 
 def report(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 import time
@@ -30,7 +29,7 @@ from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.contract import FILE_NAME, Contract, load_contract
 from toolkit.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
 from toolkit.evidence import TextLayers
-from toolkit.files import argument_path, shown
+from toolkit.files import argument_path, json_line, open_to_append, shown
 from toolkit.predictions import finished_ids, unsure_values
 
 END = Document("")  # the watched folders' end
@@ -234,15 +233,13 @@ def written(args: Any, done: set[str], lines: AsyncIterator[dict[str, Any]], tot
     counts: Counter[str] = Counter()
     failed: list[str] = []
     meter = console.Meter(total)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-
     to_review = 0
 
     async def write() -> None:
         nonlocal to_review
-        with args.out.open("a", encoding="utf-8", newline="\n") as file:
+        with open_to_append(args.out) as file:
             async for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+                file.write(json_line(line))
                 file.flush()
                 if args.review_below is not None:
                     to_review += append_review(args, line)
@@ -288,9 +285,9 @@ def review_file(args: Any) -> Path:
 def append_review(args: Any, line: dict[str, Any]) -> int:
     """Append what a person should look at in one prediction line: each unsure value, or the document where it has none at all."""
     entries = [{"id": line["id"], **entry} for entry in unsure_values(line, args.review_below)]
-    with review_file(args).open("a", encoding="utf-8", newline="\n") as file:
+    with open_to_append(review_file(args)) as file:
         for entry in entries:
-            file.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n")
+            file.write(json_line(entry))
     return len(entries)
 
 

@@ -111,7 +111,11 @@ def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]
         if not files:
             raise StageError(f"{shown(args.input)}: no {', '.join(ANSWER_FILES)} files there")
         for path in files:
-            yield path.stem, foreign_answer(read_text(path))
+            try:
+                answer = foreign_answer(read_text(path))
+            except StageError as error:
+                answer = Foreign(None, complaint=str(error))
+            yield path.stem, answer
         return
     rows = read_rows(args.input, args.sheet)
     named = {fold(column): column for _, row in rows for column in row}

@@ -22,9 +22,9 @@ from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import (
     argument_path,
     atomic,
+    decode_text,
     expand_inputs,
     iter_data_lines,
-    iter_lines,
     shown,
     strict_json,
     write_problems,
@@ -132,9 +132,9 @@ def repeated(files: list[Path], suspects: set[int]) -> list[str]:
     first: dict[str, str] = {}
     sentences = []
     for path in files:
-        for number, line in iter_lines(path):
-            with contextlib.suppress(ValueError):
-                identity = strict_json(line).get("id")
+        for number, data in iter_data_lines(path):
+            with contextlib.suppress(ValueError, StageError):
+                identity = strict_json(decode_text(data, shown(path))).get("id")
                 if not isinstance(identity, str) or hash(identity) not in suspects:
                     continue
                 here = f"{shown(path)}:{number}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from toolkit.console import StageError, first_few
 from toolkit.evidence import TextLayers, read_layer
-from toolkit.files import expand_inputs
+from toolkit.files import escaped, expand_inputs, is_machine_failure, name_problem
 from toolkit.pdf_pages import SOURCE_SUFFIXES
 from toolkit.records import images_of, read_records
 
@@ -53,7 +53,9 @@ def documents_of_jsonl(
 
 def documents_of_files(inputs: list[Path], *, limit: int | None) -> list[Document]:
     """PDFs and images of files, folders and patterns; a document's id is its file name."""
-    documents = [Document(source.name, source=source) for source in expand_inputs(inputs, SOURCE_SUFFIXES)[:limit]]
+    documents = [
+        Document(escaped(source.name), source=source) for source in expand_inputs(inputs, SOURCE_SUFFIXES)[:limit]
+    ]
     names = Counter(document.identity for document in documents)
     if twice := [name for name, count in names.items() if count > 1]:
         raise StageError(
@@ -78,8 +80,8 @@ def arriving(folders: list[Path], *, seconds: float | None, pause: float = 1.0) 
         for folder in folders:
             for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOURCE_SUFFIXES and p.is_file()):
                 # A second file of the same name, in another folder, is another document.
-                taken = seen.get(path.name, path) != path
-                identity = path.relative_to(folder).as_posix() if taken else path.name
+                taken = seen.get(escaped(path.name), path) != path
+                identity = escaped(path.relative_to(folder).as_posix() if taken else path.name)
                 if identity in seen:
                     continue
                 try:
@@ -147,6 +149,9 @@ class PageRenderer:
         except TimeoutError:
             paths, sentence = [], f"rendering took longer than {self.time_limit:g} s"
         except Exception as error:  # a worker that an engine killed
+            if is_machine_failure(error):
+                result.set_exception(error)
+                return
             paths, sentence = [], f"rendering failed ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
         except BaseException as error:
             result.set_exception(error)
@@ -173,9 +178,11 @@ class PageRenderer:
 
 
 def rendered(source: str, folder: str, image_max_tokens: int, max_pages: int | None = None) -> tuple[list[str], str]:
-    """Runs in a worker: `(page files, "")` or `([], sentence)`."""
-    from toolkit.pdf_pages import UnreadableDocument, render_document
+    """Runs in a worker: `(pages, "")` or `([], sentence)`. Raises OSError where this machine fails (a full disk)."""
+    from toolkit.pdf_pages import UnreadableDocument, render_document, said
 
+    if problem := name_problem(source):
+        return [], problem
     try:
         lines = render_document(source, folder, image_max_tokens, "png", folder, max_pages=max_pages)
     except UnreadableDocument as error:
@@ -183,6 +190,8 @@ def rendered(source: str, folder: str, image_max_tokens: int, max_pages: int | N
     except FileNotFoundError:
         return [], "the file is gone"
     except Exception as error:
+        if is_machine_failure(error):
+            raise
         # Whatever a hostile file provokes in an engine is that file's failure, not the run's.
-        return [], f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return [], f"{type(error).__name__}: {said(error)}"
     return [str(Path(line["image"]).resolve()) for line in lines], ""

@@ -17,6 +17,7 @@ from toolkit.confidence import ConfidenceModel, features_of, places_of, raw_conf
 from toolkit.console import StageError
 from toolkit.documents import Document, PageRenderer, Unreadable
 from toolkit.evidence import DocumentWords, evidence_of
+from toolkit.files import LoneSurrogate, strict_json
 from toolkit.page_windows import union, united_scores, windows_of
 from toolkit.predictions import judged, prediction_line
 from toolkit.records import images_of
@@ -61,6 +62,8 @@ class Judge:
         if status == "truncated":
             looped = repeated_tail(answer.raw)
             return status, None, f"a loop: the last {looped} characters repeat themselves" if looped else ""
+        if status == "not_json":
+            return status, None, broken_text(answer.raw)
         if status == "schema_error":
             return status, prediction, complaint(validator, prediction)
         return status, prediction, repeated_key(shard.schema, prediction) if status == "ok" else ""
@@ -86,6 +89,17 @@ class Judge:
                 for name, f in features.items()
             }
         return found
+
+
+def broken_text(raw: str) -> str:
+    """A sentence where an answer would be JSON but for half a surrogate pair; empty for every other answer."""
+    try:
+        strict_json(raw)
+    except LoneSurrogate as error:
+        return str(error)
+    except ValueError:
+        pass
+    return ""
 
 
 def complaint(validator: Any, prediction: Any) -> str:

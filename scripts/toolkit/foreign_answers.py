@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.files import strict_json
+from toolkit.files import lone_surrogate, strict_json
 from toolkit.label_table import coerce, fold, is_absent
 from toolkit.target_schema import Leaf, TargetSchema, put_at
 
@@ -38,6 +38,8 @@ def foreign_answer(found: Any) -> Foreign:
         inner = foreign_answer(value)
         inner.text = inner.text or found
         return inner
+    if sentence := lone_surrogate(found):
+        return Foreign(None, json.dumps(found, ensure_ascii=False), complaint=sentence)
     if isinstance(found, list):
         found = next((item for item in found if isinstance(item, dict)), None) if len(found) == 1 else None
     if not isinstance(found, dict):
@@ -212,4 +214,7 @@ def rows_as_answers(
             items = [item for item in items if not all(is_absent(v) for v in item.values())]
             if items and not isinstance(answer.get(rows_.path[-1]), list):
                 answer[rows_.path[-1]] = items
-        yield name, Foreign(answer, warnings=tuple(differing))
+        if sentence := lone_surrogate(group):
+            yield name, Foreign(None, json.dumps(group, ensure_ascii=False, default=str), complaint=sentence)
+        else:
+            yield name, Foreign(answer, warnings=tuple(differing))

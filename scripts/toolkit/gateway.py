@@ -185,7 +185,7 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         except HTTPException as error:
             raise fastapi.HTTPException(400, f"the form cannot be read ({error.detail})") from None
         except Exception as error:
-            if isinstance(error, TooLarge | TooSlow):
+            if isinstance(error, TooLarge | TooSlow | OSError):
                 raise
             raise fastapi.HTTPException(400, "the form cannot be read") from None
         try:
@@ -276,6 +276,12 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             line = await answered(request, identity, parts, asyncio.get_running_loop().time() + limits.seconds, heard)
         except TimeoutError:
             line = {"status": "time-out", "error": f"no answer within {limits.seconds:g} s"}
+        except OSError as error:
+            # A full disk, say: nothing that the client could cure, and not its document's fault.
+            line = {
+                "status": "http_error",
+                "error": f"the gateway cannot store pages ({error.strerror or 'input/output error'})",
+            }
         except fastapi.HTTPException as error:
             line = {"status": f"http {error.status_code}"}
             raise
@@ -409,7 +415,7 @@ def warmed(renderer: PageRenderer) -> None:
 
 
 def line_of(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _closing(answer: Any) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import read_json, read_jsonl, read_text, shown
+from toolkit.files import escaped, lone_surrogate, read_json, read_jsonl, read_text, shown
 from toolkit.page_images import document_key
 from toolkit.target_schema import Leaf, RowList, TargetSchema, put_at
 from toolkit.values import as_number, is_ambiguous_date, iso_date
@@ -27,6 +27,7 @@ EXCEL_SUFFIXES = (".xlsx", ".xlsm")
 NUMBER_TEXT = re.compile(
     r"[-+(]?\s*(?:[A-Za-z]{1,3}|[^\w\s.,()+-])?\s*[-+]?[\d.,' ]*\d[\d.,' ]*\s*(?:[A-Za-z]{1,3}|[^\w\s.,()+-])?\s*\)?"
 )
+NOT_EXCEL = (KeyError, ValueError, OSError, SyntaxError)  # SyntaxError: of the XML parsers
 ABSENT_TEXTS = {"", "null", "none", "nan", "n/a"}
 
 
@@ -41,10 +42,13 @@ class LabelledDocument:
 
 
 def read_rows(path: Path, sheet: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-    """`(where, row)` of every row of a JSON list, a JSONL, a CSV or an Excel file. Raises StageError where it is none."""
+    """`(where, row)` of every row of a JSON list, a JSONL, a CSV or an Excel file. Raises StageError where it is none.
+
+    A cell may hold half a surrogate pair: that is its document's problem (see text_problems), not the table's.
+    """
     suffix, name = path.suffix.lower(), shown(path)
     if suffix in (".jsonl", ".ndjson"):
-        rows = [(f"{name}:{number}", value) for number, value in read_jsonl(path)]
+        rows = [(f"{name}:{number}", value) for number, value in read_jsonl(path, lone_surrogates=True)]
     elif suffix in (".csv", ".tsv"):
         text = read_text(path)
         first = text.splitlines()[0] if text.strip() else ""
@@ -59,7 +63,7 @@ def read_rows(path: Path, sheet: str | None = None) -> list[tuple[str, dict[str,
     elif suffix in (".xls", ".ods", ".numbers"):
         raise StageError(f"{shown(path)}: save the table as .xlsx or .csv; {suffix} files are not read")
     else:
-        value = read_json(path)
+        value = read_json(path, lone_surrogates=True)
         if isinstance(value, dict):
             lists = [key for key, item in value.items() if isinstance(item, list)]
             if len(lists) != 1:
@@ -91,7 +95,7 @@ def sheet_rows(path: Path, sheet: str | None) -> list[tuple[str, dict[str, Any]]
         raise StageError(f"file not found: {shown(path)}")
     try:
         book = openpyxl.load_workbook(path, data_only=True)
-    except (zipfile.BadZipFile, openpyxl.utils.exceptions.InvalidFileException, KeyError, ValueError, OSError) as error:
+    except (*NOT_EXCEL, zipfile.BadZipFile, openpyxl.utils.exceptions.InvalidFileException) as error:
         raise StageError(f"{shown(path)}: not an Excel file ({' '.join(str(error).split())[:100]})") from None
     if sheet is None and len(book.sheetnames) > 1:
         raise StageError(f"{shown(path)}: {len(book.sheetnames)} sheets; name one with --sheet: {', '.join(book.sheetnames[:6])}")  # fmt: skip
@@ -245,7 +249,15 @@ def labelled_documents(schema: TargetSchema, rows: list[tuple[str, dict[str, Any
             )
         groups.setdefault(str(name).strip(), []).append((where, row))
     for name, group in groups.items():
-        yield document_of(schema, name, group)
+        document = document_of(schema, escaped(name), group)
+        document.problems[:0] = text_problems(name, group)
+        yield document
+
+
+def text_problems(name: str, group: list[tuple[str, Row]]) -> list[str]:
+    """What no file can hold in a document's name and cells: half a surrogate pair."""
+    found = [f"{where}: {sentence}" for where, row in group if (sentence := lone_surrogate(row.values))]
+    return found or ([f"its name {lone_surrogate(name)[2:]}"] if lone_surrogate(name) else [])
 
 
 def document_of(schema: TargetSchema, name: str, group: list[tuple[str, Row]]) -> LabelledDocument:

@@ -8,36 +8,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.files import atomic, safe_name, sha256_of, shown
+from toolkit.files import (
+    atomic,
+    escaped,
+    safe_name,
+    sha256_of,
+    shown,
+    with_replacement,
+    with_whole_pairs,
+    write_json,
+    writing,
+)
 from toolkit.page_images import IMAGE_SUFFIXES, PageShape, fitted_size, image_tokens
+from toolkit.page_manifest import PageLine
 
 PDF_SUFFIXES = (".pdf",)
 HEIC_SUFFIXES = (".heic", ".heif")
 SOURCE_SUFFIXES = (*PDF_SUFFIXES, *IMAGE_SUFFIXES, *HEIC_SUFFIXES)
 MAX_DPI = 300  # a small page is not enlarged beyond this
-
-
-@dataclass
-class PageImage:
-    """One line of `manifest.jsonl`. `page` counts from 1; sizes in pixels; `engine` is pymupdf, pypdfium2 or pillow."""
-
-    document: str
-    source: str
-    source_sha256: str
-    page: int
-    pages: int
-    image: str
-    width: int
-    height: int
-    tokens: int
-    blank: bool
-    engine: str
-    image_max_tokens: int
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -63,16 +55,18 @@ def render_document(
     text_layer_dir: str | None,
     passwords: tuple[str, ...] = (),
     max_pages: int | None = None,
-) -> list[dict[str, Any]]:
-    """Render every page of one file into `out_dir`; returns manifest lines. Raises UnreadableDocument with a sentence, also for more than
-    `max_pages`.
+) -> list[PageLine]:
+    """Render every page of one file into `out_dir`; returns manifest lines.
 
-    Runs in worker processes, so arguments and result are plain values. `passwords` are tried on a protected PDF.
+    Raises UnreadableDocument with a sentence (or more than `max_pages`), NotWritten where a page cannot be stored:
+    the pages so far stay then, so `out_dir` should be a folder that is thrown away. Runs in worker processes, so
+    arguments and result are plain values. `passwords` are tried on a protected PDF.
     """
     path = Path(source)
     digest = sha256_of(path)
     document, shown_source, shown_folder = safe_name(path.stem), shown(path), shown(out_dir)
-    lines: list[PageImage] = []
+    layer = None if text_layer_dir is None else Path(text_layer_dir) / f"{document}.json"
+    lines: list[PageLine] = []
     words: list[list[list[Any]]] = []
     pages = (
         pdf_page_images(path, image_max_tokens, passwords, text=text_layer_dir is not None)
@@ -83,20 +77,35 @@ def render_document(
         if max_pages is not None and number > max_pages:
             raise UnreadableDocument(f"it has more than {max_pages} pages")
         name = f"{document}_page_{number:04d}.{image_format}"
-        save_image(page.image, Path(out_dir) / name)
+        with writing():
+            save_image(page.image, Path(out_dir) / name)
         width, height = page.image.size
-        lines.append(
-            PageImage(document, shown_source, digest, number, 0, (Path(shown_folder) / name).as_posix(), width, height,
-                      image_tokens(width, height), page.blank, page.engine, image_max_tokens, page.warnings)
-        )  # fmt: skip
+        line: PageLine = {
+            "document": document,
+            "source": shown_source,
+            "source_sha256": digest,
+            "page": number,
+            "pages": 0,
+            "image": (Path(shown_folder) / name).as_posix(),
+            "width": width,
+            "height": height,
+            "tokens": image_tokens(width, height),
+            "blank": page.blank,
+            "engine": page.engine,
+            "image_max_tokens": image_max_tokens,
+            "warnings": page.warnings,
+            "text_layer": None if layer is None else shown(layer),
+        }
+        lines.append(line)
         words.append(page.words)
     if not lines:
         raise UnreadableDocument("it has no pages (a truncated or damaged file)")
     for line in lines:
-        line.pages = len(lines)
-    if text_layer_dir is not None:
-        write_text_layer(Path(text_layer_dir) / f"{document}.json", shown_source, lines, words)
-    return [asdict(line) for line in lines]
+        line["pages"] = len(lines)
+    if layer is not None:
+        with writing():
+            write_text_layer(layer, shown_source, lines, words)
+    return lines
 
 
 def pdf_page_images(
@@ -141,8 +150,9 @@ def pdf_page_images(
                 except PageShape as error:
                     raise UnreadableDocument(f"page {number + 1}: {error}") from None
                 except Exception as error:
-                    complaint = f"PyMuPDF cannot {'read its text' if image else 'render it'}: {' '.join(str(error).split())[:120]}"
-                warnings = sorted(set(pymupdf.TOOLS.mupdf_warnings().splitlines()))[:5]
+                    complaint = f"PyMuPDF cannot {'read its text' if image else 'render it'}: {said(error, 120)}"
+                # MuPDF quotes the file's bytes, whatever they are.
+                warnings = sorted({escaped(line) for line in pymupdf.TOOLS.mupdf_warnings().splitlines()})[:5]
                 engine = "pymupdf"
                 if blank:
                     second = second or stack.enter_context(SecondEngine(path, password))
@@ -178,10 +188,19 @@ def page_words(page: Any, image: Any) -> list[list[Any]]:
     words = []
     for *box, text, _block, _line, _word in page.get_text("words"):
         x0, y0, x1, y1 = pymupdf.Rect(box) * page.rotation_matrix if page.rotation else box
-        words.append(
-            [round(x0 * scale_x, 1), round(y0 * scale_y, 1), round(x1 * scale_x, 1), round(y1 * scale_y, 1), text]
-        )
+        box = [round(x0 * scale_x, 1), round(y0 * scale_y, 1), round(x1 * scale_x, 1), round(y1 * scale_y, 1)]
+        words.append([*box, readable(text)])
     return words
+
+
+def readable(text: str) -> str:
+    """A word's text; half a surrogate pair (a broken font table) is U+FFFD, as MuPDF writes every unknown character."""
+    return with_replacement(with_whole_pairs(text))
+
+
+def said(error: object, most: int = 200) -> str:
+    """What an engine says about a file, as part of a sentence."""
+    return escaped(" ".join(str(error).split())[:most])
 
 
 def page_image(page: Any, image_max_tokens: int) -> Any:
@@ -211,7 +230,7 @@ class SecondEngine:
         try:
             self.document = pypdfium2.PdfDocument(path, password=password)
         except pypdfium2.PdfiumError as error:
-            raise UnreadableDocument(f"neither engine can open it ({str(error).rstrip('.')})") from None
+            raise UnreadableDocument(f"neither engine can open it ({said(error).rstrip('.')})") from None
 
     def __enter__(self) -> SecondEngine:
         return self
@@ -279,7 +298,7 @@ def picture_pages(path: Path, image_max_tokens: int) -> Iterator[RenderedPage]:
     except UnreadableDocument:
         raise
     except Exception as error:
-        raise UnreadableDocument(f"it cannot be read as an image ({' '.join(str(error).split())})") from None
+        raise UnreadableDocument(f"it cannot be read as an image ({said(error)})") from None
 
 
 def is_blank(image: Any) -> bool:
@@ -303,11 +322,9 @@ def save_image(image: Any, target: Path) -> None:
             image.save(file, "JPEG", quality=90, subsampling=0)
 
 
-def write_text_layer(path: Path, source: str, lines: list[PageImage], words: list[list[list[Any]]]) -> None:
-    from toolkit.files import write_json
-
+def write_text_layer(path: Path, source: str, lines: list[PageLine], words: list[list[list[Any]]]) -> None:
     pages = [
-        {"page": line.page, "width": line.width, "height": line.height, "words": found}
+        {"page": line["page"], "width": line["width"], "height": line["height"], "words": found}
         for line, found in zip(lines, words, strict=True)
     ]
     write_json(path, {"source": source, "pages": pages})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import decode_text, parsers, read_jsonl, shown, strict_json
+from toolkit.files import decode_text, escaped_values, parsers, read_jsonl, shown, strict_json
 from toolkit.wire_format import WireFormat
 
 STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "refused", "unreadable")
@@ -34,7 +34,10 @@ def judged(wire: WireFormat, validator: Any, raw: str, finish_reason: str) -> tu
 
 def prediction_line(identity: str, status: str, prediction: Any, raw: str | None, **more: Any) -> dict[str, Any]:
     """`id`, `status` (one of STATUSES), `prediction`, `raw`, `finish_reason`, `usage`, `seconds`, `confidence`; where there are any `error`,
-    `warnings`, `checks`, `evidence` and the confidence's `features`."""
+    `warnings`, `checks`, `evidence` and the confidence's `features`.
+
+    Every text can be read back: half a surrogate pair in a raw answer, an error or an id is written as `\\udXXX`.
+    """
     if status not in STATUSES:
         raise ValueError(f"unknown status {status!r}")
     line = {
@@ -47,7 +50,7 @@ def prediction_line(identity: str, status: str, prediction: Any, raw: str | None
         "seconds": None,
         "confidence": None,
     }
-    return line | more
+    return dict(escaped_values(line | more))
 
 
 def unsure_values(line: dict[str, Any], below: float) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ from toolkit.console import StageError, say
 from toolkit.contract import Contract
 from toolkit.documents import Document, PageRenderer, Unreadable
 from toolkit.evidence import DocumentWords
+from toolkit.files import name_problem
+from toolkit.predictions import prediction_line
 from toolkit.row_shards import Shard
 from toolkit.serving import Plan
 from toolkit.token_confidence import text_tokens
@@ -103,7 +105,6 @@ class Extractor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         from toolkit.extraction import prediction_of
-        from toolkit.predictions import prediction_line
 
         async def all_of_them() -> list[dict[str, Any]]:
             async def one(identity: str, urls: list[str], error: str, layer: Any) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class Extractor:
             rows = zip(batch["identity"], batch["urls"], batch["error"], batch["layer"], strict=True)
             return await asyncio.gather(*(one(str(i), json.loads(u), str(e), json.loads(w)) for i, u, e, w in rows))
 
-        return {"line": [json.dumps(line, ensure_ascii=False) for line in asyncio.run(all_of_them())]}
+        return {"line": [json.dumps(line) for line in asyncio.run(all_of_them())]}
 
 
 class Renderer:
@@ -162,6 +163,10 @@ def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
 
 def extracted_with_ray(args: Any, contract: Contract, documents: list[Document]) -> Iterator[dict[str, Any]]:
     """Prediction lines of `documents`, in the order in which actors finish. Paths must be the same on every machine."""
+    for document in documents:
+        if document.source is not None and (problem := name_problem(document.source)):
+            yield prediction_line(document.identity, "unreadable", None, None, error=problem)
+    documents = [d for d in documents if d.source is None or not name_problem(d.source)]
     if not documents:
         return
     import ray

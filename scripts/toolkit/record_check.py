@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.checks import Problem, business_problems
+from toolkit.console import StageError
 from toolkit.files import decode_text, parsers, read_json, strict_json
 from toolkit.records import RECORD_SCHEMA, answer_text
 from toolkit.target_schema import TargetSchema, compact_json
@@ -82,7 +83,7 @@ class RecordCheck:
         """Every problem of one line (UTF-8, without its line end)."""
         try:
             record, _ = self.parsed(data, where)
-        except ValueError as error:
+        except (ValueError, StageError) as error:
             return [("$", f"not JSON: {error}", "error")]
         if not self.record_is_valid(record):
             from jsonschema.exceptions import best_match

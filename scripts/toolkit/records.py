@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import read_jsonl, shown
+from toolkit.files import read_jsonl, shown, strict_json
 from toolkit.prompt import Prompt
 
 RECORD_SCHEMA = Path(__file__).parents[2] / "schemas" / "qwen_vl_pdf_extract.schema.json"
@@ -68,8 +67,14 @@ def with_answer(record: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def gold_of(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The answer; None where there is none. Raises StageError where it is not strict JSON."""
     text = answer_text(record)
-    return json.loads(text) if text else None
+    try:
+        return strict_json(text) if text else None
+    except ValueError as error:
+        raise StageError(
+            f"record {record['id']}: the answer is not JSON: {error} (check with validate_jsonl.py)"
+        ) from None
 
 
 def prompt_of(record: dict[str, Any]) -> Prompt:

@@ -22,6 +22,7 @@ from typing import Any
 from toolkit.answers import Answer, Hearing, NoAnswer
 from toolkit.console import ExitCode, StageError
 from toolkit.contract import Contract
+from toolkit.files import escaped, with_replacement, with_whole_pairs
 from toolkit.row_shards import Shard
 from toolkit.token_confidence import text_tokens
 
@@ -149,7 +150,7 @@ def server_message(response: Any) -> str:
         text = error.get("message") or error.get("detail") if isinstance(error, dict) else error
     except (ValueError, AttributeError):
         text = response.text
-    return " ".join(str(text).split())[:300]
+    return escaped(" ".join(str(text).split())[:300])
 
 
 class ServerModel:
@@ -347,7 +348,8 @@ class ServerModel:
             if response.status_code != 200:
                 await response.aread()
                 return response
-            return httpx.Response(200, json=await gathered(response, began, hearing))
+            whole = await gathered(response, began, hearing)
+            return httpx.Response(200, content=json.dumps(whole).encode())
 
     @staticmethod
     def _read(value: dict[str, Any], seconds: float) -> Answer:
@@ -357,9 +359,11 @@ class ServerModel:
         if cached is not None:
             usage["cached_tokens"] = cached
         text = choice["message"]["content"]
-        text = "" if text is None else str(text)
+        # Half a surrogate pair becomes its JSON escape: judged with the answer, and written down as it came.
+        text = "" if text is None else escaped(with_whole_pairs(str(text)))
         said = (choice.get("logprobs") or {}).get("content") or []
-        tokens = text_tokens([(str(entry["token"]), float(entry["logprob"])) for entry in said], text) if said else None
+        pieces = [(with_replacement(str(entry["token"])), float(entry["logprob"])) for entry in said]
+        tokens = text_tokens(pieces, text) if said else None
         return Answer(text, str(choice["finish_reason"]), usage, round(seconds, 3), tokens, value.get("first_token"))
 
     async def _alive(self) -> bool:
@@ -416,7 +420,7 @@ async def gathered(response: Any, began: float, hearing: Hearing | None) -> dict
                 first = time.monotonic() - began if first is None else first
                 text.append(piece)
                 if hearing is not None:
-                    hearing("".join(text))
+                    hearing(with_whole_pairs("".join(text)))
             logprobs += (choice.get("logprobs") or {}).get("content") or []
             finish = choice.get("finish_reason") or finish
     if finish is None:
