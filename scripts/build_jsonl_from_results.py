@@ -192,20 +192,14 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{not_used} images not used: another kind of picture of the same document (--prefer chooses), or a copy")
     if gone:
         say(f"{len(gone)} documents of the earlier build are not in this one: {first_few(gone)}")
-    result = report_changes(args, merge, len(records)) if args.update else {}
-    pages = sum(record["meta"].get("pages", 0) for record in merge.records.values())
-    say(f"{len(merge.records)} records, {pages} page images -> {shown(args.out)}")
+    changes = report_changes(args, merge, len(records)) if args.update else {}
+    page_count = sum(record.get("meta", {}).get("pages", 0) for record in merge.records.values())
+    say(f"{len(merge.records)} records, {page_count} page images -> {shown(args.out)}")
     left = bool(without_images or images_left or problems or cut or lost_values)
-    join = labels.join
-    all_values = {"given": join.given, "used": values["used"], "not_mapped": sum(note.values for note in join.not_used.values())}  # fmt: skip
-    others = {name: values[name] for name in ("without_images", "beyond_limit")}
-    all_values["with_problems"] = (
-        sum(document.values for document in labels.documents) - values["used"] - sum(others.values())
-    )
-    result = {"records": len(merge.records), "pages": pages, "labels_without_images": len(without_images), "images_without_labels": len(images_left),
+    result: dict[str, Any] = {"records": len(merge.records), "pages": page_count, "labels_without_images": len(without_images), "images_without_labels": len(images_left),
               "documents_with_problems": len(problems), "documents_cut": len(cut), "images_not_used": not_used, "fields_left_out": sorted(labels.left_out),
-              "labels_not_used": {note.path: note.values for note in join.not_used.values()}, "values": {**all_values, **others, "blank": join.blank},
-              **result, "out": shown(args.out), "schema": shown(schema_path)}  # fmt: skip
+              "labels_not_used": {note.path: note.values for note in labels.join.not_used.values()}, "values": account(labels, values),
+              **changes, "out": shown(args.out), "schema": shown(schema_path)}  # fmt: skip
     return console.finish(args, result, ExitCode.PROBLEMS if left and not args.allow_problems else ExitCode.OK)
 
 
@@ -229,9 +223,9 @@ def read_labels(args: Any, results: Path, old: Dataset | None) -> Labels:
         raise StageError(
             f"the table has none of the schema's columns ({first_few(columns, 6)}); is {wanted.source} the right --schema?"
         )
-    if old:
-        left_out |= fields_not_in(old, wanted.without(left_out), documents, results)
     schema = wanted.without(left_out) if left_out else wanted
+    if old and (extra := fields_not_in(old, schema, documents, results)):
+        schema = schema.without(extra)
     for document in documents:
         document.answer = narrowed(document.answer, schema.raw)
     return Labels(documents, schema, left_out, join)
@@ -255,6 +249,21 @@ def fields_not_in(old: Dataset, schema: TargetSchema, documents: list[LabelledDo
             f"({first_few(filled, 2)}); leave --schema out to do without, or build all documents anew with --overwrite"
         )
     return extra
+
+
+def account(labels: Labels, values: Counter[str]) -> dict[str, int]:
+    """What became of every value of the table; the parts add up to `given`. `values` counts what is in no problem."""
+    join = labels.join
+    mapped = sum(document.values for document in labels.documents)
+    return {
+        "given": join.given,
+        "used": values["used"],
+        "not_mapped": sum(note.values for note in join.not_used.values()),
+        "with_problems": mapped - values.total(),
+        "without_images": values["without_images"],
+        "beyond_limit": values["beyond_limit"],
+        "blank": join.blank,
+    }
 
 
 def parse_pages(text: str) -> int | None:
