@@ -36,8 +36,9 @@ from toolkit.files import (
     write_jsonl,
     write_text,
 )
+from toolkit.label_account import LabelledDocument, NotUsed
 from toolkit.label_fields import Suggestions
-from toolkit.label_join import LabelJoin, LabelledDocument, NotUsed, is_empty, narrowed
+from toolkit.label_join import LabelJoin, is_empty, narrowed
 from toolkit.label_table import Table, fold, read_table
 from toolkit.origins import Source, merged_sources, origin_of, why_not_replace, write_with_origin
 from toolkit.page_images import IMAGE_SUFFIXES, KINDS, DocumentImages, match_images, page_gaps
@@ -198,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     left = bool(without_images or images_left or problems or cut or lost_values)
     result: dict[str, Any] = {"records": len(merge.records), "pages": page_count, "labels_without_images": len(without_images), "images_without_labels": len(images_left),
               "documents_with_problems": len(problems), "documents_cut": len(cut), "images_not_used": not_used, "fields_left_out": sorted(labels.left_out),
-              "labels_not_used": {note.path: note.values for note in labels.join.not_used.values()}, "values": account(labels, values),
+              "labels_not_used": {note.path: note.values for note in labels.join.account.not_used.values()}, "values": account(labels, values),
               **changes, "out": shown(args.out), "schema": shown(schema_path)}  # fmt: skip
     return console.finish(args, result, ExitCode.PROBLEMS if left and not args.allow_problems else ExitCode.OK)
 
@@ -217,7 +218,7 @@ def read_labels(args: Any, results: Path, old: Dataset | None) -> Labels:
     join = LabelJoin(wanted)
     join.add_beside(table.beside, shown(results))
     documents = list(join.documents(table.rows))
-    left_out = join.fields_without_column()
+    left_out = join.keys.without_column()
     if left_out >= {leaf.name for leaf in wanted.header} | {found.name for found in wanted.lists}:
         columns = sorted({str(column) for _, row in table.rows for column in row})
         raise StageError(
@@ -253,16 +254,16 @@ def fields_not_in(old: Dataset, schema: TargetSchema, documents: list[LabelledDo
 
 def account(labels: Labels, values: Counter[str]) -> dict[str, int]:
     """What became of every value of the table; the parts add up to `given`. `values` counts what is in no problem."""
-    join = labels.join
+    book = labels.join.account
     mapped = sum(document.values for document in labels.documents)
     return {
-        "given": join.given,
+        "given": book.given,
         "used": values["used"],
-        "not_mapped": sum(note.values for note in join.not_used.values()),
+        "not_mapped": sum(note.values for note in book.not_used.values()),
         "with_problems": mapped - values.total(),
         "without_images": values["without_images"],
         "beyond_limit": values["beyond_limit"],
-        "blank": join.blank,
+        "blank": book.blank,
     }
 
 
@@ -385,17 +386,18 @@ def report(
 def report_values(args: Any, labels: Labels) -> bool:
     """Say and file the values that feed no field; True where some of them were part of an answer, so are probably missed."""
     path, join = args.out.with_suffix(".labels_not_used.jsonl"), labels.join
-    if not join.not_used:
+    not_used = join.account.not_used
+    if not not_used:
         path.unlink(missing_ok=True)
         return False
-    suggestions = Suggestions(join.root, labels.left_out)
-    for note in join.not_used.values():
+    suggestions = Suggestions(join.keys.root, labels.left_out)
+    for note in not_used.values():
         near = "" if note.note else suggestions.near(note.path)
         note.note = note.note or (f"did you mean {near}?" if near else "")
-    lines = [{"path": note.path, "values": note.values, "first": note.first, "problem": not note.is_column, "note": note.note} for note in join.not_used.values()]  # fmt: skip
+    lines = [{"path": note.path, "values": note.values, "first": note.first, "problem": not note.is_column, "note": note.note} for note in not_used.values()]  # fmt: skip
     write_jsonl(path, lines)
-    columns = [note for note in join.not_used.values() if note.is_column]
-    inside = [note for note in join.not_used.values() if not note.is_column]
+    columns = [note for note in not_used.values() if note.is_column]
+    inside = [note for note in not_used.values() if not note.is_column]
     if columns:
         say(f"{plural(len(columns), 'column')} of the table feed no field: {few_notes(columns)}; all in {shown(path)}")
     if inside:

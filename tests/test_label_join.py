@@ -291,9 +291,9 @@ def test_every_value_is_used_or_not_mapped_or_in_a_problem_or_blank(table):
     join = LabelJoin(TargetSchema.parse(CONTRACT, "s.json"))
     documents = list(join.documents(located))
     given_values = sum(count(row) for _, row in located)
-    assert join.given == given_values
+    assert join.account.given == given_values
     mapped = sum(document.values for document in documents)
-    assert mapped + sum(note.values for note in join.not_used.values()) + join.blank == given_values
+    assert mapped + sum(note.values for note in join.account.not_used.values()) + join.account.blank == given_values
     for document in documents:
         # What a sound document's answer holds came from its rows, and every mapped value that is no repeat is in it.
         found = scalars(document.answer)

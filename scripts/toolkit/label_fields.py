@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.label_table import fold
+from toolkit.label_table import fold, is_absent
 from toolkit.target_schema import Leaf, TargetSchema
 
 # How alike a key and a field's name are before we ask "did you mean": of a field that no column feeds, and of any field.
@@ -137,6 +137,56 @@ class Names:
         if len(routes) > 1:
             return Meaning(note=could_be(routes))
         return Meaning(tuple(route for _, route in routes), BY_LAST_NAME, is_short=True)
+
+
+class FieldKeys:
+    """The keys that labels may have, at every depth, and which fields some key has named so far.
+
+    `filled` are the objects and lists that hold something, or that a column reaches into.
+    """
+
+    def __init__(self, schema: TargetSchema) -> None:
+        self.root = field_tree(schema)
+        self.document_columns = schema.document_columns
+        self.named: set[Field] = set()
+        self.filled: set[Field] = set()
+        self._names: dict[ObjectField, Names] = {}
+
+    def names(self, of: ObjectField) -> Names:
+        if of not in self._names:
+            self._names[of] = Names(of)
+        return self._names[of]
+
+    def document_column(self, row: dict[str, Any]) -> str | None:
+        """The column that names the row's document: the first of the schema's that holds a value."""
+        for name in self.document_columns:
+            if not is_absent(row.get(name)):
+                return name
+            wanted = fold(name)
+            for column, value in row.items():
+                if fold(column) == wanted and not is_absent(value):
+                    return column
+        return None
+
+    def without_column(self) -> set[str]:
+        """Dotted names of the fields that no row so far names; a list's name, where none of its fields is named.
+
+        An object or a list that is named but never holds anything does not tell: its fields count as named.
+        """
+        return set(self._without_column(self.root))
+
+    def _without_column(self, of: Field) -> Iterator[str]:
+        if isinstance(of, ValueField):
+            if of not in self.named:
+                yield of.name
+        elif of in self.named and of not in self.filled:
+            return
+        elif isinstance(of, ObjectField):
+            for child in of.fields.values():
+                yield from self._without_column(child)
+        else:
+            gone = list(self._without_column(of.item))
+            yield from [of.name] if len(gone) == len(list(values_below(of.item))) else gone
 
 
 def declared_columns(field: Field) -> list[str]:
