@@ -40,7 +40,7 @@ from toolkit.label_account import LabelledDocument, NotUsed
 from toolkit.label_fields import Suggestions
 from toolkit.label_join import LabelJoin, is_empty, narrowed
 from toolkit.label_table import Table, fold, read_table
-from toolkit.origins import Source, merged_sources, origin_of, why_not_replace, write_with_origin
+from toolkit.origins import Source, merged_sources, noted, origin_of, why_not_replace
 from toolkit.page_images import IMAGE_SUFFIXES, KINDS, DocumentImages, match_images, page_gaps
 from toolkit.prompt import Prompt, generated_prompt
 from toolkit.record_merge import Dataset, Merge, check_schema, merged, updated_prompt
@@ -188,7 +188,8 @@ def main(argv: list[str] | None = None) -> int:
         check_schema(old, schema, {line["document"] for line in merge.changes})
     sources = merged_sources(origin_of(args.out), args.out, source) if args.update else [source]
     write_json(schema_path, schema.raw)
-    write_with_origin(args.out, merge.records.values(), sources)
+    with noted(args.out, sources):
+        write_jsonl(args.out, merge.records.values())
     if not_used:
         say(f"{not_used} images not used: another kind of picture of the same document (--prefer chooses), or a copy")
     if gone:

@@ -2,7 +2,8 @@
 
 Serves nothing: the page is a file, works without a network, and keeps unfinished work in the browser. Documents that need a person
 come first: failed answers, then those that fail the schema's checks, then values that the page's own text does not hold
-(--text-layer-dir) or that the model was not sure of (--review-below), then the rest. "Save" downloads reviewed.json, a results table that build_jsonl_from_results.py reads.
+(--text-layer-dir) or that the model was not sure of (--review-below), then the rest. "Save" downloads reviewed.json, a results table
+that build_jsonl_from_results.py reads; its --update merges the reviewed documents into the records that are there.
 
     python scripts/review_predictions.py --pred data/predictions/new.jsonl --records data/test.jsonl --out data/reports/review.html
     python scripts/review_predictions.py --pred data/predictions/new.jsonl --images-dir data/images --schema schemas/invoice.schema.json --out data/reports/review.html

@@ -199,3 +199,36 @@ def test_update_of_nothing_builds_and_a_broken_file_is_one_sentence(run, dataset
     refused = build(run, "--update")
     assert refused.code == 2 and "data/train.jsonl:1" in refused.err and refused.err.count("\n") == 1
     assert "not allowed with" in build(run, "--update", "--overwrite").err
+
+
+# --- other scripts --------------------------------------------------------------------------------------------------------
+
+
+def test_samples_never_replace_somebody_s_own_labels_and_zips(run, workspace):
+    common = ("--documents", 3, "--zips-to", "data", "--layout", "easy")
+    assert run("make_sample_documents", *common).code == 0
+    assert run("make_sample_documents", *common, "--seed", 2).code == 0
+    for name in ("results.json", "combined.zip"):
+        (workspace / "data/results.source.json").unlink(missing_ok=True)
+        for path in (workspace / "data").iterdir():
+            if path.is_file() and path.name != name:
+                path.unlink()
+        (workspace / "data" / name).write_text("mine")
+        refused = run("make_sample_documents", *common)
+        assert refused.code == 2 and f"data/{name}" in refused.err and "--overwrite" in refused.err
+        assert (workspace / "data" / name).read_text() == "mine"
+    assert run("make_sample_documents", *common, "--overwrite").code == 0
+    (workspace / "data/results.json").write_text("[]")
+    assert run("make_sample_documents", *common).code == 2
+
+
+def test_imported_answers_never_replace_a_model_s_predictions(run, dataset):
+    answers_ = [{"Filename": f"BL{n}.pdf", "answer": json.dumps({"bl_number": f"A{n}"})} for n in range(6)]
+    (dataset / "hosted.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers_))
+    common = ("--in", "hosted.jsonl", "--gold", "data/train.jsonl", "--out", "p.jsonl")
+    assert run("import_predictions", *common).code == 0
+    assert run("import_predictions", *common).code == 0
+    (dataset / "p.source.json").unlink()
+    refused = run("import_predictions", *common)
+    assert refused.code == 2 and "--overwrite" in refused.err and refused.err.count("\n") == 1
+    assert run("import_predictions", *common, "--overwrite").code == 0

@@ -7,13 +7,13 @@ content: an output that was changed or exchanged since is of unknown origin.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import read_json, sha256_of, shown, write_json, write_jsonl
+from toolkit.files import read_json, sha256_of, shown, write_json
 
 FORMAT_VERSION = 1
 
@@ -28,7 +28,15 @@ class Source:
 
     @classmethod
     def of(cls, path: Path, sheet: str | None = None) -> Source:
-        return cls(shown(path), sha256_of(path), sheet)
+        """Of a file, or of all files below a folder."""
+        if not path.is_dir():
+            return cls(shown(path), sha256_of(path), sheet)
+        digest = hashlib.sha256()
+        for file in sorted(below for below in path.rglob("*") if below.is_file()):
+            digest.update(
+                f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode("utf-8", "surrogateescape")
+            )
+        return cls(shown(path), digest.hexdigest(), sheet)
 
     @property
     def name(self) -> str:
@@ -78,17 +86,18 @@ def why_not_replace(out: Path, origin: Origin, source: Source) -> str:
     return ""
 
 
-def write_with_origin(out: Path, values: Iterable[Any], sources: Iterable[Source]) -> None:
-    """Write a JSONL and the note of its sources.
+@contextlib.contextmanager
+def noted(out: Path, sources: Iterable[Source]) -> Iterator[None]:
+    """Note the sources of an output that is written inside.
 
-    While the output is written the note names no hash, so a run that is killed then leaves old or new output of known origin.
+    Meanwhile the note names no hash, so a run that is killed leaves old or new output of known origin.
     """
     note = {"version": FORMAT_VERSION, "sources": [asdict(source) for source in sources], "output_sha256": None}
     path = note_path(out)
     before = path.read_bytes() if path.is_file() else None
     write_json(path, note)
     try:
-        write_jsonl(out, values)
+        yield
     except BaseException:
         with contextlib.suppress(OSError):
             path.write_bytes(before) if before is not None else path.unlink()
