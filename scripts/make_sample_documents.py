@@ -89,8 +89,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.layout == "easy" and args.type != "bill_of_lading":
         raise console.StageError("--layout easy exists for bills of lading only")
     zips_to = args.zips_to or args.out_dir
-    if not args.overwrite:
-        refuse_to_replace(zips_to)
     budget = args.image_max_tokens or (384 if args.layout == "easy" else 1280)
     rows: list[dict[str, Any]] = []
     gold_lines: list[dict[str, Any]] = []
@@ -119,6 +117,8 @@ def main(argv: list[str] | None = None) -> int:
         else:
             archive = "combined" if number % 3 == 1 or number % 2 else "bls_another"
             archives[archive] += zipped_pages(name, pdf, budget, args.layout, document_rng, grid=not args.no_mess)
+    if not args.overwrite:
+        refuse_to_replace(zips_to)
     zips_to.mkdir(parents=True, exist_ok=True)
     with noted(zips_to / "results.json", [OWN]):
         for stem, members in archives.items():

@@ -281,7 +281,7 @@ def scalars(value):
     return [] if value is None else [value]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(TABLE)
 def test_every_value_is_used_or_not_mapped_or_in_a_problem_or_blank(table):
     from toolkit.label_join import LabelJoin

@@ -100,7 +100,10 @@ def noted(out: Path, sources: Iterable[Source]) -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
-            path.write_bytes(before) if before is not None else path.unlink()
+            if before is not None:
+                path.write_bytes(before)
+            elif out.exists():
+                path.unlink()  # what is there is still of unknown origin
         raise
     write_json(path, note | {"output_sha256": sha256_of(out)})
 
