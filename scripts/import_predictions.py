@@ -22,6 +22,7 @@ from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, read_json, read_text, shown, write_jsonl
 from toolkit.foreign_answers import Foreign, foreign_answer, in_schema, rows_as_answers
 from toolkit.label_table import fold, read_rows
+from toolkit.origins import Source, noted, origin_of
 from toolkit.page_images import document_key
 from toolkit.predictions import prediction_line, read_gold
 from toolkit.target_schema import TargetSchema
@@ -48,12 +49,20 @@ def build_parser() -> console.Parser:
         action="store_true",
         help="an answer that breaks the schema counts as failed, as your own model's does",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an --out that was not imported, such as a model's predictions"
+    )
     return parser
 
 
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    origin = origin_of(args.out)
+    if origin is not None and not args.overwrite and (origin.changed or not origin.sources):
+        raise StageError(
+            f"{shown(args.out)} exists and is not as an import left it; choose another --out, or replace it with --overwrite"
+        )
     gold = [(identity, record) for identity, _, record in read_gold(args.gold)]
     name = args.schema or gold[0][1].get("meta", {}).get("schema")
     if name is None:
@@ -84,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     if twice:
         raise StageError(f"{shown(args.input)}: {len(twice)} documents have two answers: {first_few(twice)}; keep one")
     missing = [identity for identity, _ in gold if identity not in lines]
-    write_jsonl(args.out, (lines[identity] for identity, _ in gold if identity in lines))
+    with noted(args.out, [Source.of(args.input, args.sheet)]):
+        write_jsonl(args.out, (lines[identity] for identity, _ in gold if identity in lines))
     states = Counter(line["status"] for line in lines.values())
     say(f"{len(lines)} answers ({', '.join(f'{n} {s}' for s, n in states.most_common())}) -> {shown(args.out)}")
     if unknown:

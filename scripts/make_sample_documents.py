@@ -22,6 +22,7 @@ from toolkit import console, sample_layouts
 from toolkit import sample_values as values
 from toolkit.console import say
 from toolkit.files import atomic, shown, write_json, write_jsonl
+from toolkit.origins import Source, note_path, noted, origin_of
 
 FILE_NAMES = [
     lambda rng: f"BL {values.digits(rng, 9)}.pdf",
@@ -37,6 +38,7 @@ FILE_NAMES = [
     ),
 ]
 ZIP_DATE = (2026, 1, 1, 0, 0, 0)
+OWN = Source("make_sample_documents.py", "")  # the origin that the labels beside the zips are noted with
 
 
 def build_parser() -> console.Parser:
@@ -72,6 +74,9 @@ def build_parser() -> console.Parser:
         type=Path,
         default=None,
         help="folder for the two zips and results.json, where the later stages look for them (default: --out-dir)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace zips and a results.json that this script did not write"
     )
     return parser
 
@@ -112,21 +117,36 @@ def main(argv: list[str] | None = None) -> int:
         else:
             archive = "combined" if number % 3 == 1 or number % 2 else "bls_another"
             archives[archive] += zipped_pages(name, pdf, budget, args.layout, document_rng, grid=not args.no_mess)
+    if not args.overwrite:
+        refuse_to_replace(zips_to)
     zips_to.mkdir(parents=True, exist_ok=True)
-    for stem, members in archives.items():
-        with (
-            atomic(zips_to / f"{stem}.zip", "wb") as file,
-            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive_file,
-        ):
-            for member, data in members:
-                archive_file.writestr(zipfile.ZipInfo(member, ZIP_DATE), data)
-    write_json(zips_to / "results.json", rows)
+    with noted(zips_to / "results.json", [OWN]):
+        for stem, members in archives.items():
+            with (
+                atomic(zips_to / f"{stem}.zip", "wb") as file,
+                zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive_file,
+            ):
+                for member, data in members:
+                    archive_file.writestr(zipfile.ZipInfo(member, ZIP_DATE), data)
+        write_json(zips_to / "results.json", rows)
     write_jsonl(args.out_dir / "gold.jsonl", sorted(gold_lines, key=lambda line: line["file"]))
     images = sum(len(members) for members in archives.values())
     say(
         f"{args.documents} documents: {counts['pdfs']} PDFs, {images} page images in two zips, {len(rows)} label rows -> {shown(args.out_dir)}"
     )
     return console.finish(args, {"documents": args.documents, "rows": len(rows), "images_in_zips": images, **counts})
+
+
+def refuse_to_replace(folder: Path) -> None:
+    """Raise StageError where the folder holds zips or labels of another origin: somebody's own."""
+    files = [folder / name for name in ("combined.zip", "bls_another.zip", "results.json") if (folder / name).exists()]
+    origin = origin_of(folder / "results.json")
+    # Without labels yet, the note alone tells that a run of ours was interrupted.
+    known = note_path(folder / "results.json").is_file() if origin is None else origin.sources == (OWN,)
+    if files and (not known or (origin is not None and origin.changed)):
+        raise console.StageError(
+            f"{shown(files[0])} is not as this script wrote it, so it may be yours; choose another folder, or replace it with --overwrite"
+        )
 
 
 def make_document(kind: str, layout: str, rng: random.Random) -> tuple[dict[str, Any], bytes]:

@@ -5,7 +5,8 @@ those that fail the schema's checks, then values that the page's own text does n
 model was not sure of (--review-below), then the rest.
 
 "Save" downloads reviewed.json, a results table for build_jsonl_from_results.py: one object per document, its file name
-in the schema's document_column, its answer in the schema's shape. The browser keeps unfinished work for exactly these
+in the schema's document_column, its answer in the schema's shape. The build's --update merges the reviewed documents
+into the records that are there. The browser keeps unfinished work for exactly these
 predictions; the edits of an earlier run never show over new predictions, but can be loaded, downloaded or discarded.
 
     python scripts/review_predictions.py --pred new.jsonl --records data/test.jsonl --out data/reports/review.html

@@ -1,4 +1,4 @@
-"""A results table (flat rows, one per list item) becomes one gold answer per document, as the target schema says."""
+"""A labels table as it stands in its file: its rows, and a cell as the value that a field of the target schema needs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import io
 import math
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import escaped, lone_surrogate, read_json, read_jsonl, read_text, shown
-from toolkit.page_images import document_key
-from toolkit.target_schema import Leaf, RowList, TargetSchema, put_at
+from toolkit.files import read_json, read_jsonl, read_text, shown
+from toolkit.target_schema import Leaf
 from toolkit.values import as_number, is_ambiguous_date, iso_date
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
@@ -31,58 +28,93 @@ NOT_EXCEL = (KeyError, ValueError, OSError, SyntaxError)  # SyntaxError: of the 
 ABSENT_TEXTS = {"", "null", "none", "nan", "n/a"}
 
 
-@dataclass
-class LabelledDocument:
-    """`file_name` as the table has it, its `key` for matching images, the gold `answer`, and the `problems` found."""
-
-    file_name: str
-    key: str
-    answer: dict[str, Any]
-    problems: list[str] = field(default_factory=list)
+Located = tuple[str, dict[str, Any]]  # where a row stands, and its values by column
+BEYOND_HEADER = "(beyond the header)"  # the column of a row's cells that have no column
 
 
-def read_rows(path: Path, sheet: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-    """`(where, row)` of every row of a JSON list, a JSONL, a CSV or an Excel file. Raises StageError where it is none.
+@dataclass(frozen=True)
+class Table:
+    """The rows, and what a JSON object holds `beside` its one list of rows."""
 
-    A cell may hold half a surrogate pair: that is its document's problem (see text_problems), not the table's.
+    rows: list[Located]
+    beside: dict[str, Any] = field(default_factory=dict)
+
+
+def read_rows(path: Path, sheet: str | None = None) -> list[Located]:
+    return read_table(path, sheet).rows
+
+
+def read_table(path: Path, sheet: str | None = None, document_columns: list[str] | None = None) -> Table:
+    """The rows of a JSON list, a JSONL, a CSV or an Excel file. Raises StageError where it is none.
+
+    A JSON object is one row where it names a document (`document_columns`), else the one list in it holds the rows.
+    A cell may hold half a surrogate pair: that is its document's problem (see LabelJoin), not the table's.
     """
     suffix, name = path.suffix.lower(), shown(path)
     if suffix in (".jsonl", ".ndjson"):
-        rows = [(f"{name}:{number}", value) for number, value in read_jsonl(path, lone_surrogates=True)]
+        table = Table([(f"{name}:{number}", value) for number, value in read_jsonl(path, lone_surrogates=True)])
     elif suffix in (".csv", ".tsv"):
-        text = read_text(path)
-        first = text.splitlines()[0] if text.strip() else ""
-        delimiter = max(",;\t", key=first.count)
-        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restkey="", strict=True)
-        try:
-            rows = [(f"{name}:{reader.line_num}", dict(row)) for row in reader]
-        except csv.Error as error:
-            raise StageError(f"{shown(path)}:{reader.line_num}: not CSV: {error}") from None
+        table = Table(csv_rows(path))
     elif suffix in EXCEL_SUFFIXES:
-        rows = sheet_rows(path, sheet)
+        table = Table(sheet_rows(path, sheet))
     elif suffix in (".xls", ".ods", ".numbers"):
-        raise StageError(f"{shown(path)}: save the table as .xlsx or .csv; {suffix} files are not read")
+        raise StageError(f"{name}: save the table as .xlsx or .csv; {suffix} files are not read")
     else:
-        value = read_json(path, lone_surrogates=True)
-        if isinstance(value, dict):
-            lists = [key for key, item in value.items() if isinstance(item, list)]
-            if len(lists) != 1:
-                raise StageError(
-                    f"{shown(path)}: a list of rows is needed (or an object with one list), this object has {len(lists)} lists"
-                )
-            value = value[lists[0]]
-        if not isinstance(value, list):
-            raise StageError(f"{shown(path)}: a list of rows is needed, this is a JSON {type(value).__name__}")
-        rows = [(f"{name}[{index}]", row) for index, row in enumerate(value)]
-    for where, row in rows:
+        table = json_table(path, document_columns or [])
+    for where, row in table.rows:
         if not isinstance(row, dict):
             raise StageError(f"{where}: a row must be an object with column names, this is {type(row).__name__}")
-    if not rows:
-        raise StageError(f"{shown(path)}: the table has no rows")
+    if not table.rows:
+        raise StageError(f"{name}: the table has no rows")
+    return table
+
+
+def json_table(path: Path, document_columns: list[str]) -> Table:
+    value, name = read_json(path, lone_surrogates=True), shown(path)
+    beside: dict[str, Any] = {}
+    if isinstance(value, dict):
+        if {fold(key) for key in value} & {fold(column) for column in document_columns}:
+            return Table([(name, value)])
+        lists = [key for key, item in value.items() if isinstance(item, list)]
+        if len(lists) != 1:
+            raise StageError(
+                f"{name}: a list of rows is needed (or an object with one list), this object has {len(lists)} lists"
+            )
+        beside = {key: item for key, item in value.items() if key != lists[0]}
+        value = value[lists[0]]
+    if not isinstance(value, list):
+        raise StageError(f"{name}: a list of rows is needed, this is a JSON {type(value).__name__}")
+    return Table([(f"{name}[{index}]", row) for index, row in enumerate(value)], beside)
+
+
+def csv_rows(path: Path) -> list[Located]:
+    """Rows of a CSV by the names in its first line; rows without any value are left out, as in a sheet."""
+    text, name = read_text(path), shown(path)
+    first = text.splitlines()[0] if text.strip() else ""
+    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count), strict=True)
+    rows: list[Located] = []
+    try:
+        header = column_names(next(reader, []), path)
+        for cells in reader:
+            values: dict[str, Any] = dict(zip(header, cells))
+            if beyond := cells[len(header) :]:
+                values[BEYOND_HEADER] = beyond
+            if any(cell.strip() for cell in cells):
+                rows.append((f"{name}:{reader.line_num}", values))
+    except csv.Error as error:
+        raise StageError(f"{name}:{reader.line_num}: not CSV: {error}") from None
     return rows
 
 
-def sheet_rows(path: Path, sheet: str | None) -> list[tuple[str, dict[str, Any]]]:
+def column_names(header: list[Any], path: Path) -> list[str]:
+    """The header's names; a column without one is called by its place. Raises StageError where one stands twice."""
+    names = [str(name).strip() if name is not None else "" for name in header]
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise StageError(f"{shown(path)}: the column {twice[0]!r} stands twice; rename one")
+    return [name or f"column {number} (no name)" for number, name in enumerate(names, 1)]
+
+
+def sheet_rows(path: Path, sheet: str | None) -> list[Located]:
     """Rows of one sheet (the only one, or the named one) as their values, not their formulas; the first row names the columns.
 
     Dates come as YYYY-MM-DD texts; whole numbers that a cell formats with leading zeros (00123) keep them.
@@ -102,13 +134,13 @@ def sheet_rows(path: Path, sheet: str | None) -> list[tuple[str, dict[str, Any]]
     if sheet is not None and sheet not in book.sheetnames:
         raise StageError(f"{shown(path)}: no sheet {sheet!r}; it has {', '.join(book.sheetnames[:6])}")
     lines = iter(book[sheet or book.sheetnames[0]].iter_rows())
-    header = [str(cell.value).strip() if cell.value is not None else None for cell in next(lines, ())]
-    names = [name for name in header if name]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise StageError(f"{shown(path)}: the column {twice[0]!r} stands twice; rename one")
+    header = [cell.value for cell in next(lines, ())]
+    names = column_names(header, path)
     rows = []
     for line in lines:
-        values = {name: cell_value(cell) for name, cell in zip(header, line) if name}
+        cells = ((name, given, cell_value(cell)) for name, given, cell in zip(names, header, line))
+        # A sheet may be much wider than its table: empty cells without a name are no part of it.
+        values = {name: value for name, given, value in cells if given is not None or value is not None}
         if any(value is not None for value in values.values()):
             rows.append((f"{shown(path)}:{line[0].row}", values))
     return rows
@@ -121,21 +153,6 @@ def cell_value(cell: Any) -> Any:
     if isinstance(value, int) and re.fullmatch(r"0+", str(cell.number_format)) and len(cell.number_format) > 1:
         return str(value).zfill(len(cell.number_format))
     return value
-
-
-def absent_columns(schema: TargetSchema, columns: set[str]) -> set[str]:
-    """Dotted names of the leaves whose column the table does not have at all (a list is absent when all its leaves are)."""
-    folded = {fold(column) for column in columns}
-    missing: set[str] = set()
-    for leaf in schema.header:
-        if not any(fold(column) in folded for column in leaf.columns) and leaf.path[0] not in columns:
-            missing.add(leaf.name)
-    for rows in schema.lists:
-        if rows.path[0] in columns:
-            continue
-        gone = {leaf.name for leaf in rows.leaves if not any(fold(column) in folded for column in leaf.columns)}
-        missing |= {rows.name} if len(gone) == len(rows.leaves) else gone
-    return missing
 
 
 @functools.lru_cache(maxsize=4096)
@@ -221,112 +238,3 @@ def enum_value(value: Any, leaf: Leaf) -> Any:
 
 def enum_fold(text: str) -> str:
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
-class Row:
-    """One table row, its columns found without case, spaces, underscores and hyphens."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = {fold(str(column)): value for column, value in values.items() if column is not None}
-
-    def get(self, names: list[str]) -> Any:
-        for name in names:
-            value = self.values.get(fold(name))
-            if not is_absent(value):
-                return value
-        return None
-
-
-def labelled_documents(schema: TargetSchema, rows: list[tuple[str, dict[str, Any]]]) -> Iterator[LabelledDocument]:
-    """One document per file name, in order of first appearance; problems are attached, never resolved silently."""
-    groups: dict[str, list[tuple[str, Row]]] = {}
-    for where, values in rows:
-        row = Row(values)
-        name = row.get(schema.document_columns)
-        if name is None:
-            raise StageError(
-                f"{where}: no file name; the schema looks for it in the column {' or '.join(schema.document_columns)}"
-            )
-        groups.setdefault(str(name).strip(), []).append((where, row))
-    for name, group in groups.items():
-        document = document_of(schema, escaped(name), group)
-        document.problems[:0] = text_problems(name, group)
-        yield document
-
-
-def text_problems(name: str, group: list[tuple[str, Row]]) -> list[str]:
-    """What no file can hold in a document's name and cells: half a surrogate pair."""
-    found = [f"{where}: {sentence}" for where, row in group if (sentence := lone_surrogate(row.values))]
-    return found or ([f"its name {lone_surrogate(name)[2:]}"] if lone_surrogate(name) else [])
-
-
-def document_of(schema: TargetSchema, name: str, group: list[tuple[str, Row]]) -> LabelledDocument:
-    document = LabelledDocument(name, document_key(name), {})
-    for leaf in schema.header:
-        value = header_value(leaf, group, document)
-        put_at(document.answer, leaf.path, value)
-    for rows in schema.lists:
-        nested = next(
-            (
-                row.values[fold(rows.path[-1])]
-                for _, row in group
-                if isinstance(row.values.get(fold(rows.path[-1])), list)
-            ),
-            None,
-        )
-        items = [(group[0][0], Row(item)) for item in nested if isinstance(item, dict)] if nested is not None else group
-        put_at(document.answer, rows.path, list_rows(rows, items, document))
-    document.answer = schema.ordered(document.answer)
-    return document
-
-
-def header_value(leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDocument) -> Any:
-    """The one value that the document's rows agree on; a disagreement is a problem that shows both."""
-    first: Any = None
-    first_where = ""
-    for where, row in group:
-        cell = row.get(leaf.columns)
-        if cell is None and leaf.path[-1] != leaf.columns[0]:
-            cell = row.get([leaf.path[-1]])
-        try:
-            value = coerce(cell, leaf)
-        except ValueError as error:
-            document.problems.append(f"{where}: {leaf.name}: {error}")
-            continue
-        if value is None:
-            continue
-        if first is None:
-            first, first_where = value, where
-        elif value != first and str(value).casefold().split() != str(first).casefold().split():
-            document.problems.append(
-                f"{leaf.name}: the rows disagree: {first!r} ({first_where}) and {value!r} ({where})"
-            )
-            break
-    return first
-
-
-def list_rows(rows: RowList, group: list[tuple[str, Row]], document: LabelledDocument) -> list[dict[str, Any]]:
-    """The list's rows in table order; a key that stands twice is a problem, whether its cells agree or not."""
-    result: list[dict[str, Any]] = []
-    seen: dict[str, list[str]] = defaultdict(list)
-    for where, row in group:
-        item: dict[str, Any] = {}
-        for leaf in rows.leaves:
-            try:
-                put_at(item, leaf.path, coerce(row.get([*leaf.columns, leaf.path[-1]]), leaf))
-            except ValueError as error:
-                document.problems.append(f"{where}: {leaf.name}: {error}")
-                put_at(item, leaf.path, None)
-        if all(value is None for value in item.values()):
-            continue
-        if rows.key is not None:
-            key = str(item.get(rows.key.path[-1]) or "")
-            if key:
-                seen[key].append(where)
-        result.append(item)
-    for key, places in seen.items():
-        if len(places) > 1 and rows.key is not None and rows.key.compare == "id":
-            document.problems.append(
-                f"{rows.key.name}: {key!r} stands {len(places)} times ({places[0]} and {places[1]})"
-            )
-    return result
