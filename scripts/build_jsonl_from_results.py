@@ -20,6 +20,8 @@ from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, read_json, read_text, sha256_of, shown, write_json, write_jsonl, write_text
 from toolkit.label_table import LabelledDocument, absent_columns, fold, labelled_documents, read_rows
+from toolkit.number_columns import NumberColumns
+from toolkit.number_text import CONVENTIONS
 from toolkit.page_images import IMAGE_SUFFIXES, KINDS, DocumentImages, match_images, page_gaps
 from toolkit.prompt import Prompt, generated_prompt
 from toolkit.records import make_record
@@ -73,6 +75,12 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--prompt", type=argument_path, default=None, help="file whose text replaces the generated instruction"
     )
+    parser.add_argument(
+        "--decimal",
+        choices=CONVENTIONS,
+        default=None,
+        help="decimal sign of the table's number texts, where a field does not state its own (default: what fits all values of a field)",
+    )
     parser.add_argument("--limit", type=int, default=None, help="only the first N documents that have images")
     parser.add_argument("--allow-problems", action="store_true", help="exit 0 although documents were left out")
     return parser
@@ -94,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     text = read_text(args.prompt).replace("\r\n", "\n").strip() if args.prompt else ""
     prompt = Prompt(text) if args.prompt else generated_prompt(schema)
     images = list_images(args.images_dir or [Path("data/images")])
-    documents, problems = unambiguous(list(labelled_documents(schema, table)))
+    numbers = NumberColumns(args.decimal)
+    documents, problems = unambiguous(list(labelled_documents(schema, table, numbers)))
     found, images_left = match_images(images, (document.key for document in documents))
 
     schema_path = args.out.with_suffix(".schema.json")
@@ -121,13 +130,15 @@ def main(argv: list[str] | None = None) -> int:
             continue
         meta = {"schema": schema_name, "source": document.file_name, "pages": len(pages), "images": kind}
         records.append(make_record(document.file_name, pages, prompt, compact_json(document.answer), meta))
+    for sentence in numbers.notes():
+        say(sentence)
     report(args, records, left_out, without_images, images_left, problems, cut, results)
     if not records:
         raise StageError(
             "no document has both a label and an image; nothing was written. Compare the file names in the two lists named above",
             ExitCode.PROBLEMS,
         )
-    write_json(schema_path, schema.raw)
+    write_json(schema_path, numbers.stored_in(schema).raw)
     write_jsonl(args.out, records)
     if not_used:
         say(f"{not_used} images not used: another kind of picture of the same document (--prefer chooses), or a copy")

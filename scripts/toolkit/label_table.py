@@ -12,21 +12,17 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
 from toolkit.files import read_json, read_jsonl, read_text, shown
+from toolkit.number_columns import NumberColumns, read_alone
 from toolkit.page_images import document_key
 from toolkit.target_schema import Leaf, RowList, TargetSchema, put_at
-from toolkit.values import as_number, is_ambiguous_date, iso_date
+from toolkit.values import is_ambiguous_date, is_number, iso_date
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
-# A number as people write one: sign or brackets, a currency of up to three letters or a sign, digits and separators.
-NUMBER_TEXT = re.compile(
-    r"[-+(]?\s*(?:[A-Za-z]{1,3}|[^\w\s.,()+-])?\s*[-+]?[\d.,' ]*\d[\d.,' ]*\s*(?:[A-Za-z]{1,3}|[^\w\s.,()+-])?\s*\)?"
-)
 ABSENT_TEXTS = {"", "null", "none", "nan", "n/a"}
 
 
@@ -147,21 +143,25 @@ def is_absent(value: Any) -> bool:
     return isinstance(value, str) and value.strip().casefold() in ABSENT_TEXTS
 
 
-def coerce(value: Any, leaf: Leaf) -> Any:
-    """A cell as the leaf's JSON type. Raises ValueError with a sentence where it cannot be that."""
+def coerce(value: Any, leaf: Leaf, numbers: NumberColumns | None = None) -> Any:
+    """A cell as the leaf's JSON type. Raises ValueError with a sentence where it cannot be that.
+
+    `numbers` knows how the table writes the numbers of each field (while it learns that, it raises); without it a text is judged
+    by itself.
+    """
     if is_absent(value):
         return None
+    if numbers is not None and leaf.is_number and isinstance(value, str):
+        numbers.take(leaf, value)
     if "enum" in leaf.schema:
         return enum_value(value, leaf)
     types = leaf.types
     if types & {"integer", "number"} and not isinstance(value, bool):
         number = value
         if isinstance(value, str):
-            parsed = as_number(value) if NUMBER_TEXT.fullmatch(value.strip()) else None
-            if not isinstance(parsed, Decimal):
-                if "string" not in types:
-                    raise ValueError(f"{value!r} is no number")
+            if "string" in types and not is_number(value):
                 return value.strip()
+            parsed = read_alone(leaf, value) if numbers is None else numbers.read(leaf, value)
             number = int(parsed) if parsed == parsed.to_integral_value() and abs(parsed) < 10**18 else float(parsed)
         if isinstance(number, float) and number.is_integer() and abs(number) < 2**53:
             number = int(number) if "integer" in types or isinstance(value, str) else number
@@ -233,8 +233,13 @@ class Row:
         return None
 
 
-def labelled_documents(schema: TargetSchema, rows: list[tuple[str, dict[str, Any]]]) -> Iterator[LabelledDocument]:
-    """One document per file name, in order of first appearance; problems are attached, never resolved silently."""
+def labelled_documents(
+    schema: TargetSchema, rows: list[tuple[str, dict[str, Any]]], numbers: NumberColumns | None = None
+) -> Iterator[LabelledDocument]:
+    """One document per file name, in order of first appearance; problems are attached, never resolved silently.
+
+    `numbers` is filled with how each field's numbers are written, before the first document comes.
+    """
     groups: dict[str, list[tuple[str, Row]]] = {}
     for where, values in rows:
         row = Row(values)
@@ -244,14 +249,22 @@ def labelled_documents(schema: TargetSchema, rows: list[tuple[str, dict[str, Any
                 f"{where}: no file name; the schema looks for it in the column {' or '.join(schema.document_columns)}"
             )
         groups.setdefault(str(name).strip(), []).append((where, row))
+    numbers = NumberColumns() if numbers is None else numbers
+    numbers.learning = any(leaf.is_number for leaf in schema.leaves)
+    if numbers.learning:
+        for name, group in groups.items():
+            document_of(schema, name, group, numbers)
+    numbers.learning = False
     for name, group in groups.items():
-        yield document_of(schema, name, group)
+        yield document_of(schema, name, group, numbers)
 
 
-def document_of(schema: TargetSchema, name: str, group: list[tuple[str, Row]]) -> LabelledDocument:
+def document_of(
+    schema: TargetSchema, name: str, group: list[tuple[str, Row]], numbers: NumberColumns
+) -> LabelledDocument:
     document = LabelledDocument(name, document_key(name), {})
     for leaf in schema.header:
-        value = header_value(leaf, group, document)
+        value = header_value(leaf, group, document, numbers)
         put_at(document.answer, leaf.path, value)
     for rows in schema.lists:
         nested = next(
@@ -263,12 +276,14 @@ def document_of(schema: TargetSchema, name: str, group: list[tuple[str, Row]]) -
             None,
         )
         items = [(group[0][0], Row(item)) for item in nested if isinstance(item, dict)] if nested is not None else group
-        put_at(document.answer, rows.path, list_rows(rows, items, document))
+        put_at(document.answer, rows.path, list_rows(rows, items, document, numbers))
     document.answer = schema.ordered(document.answer)
     return document
 
 
-def header_value(leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDocument) -> Any:
+def header_value(
+    leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDocument, numbers: NumberColumns
+) -> Any:
     """The one value that the document's rows agree on; a disagreement is a problem that shows both."""
     first: Any = None
     first_where = ""
@@ -277,7 +292,7 @@ def header_value(leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDoc
         if cell is None and leaf.path[-1] != leaf.columns[0]:
             cell = row.get([leaf.path[-1]])
         try:
-            value = coerce(cell, leaf)
+            value = coerce(cell, leaf, numbers)
         except ValueError as error:
             document.problems.append(f"{where}: {leaf.name}: {error}")
             continue
@@ -293,7 +308,9 @@ def header_value(leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDoc
     return first
 
 
-def list_rows(rows: RowList, group: list[tuple[str, Row]], document: LabelledDocument) -> list[dict[str, Any]]:
+def list_rows(
+    rows: RowList, group: list[tuple[str, Row]], document: LabelledDocument, numbers: NumberColumns
+) -> list[dict[str, Any]]:
     """The list's rows in table order; a key that stands twice is a problem, whether its cells agree or not."""
     result: list[dict[str, Any]] = []
     seen: dict[str, list[str]] = defaultdict(list)
@@ -301,7 +318,7 @@ def list_rows(rows: RowList, group: list[tuple[str, Row]], document: LabelledDoc
         item: dict[str, Any] = {}
         for leaf in rows.leaves:
             try:
-                put_at(item, leaf.path, coerce(row.get([*leaf.columns, leaf.path[-1]]), leaf))
+                put_at(item, leaf.path, coerce(row.get([*leaf.columns, leaf.path[-1]]), leaf, numbers))
             except ValueError as error:
                 document.problems.append(f"{where}: {leaf.name}: {error}")
                 put_at(item, leaf.path, None)
