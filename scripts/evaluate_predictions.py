@@ -46,7 +46,7 @@ def build_parser() -> console.Parser:
         "--decimal",
         choices=CONVENTIONS,
         default=None,
-        help="decimal sign of number texts such as 1,000, where a field does not state its own (default: the schema's)",
+        help="decimal sign of number texts such as 1,000, where a field states none (default: the schema's)",
     )
     parser.add_argument(
         "--against",

@@ -49,7 +49,7 @@ def build_parser() -> console.Parser:
         "--decimal",
         choices=CONVENTIONS,
         default=None,
-        help="decimal sign of their texts, where a field does not state its own (default: what fits all values of a field)",
+        help="decimal sign of their number texts, where a field states none (default: what fits all values of a field)",
     )
     parser.add_argument(
         "--strict",

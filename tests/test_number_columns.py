@@ -1,4 +1,4 @@
-"""A field's numbers are read in the one way that fits all its values; what fits no way, or two, is named and never guessed."""
+"""A field's numbers are read in the one way that fits all its values; what fits none, or two, is named, not guessed."""
 
 import json
 
@@ -32,7 +32,9 @@ def build(run, workspace):
         (workspace / "s.json").write_text(json.dumps(schema))
         for number in range(1, 10):
             png(workspace / f"img/d{number}.png")
-        done = run("build_jsonl_from_results", "--results", "labels.csv", "--schema", "s.json", "--images-dir", "img", *flags)  # fmt: skip
+        done = run(
+            "build_jsonl_from_results", "--results", "labels.csv", "--schema", "s.json", "--images-dir", "img", *flags
+        )
         folder = workspace / "data"
         records = [json.loads(line) for line in read(folder / "train.jsonl")]
         answers = {r["id"]: json.loads(r["messages"][-1]["content"][0]["text"]) for r in records}
@@ -65,9 +67,15 @@ def test_one_value_with_a_decimal_point_decides_the_column(build):
 
 
 def test_rows_of_lists_belong_to_the_column_of_all_documents(build):
-    schema = schema_of({
-        "lines": {"type": "array", "maxItems": 9, "items": {"type": "object", "additionalProperties": False, "properties": {"amount": NUMBER}}},
-    })  # fmt: skip
+    schema = schema_of(
+        {
+            "lines": {
+                "type": "array",
+                "maxItems": 9,
+                "items": {"type": "object", "additionalProperties": False, "properties": {"amount": NUMBER}},
+            },
+        }
+    )
     table = csv_of("Filename;amount", "d1.pdf;1.000", "d1.pdf;2.500", "d2.pdf;7,5")
     _, answers, _, _ = build(table, schema)
     assert answers["d1.pdf"]["lines"] == [{"amount": 1000}, {"amount": 2500}]
@@ -88,9 +96,15 @@ def stated_fields():
         "leaf": (schema_of({"weight": NUMBER | {"x-extract": {"decimal": "comma"}}}), ()),
         "root": (schema_of({"weight": NUMBER}, **{"x-extract": {"decimal": "comma"}}), ()),
         "flag": (schema_of({"weight": NUMBER}), ("--decimal", "comma")),
-        "flag before root": (schema_of({"weight": NUMBER}, **{"x-extract": {"decimal": "point"}}), ("--decimal", "comma")),
-        "leaf before flag": (schema_of({"weight": NUMBER | {"x-extract": {"decimal": "comma"}}}), ("--decimal", "point")),
-    }  # fmt: skip
+        "flag before root": (
+            schema_of({"weight": NUMBER}, **{"x-extract": {"decimal": "point"}}),
+            ("--decimal", "comma"),
+        ),
+        "leaf before flag": (
+            schema_of({"weight": NUMBER | {"x-extract": {"decimal": "comma"}}}),
+            ("--decimal", "point"),
+        ),
+    }
 
 
 @pytest.mark.parametrize("place", stated_fields())
@@ -99,7 +113,10 @@ def test_what_is_stated_decides(build, place):
     table = csv_of("Filename;weight", "d1.pdf;26.460", "d2.pdf;1.000", "d3.pdf;26.46")
     done, answers, problems, _ = build(table, schema, *flags)
     assert answers == {"d1.pdf": {"weight": 26460}, "d2.pdf": {"weight": 1000}}
-    assert done.code == 1 and "needs a decimal point, but the field is stated to have a decimal comma" in problems["d3.pdf"][0]  # fmt: skip
+    assert (
+        done.code == 1
+        and "needs a decimal point, but the field is stated to have a decimal comma" in problems["d3.pdf"][0]
+    )
 
 
 def test_values_that_need_different_signs_are_problems_that_show_both(build):
@@ -111,12 +128,18 @@ def test_values_that_need_different_signs_are_problems_that_show_both(build):
 
 
 def test_json_numbers_are_never_open_and_decide_nothing(run, workspace):
-    rows = [{"Filename": "d1.pdf", "weight": 26.46}, {"Filename": "d2.pdf", "weight": 1000}, {"Filename": "d3.pdf", "weight": "1,000"}]  # fmt: skip
+    rows = [
+        {"Filename": "d1.pdf", "weight": 26.46},
+        {"Filename": "d2.pdf", "weight": 1000},
+        {"Filename": "d3.pdf", "weight": "1,000"},
+    ]
     (workspace / "labels.json").write_text(json.dumps(rows))
     (workspace / "s.json").write_text(json.dumps(schema_of({"weight": NUMBER})))
     for number in (1, 2, 3):
         png(workspace / f"img/d{number}.png")
-    done = run("build_jsonl_from_results", "--results", "labels.json", "--schema", "s.json", "--images-dir", "img", "--json")  # fmt: skip
+    done = run(
+        "build_jsonl_from_results", "--results", "labels.json", "--schema", "s.json", "--images-dir", "img", "--json"
+    )
     assert (done.code, done.json["records"], done.json["documents_with_problems"]) == (1, 2, 1)
 
 
@@ -143,7 +166,9 @@ def test_the_units_that_a_number_cannot_hold_are_said(build):
 
 
 def test_two_units_of_one_dimension_in_a_number_field_are_problems_that_show_both(build):
-    _, answers, problems, _ = build(csv_of("Filename;n", "d1.pdf;5 kg", "d2.pdf;5 t", "d3.pdf;3"), schema_of({"n": NUMBER}))  # fmt: skip
+    _, answers, problems, _ = build(
+        csv_of("Filename;n", "d1.pdf;5 kg", "d2.pdf;5 t", "d3.pdf;3"), schema_of({"n": NUMBER})
+    )
     assert answers == {"d3.pdf": {"n": 3}} and set(problems) == {"d1.pdf", "d2.pdf"}
     assert all("'5 kg'" in found[0] and "'5 t'" in found[0] for found in problems.values())
 
@@ -153,7 +178,7 @@ TEXT_NUMBER = STRING | {"x-extract": {"compare": "number"}}
 
 def test_the_dataset_schema_keeps_what_was_decided_for_texts_and_scores_read_them_so(build, run, workspace):
     table = csv_of("Filename;weight", "d1.pdf;26.460", 'd2.pdf;"1,5"', "d3.pdf;0,125")
-    done, answers, _, dataset = build(table, schema_of({"weight": TEXT_NUMBER}))
+    _, answers, _, dataset = build(table, schema_of({"weight": TEXT_NUMBER}))
     assert answers["d1.pdf"] == {"weight": "26.460"}  # as printed
     assert dataset["properties"]["weight"]["x-extract"] == {"compare": "number", "decimal": "comma"}
     said = {"d1.pdf": "26.46", "d2.pdf": "1.5", "d3.pdf": "125"}
@@ -227,14 +252,19 @@ def test_numbers_agree_in_value_sign_and_unit_under_one_convention(gold, predict
     assert outcome(number_leaf(decimal), predicted, gold) == expected
 
 
-@pytest.mark.parametrize(("compare", "gold", "predicted"), [("text", "-12.50", "12.50"), ("id", "京B12345", "粤B12345")])
+@pytest.mark.parametrize(
+    ("compare", "gold", "predicted"), [("text", "-12.50", "12.50"), ("id", "京B12345", "粤B12345")]
+)
 def test_signs_of_texts_and_letters_of_ids_count(compare, gold, predicted):
     assert outcome(Leaf(("f",), STRING | {"x-extract": {"compare": compare}}), gold, predicted) == "wrong"
 
 
 def test_rows_pair_by_a_number_key_though_only_one_side_prints_its_unit():
-    row = {"type": "object", "additionalProperties": False, "properties": {
-        "amount": STRING | {"x-extract": {"compare": "number", "key": True}}, "name": STRING}}  # fmt: skip
+    row = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"amount": STRING | {"x-extract": {"compare": "number", "key": True}}, "name": STRING},
+    }
     schema = TargetSchema.parse(schema_of({"rows": {"type": "array", "maxItems": 9, "items": row}}), "s.json")
     gold = {"rows": [{"amount": "7 kg", "name": "a"}, {"amount": "1,234.5 kg", "name": "b"}]}
     said = {"rows": [{"amount": "1234.5", "name": "b"}, {"amount": "7", "name": "a"}]}
@@ -247,7 +277,9 @@ def hosted(run, workspace, answers, *flags):
     (workspace / "s.json").write_text(json.dumps(schema_of(fields)))
     lines = [{"id": name, "gold": {"weight": 26460, "net": "1"}, "meta": {"schema": "s.json"}} for name in answers]
     (workspace / "gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (workspace / "in.jsonl").write_text("".join(json.dumps({"file": n, "answer": a}) + "\n" for n, a in answers.items()))  # fmt: skip
+    (workspace / "in.jsonl").write_text(
+        "".join(json.dumps({"file": n, "answer": a}) + "\n" for n, a in answers.items())
+    )
     run("import_predictions", "--in", "in.jsonl", "--gold", "gold.jsonl", "--out", "p.jsonl", *flags)
     return {line["id"]: line for line in map(json.loads, read(workspace / "p.jsonl"))}
 
@@ -267,7 +299,9 @@ def test_imported_answers_that_stay_open_are_kept_and_named_unless_the_command_l
 
 def test_evaluation_reads_open_texts_as_the_command_line_says(run, workspace):
     (workspace / "s.json").write_text(json.dumps(schema_of({"net": TEXT_NUMBER})))
-    (workspace / "gold.jsonl").write_text(json.dumps({"id": "a", "gold": {"net": "1,000"}, "meta": {"schema": "s.json"}}) + "\n")  # fmt: skip
+    (workspace / "gold.jsonl").write_text(
+        json.dumps({"id": "a", "gold": {"net": "1,000"}, "meta": {"schema": "s.json"}}) + "\n"
+    )
     (workspace / "p.jsonl").write_text(json.dumps({"id": "a", "status": "ok", "prediction": {"net": "1000"}}) + "\n")
     scores = [
         run("evaluate_predictions", "--pred", "p.jsonl", "--gold", "gold.jsonl", "--decimal", sign, "--json").json

@@ -36,7 +36,7 @@ def squashed(text: Any) -> str:
 
 
 def readings(value: Any, decimal: Convention | None = None) -> set[Decimal]:
-    """Every number that a value or a printed word can be: a page need not be written as the labels are. Empty where it is none."""
+    """Every number that a value or a printed word can be: a page need not be written as the labels are."""
     try:
         number = number_of(value)
     except ValueError:
@@ -46,7 +46,7 @@ def readings(value: Any, decimal: Convention | None = None) -> set[Decimal]:
 
 
 def numbers_of_word(text: str) -> set[Decimal]:
-    """The numbers that a printed word can be, alone or within punctuation and letters: `27,800.45;`, `(45`, `14DAYS`, `NO.7`."""
+    """The numbers that a printed word can be, alone or within punctuation and letters: `27,800.45;`, `14DAYS`."""
     found = readings(text.strip(".,;:"))
     return found or readings(_AROUND_NUMBER.sub("", text))
 

@@ -112,7 +112,8 @@ def in_schema(
     """`(answer in the schema's shape, keys that feed no field, sentences)`.
 
     Fields are found by their own name or their columns', without case, spaces, underscores and hyphens, wherever they are nested.
-    A value that cannot be given the field's type stays as it is and is named. `numbers`: how the answers write each field's numbers.
+    A value that cannot be given the field's type stays as it is and is named. `numbers` knows how the answers write the
+    numbers of each field.
     """
     warnings: list[str] = []
 
@@ -159,7 +160,7 @@ def in_schema(
 
 
 def number_columns(schema: TargetSchema, values: Iterable[dict[str, Any]], default: Convention | None) -> NumberColumns:
-    """How these answers, all of one service, write the numbers of each field; `default` is the command line's decimal sign."""
+    """How these answers, all of one service, write the numbers of each field; `default`: the command line's."""
     numbers = NumberColumns(default)
     numbers.learning = any(leaf.is_number for leaf in schema.leaves)
     if numbers.learning:

@@ -146,8 +146,8 @@ def is_absent(value: Any) -> bool:
 def coerce(value: Any, leaf: Leaf, numbers: NumberColumns | None = None) -> Any:
     """A cell as the leaf's JSON type. Raises ValueError with a sentence where it cannot be that.
 
-    `numbers` knows how the table writes the numbers of each field (while it learns that, it raises); without it a text is judged
-    by itself.
+    `numbers` knows how the table writes the numbers of each field (while it learns that, it raises). Without it a text
+    is judged by itself.
     """
     if is_absent(value):
         return None
@@ -281,9 +281,7 @@ def document_of(
     return document
 
 
-def header_value(
-    leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDocument, numbers: NumberColumns
-) -> Any:
+def header_value(leaf: Leaf, group: list[tuple[str, Row]], document: LabelledDocument, numbers: NumberColumns) -> Any:
     """The one value that the document's rows agree on; a disagreement is a problem that shows both."""
     first: Any = None
     first_where = ""

@@ -1,7 +1,7 @@
-"""How each field's numbers are written, decided from all values of the field together: one decimal sign that fits every one.
+"""How each field's numbers are written, decided from all its values together: one decimal sign that fits every one.
 
-The join runs twice. The first time the texts are only learnt (`learning`); then each is read as its whole field is written. Where the
-values leave it open, or contradict one another, the texts that depend on it are refused with a sentence.
+The join runs twice. First the texts are only learnt (`learning`); then each is read as its whole field is written. Where
+the values leave it open, or contradict one another, the texts that depend on it are refused with a sentence.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ OTHER: dict[Convention, Convention] = {"point": "comma", "comma": "point"}
 
 @dataclass
 class NumberColumn:
-    """One field: its `stated` decimal sign, the first text that needs each sign, the first `open` one (which two signs read
-    differently), the units beside the numbers, and the first text of each dimension and unit."""
+    """One field: its `stated` decimal sign, the first text that needs each sign, the first `open` one (two numbers),
+    the units beside the numbers, and the first text of each dimension and unit."""
 
     stated: Convention | None = None
     needing: dict[Convention, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class NumberColumn:
         return next(iter(self.needing))
 
     def read(self, text: str) -> Decimal:
-        """The number of a text that was learnt. Raises ValueError with a sentence where it is none, or does not fit its field."""
+        """The number of a text that was learnt. Raises ValueError where it is none, or does not fit its field."""
         number = read_number(text.strip())
         if number.needs is not None and number.needs != self.decimal:
             other = OTHER[number.needs]
@@ -70,7 +70,7 @@ class NumberColumn:
             for unit, other_text in self.measured.get(kind, {}).items():
                 if unit != number.unit:
                     raise ValueError(
-                        f"{text!r} and {other_text!r} in the same field have different units, which a number cannot hold; "
+                        f"{text!r} and {other_text!r} in the same field differ in unit, which no number can hold; "
                         'use one unit, or make the field a string with "compare": "number"'
                     )
         return value
@@ -79,7 +79,7 @@ class NumberColumn:
 class NumberColumns:
     """The columns of one table, by field name.
 
-    `default` is the decimal sign of the command line. It goes before the schema's own default; a field's own goes before it.
+    `default` is the decimal sign of the command line. It wins over the schema's default; a field's own wins over it.
     """
 
     def __init__(self, default: Convention | None = None) -> None:
@@ -107,7 +107,7 @@ class NumberColumns:
         return self.of(leaf).read(text)
 
     def stored_in(self, schema: TargetSchema) -> TargetSchema:
-        """The schema that goes beside the records: fields kept as text carry what was decided, so that scores read them so.
+        """The schema that goes beside the records: fields kept as text carry what was decided, and scores read them so.
 
         Fields of JSON numbers do not need it, and other services' answers to them may be written in another way.
         """
@@ -115,7 +115,7 @@ class NumberColumns:
         return schema.with_decimals({name: decimal for name, decimal in decided.items() if decimal is not None})
 
     def notes(self) -> list[str]:
-        """Sentences about what is no problem of a document: open texts that stay as printed, units that a number cannot hold."""
+        """Sentences about what is no problem of a document: open texts that are kept, units that no number can hold."""
         found = []
         for name, column in self.fields.items():
             if name not in self.kept_as_text:
@@ -123,7 +123,9 @@ class NumberColumns:
                     counted = ", ".join(f"{unit} ({count})" for unit, count in column.units.most_common(6))
                     found.append(f"{name}: numbers hold no unit; left out beside them: {counted}")
             elif column.open is not None and column.decimal is None:
-                found.append(f"{name}: texts like {column.open!r} are kept, but are two numbers to the scores; {SAY_IT}")
+                found.append(
+                    f"{name}: texts like {column.open!r} are kept, but are two numbers to the scores; {SAY_IT}"
+                )
         return found
 
 

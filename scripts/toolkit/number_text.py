@@ -1,7 +1,7 @@
 """A number as people write it: sign, digits of any script, grouping, decimal sign, and a currency or unit beside it.
 
-A text is read whole or refused with a sentence; no character is skipped to make a number. `1,000` is a thousand where the point is
-the decimal sign and one where the comma is: a text has up to two readings, and only its column, or the schema, can choose.
+A text is read whole or refused with a sentence; no character is skipped to make a number. `1,000` is a thousand where
+the point is the decimal sign, and one where the comma is: a text has up to two readings, and only its field can choose.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ Convention = Literal["point", "comma"]
 CONVENTIONS: tuple[Convention, ...] = ("point", "comma")
 LONGEST = 100  # characters; what is longer is no number
 
-# Ungrouped digits, groups of three behind one kind of separator, or India's groups of two before the last three (always a
-# comma). No grouped number begins with 0, so 0,125 has one reading. U+066B and U+066C are Arabic's own decimal and group signs.
+# Ungrouped digits, groups of three behind one kind of separator, or India's groups of two before the last three (with
+# commas). No grouped number begins with 0, so 0,125 has one reading. U+066B, U+066C: Arabic's decimal and group signs.
 _POINT = re.compile(
     r"(?:(?:\d+|[1-9]\d{0,2}([, '\u066c])\d{3}(?:\1\d{3})*|[1-9]\d?(?:,\d{2})+,\d{3})(?:[.\u066b]\d+)?|[.\u066b]\d+)"
 )
-_COMMA = re.compile(
-    r"(?:(?:\d+|[1-9]\d{0,2}([. '\u066c])\d{3}(?:\1\d{3})*)(?:[,\u066b]\d+)?|[,\u066b]\d+)"
-)
+_COMMA = re.compile(r"(?:(?:\d+|[1-9]\d{0,2}([. '\u066c])\d{3}(?:\1\d{3})*)(?:[,\u066b]\d+)?|[,\u066b]\d+)")
 _BODY = re.compile(r"[.,\u066b]?\d[\d., '\u066b\u066c]*")
 _HYPHENS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2212"), "-")  # hyphens, figure dash, minus
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc"), "'")
@@ -35,8 +33,8 @@ _NO_CENTS = re.compile(r"(?:--?|[\u2013\u2014])(?![\d-])")  # behind a decimal s
 
 @dataclass(frozen=True)
 class NumberText:
-    """What a text says as a number: its value where the decimal sign is the point, and where it is the comma (None where it
-    cannot be read so), and its canonical currency or unit ("" where none is printed)."""
+    """What a text says as a number: its value if the decimal sign is the point, and if it is the comma (None: it cannot
+    be read so), and its canonical currency or unit ("": none is printed)."""
 
     point: Decimal | None
     comma: Decimal | None
@@ -48,7 +46,7 @@ class NumberText:
 
     @property
     def needs(self) -> Convention | None:
-        """The one convention that the text can be read in; None where either reads the same, or both read differently."""
+        """The one convention that the text can be read in; None where it can be read in both."""
         if self.point is None:
             return "comma"
         return "point" if self.comma is None else None
@@ -99,7 +97,7 @@ def read_number(text: str) -> NumberText:
 
 
 def plain_characters(text: str) -> str:
-    """`text` with decimal digits of every script, spaces, apostrophes and hyphens in their ASCII forms, and no format characters.
+    """`text` with digits of every script, spaces, apostrophes and hyphens in their ASCII forms; no format characters.
 
     Raised digits stay as they are: NFKC of the whole would make 52 of 5².
     """
@@ -136,12 +134,12 @@ def bare(digits: str, decimal_sign: str) -> str:
 
 
 def sign_of(before: str, after: str, text: str) -> tuple[bool, str, str]:
-    """`(negative, before, after)` without the sign: one in front, one behind (SAP's 5-), or brackets around. Raises ValueError for two."""
+    """`(negative, before, after)` without the sign: in front, behind (5-), or brackets. Raises ValueError for two."""
     signs = ""
     if before.count("(") == after.count(")") == 1:
         signs, before, after = "-", before.replace("(", ""), after.replace(")", "")
     # An en dash is a sign only where nothing parts it from the amount; else it is a bullet, or what stands for nothing.
-    attached = before[:1] == "\u2013" and before[1:2] != " " or before[-1:] == "\u2013"
+    attached = (before[:1] == "\u2013" and before[1:2] != " ") or before[-1:] == "\u2013"
     before = before.replace("\u2013", "-", 1).strip() if attached else before.strip()
     if before[:1] in ("-", "+"):
         signs, before = signs + before[0], before[1:].strip()
@@ -155,7 +153,7 @@ def sign_of(before: str, after: str, text: str) -> tuple[bool, str, str]:
 
 
 def unit_of(before: str, after: str, text: str) -> str:
-    """The canonical currency or unit printed in front of and behind the number. Raises ValueError for what is neither."""
+    """The canonical currency or unit in front of or behind the number. Raises ValueError for what is neither."""
     found = ""
     for printed in (before, "" if after in ("/-", "/=") else after):  # India and East Africa write 500/- for no cents
         unit = canonical_unit(printed) if printed else ""
@@ -171,11 +169,13 @@ def unit_of(before: str, after: str, text: str) -> str:
 def same_number(one: NumberText, other: NumberText, decimal: Convention | None) -> bool:
     """Whether two numbers agree in value and unit.
 
-    With a convention each text is read in it (a text that can only be read the other way, in that one). Without, two texts that
-    leave no choice compare by value; else they agree only if one convention reads both, as the same number.
+    With a convention each text is read in it (a text that can only be read the other way, in that one). Without, two
+    texts that leave no choice compare by value; else they agree only if one convention reads both, as the same number.
     """
     if not same_unit(one.unit, other.unit):
         return False
     if decimal is not None or not (one.ambiguous or other.ambiguous):
         return one.value(decimal) == other.value(decimal)
-    return any(first is not None and first == second for first, second in ((one.point, other.point), (one.comma, other.comma)))  # fmt: skip
+    return any(
+        first is not None and first == second for first, second in ((one.point, other.point), (one.comma, other.comma))
+    )

@@ -28,7 +28,7 @@ def is_absent(value: Any) -> bool:
 
 
 def normal_form(leaf: Leaf) -> Callable[[Any], Any]:
-    """What values of this leaf are grouped by. Equal forms agree; numbers may `agree` although one has no unit (7 and 7 kg)."""
+    """What values of this leaf are grouped by. Equal forms agree; numbers may also agree without (7 and 7 kg)."""
     kind = leaf.compare
     if kind == "date":
         day_first = bool(leaf.extract.get("day_first"))
@@ -54,7 +54,7 @@ def number_or_none(value: Any) -> NumberText | None:
 
 
 def agree(leaf: Leaf, gold: Any, predicted: Any) -> bool:
-    """Whether two values that are there are the same, as the leaf compares; numbers as `same_number` says, with the leaf's decimal sign."""
+    """Whether two values that are there are the same, as the leaf compares; numbers as `same_number` says."""
     if leaf.compare == "number":
         one, other = number_or_none(gold), number_or_none(predicted)
         if one is not None and other is not None:

@@ -3,9 +3,10 @@
 It is a JSON Schema (draft 2020-12); everything of ours stands under the keyword `x-extract`, so other tools still read it.
 One object drives the join of labels, the prompt, the label check, the served grammar, and the scoring.
 
-`x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key` (identifies
-a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}), `check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join),
-`decimal` (numbers: point or comma, the decimal sign of texts such as 1,000, where it is not to be decided by the column).
+`x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key`
+(identifies a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}),
+`check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join), `decimal` (numbers:
+point or comma, the decimal sign of texts such as 1,000; without it all values of the field decide).
 `x-extract` of the root: `document_column`, `checks`, `decimal` (of every number that states none of its own).
 """
 
@@ -357,7 +358,7 @@ class TargetSchema:
         return TargetSchema(raw, self.source)
 
     def with_decimals(self, fields: dict[str, Convention], default: Convention | None = None) -> TargetSchema:
-        """The same schema with the decimal sign of these dotted fields, and (where given) of all that state none of their own."""
+        """The same schema with the decimal sign of these dotted fields, and a `default` for all that state none."""
         if not fields and default is None:
             return self
         made = TargetSchema(copy.deepcopy(self.raw), self.source)

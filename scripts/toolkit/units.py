@@ -1,8 +1,8 @@
 """Currencies and units of measurement as they stand beside numbers: their spellings, and which of them agree.
 
-A currency's canonical form is its ISO 4217 code. A sign that several currencies share ($, ¥, £, kr, Rs) stays that sign: it agrees
-with each of its currencies, while two codes never agree. A unit of measurement has one canonical spelling (kg, t, m3). Amounts
-are never converted: 5 kg and 5000 g are two amounts.
+A currency's canonical form is its ISO 4217 code. A sign that several currencies share ($, ¥, £, kr, Rs) stays that sign:
+it agrees with each of its currencies, while two codes never agree. A unit of measurement has one canonical spelling (kg,
+t, m3). Amounts are never converted: 5 kg and 5000 g differ.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ISO_CODES = frozenset(
     RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU
     UZS VES VND VUV WST XAF XCD XOF XPF YER ZAR ZMW ZWG""".split()
 )
-# KGS on a bill of lading is kilograms, and ALL, TOP, CUP are words: such codes are currencies nowhere or in capitals only.
+# KGS on a bill of lading is kilograms. Codes that are also words (ALL, TOP, CUP) count in capitals only.
 NOT_A_CURRENCY = frozenset({"KGS"})
 LOWER_CASE_CODES = frozenset(
     """AED AUD BRL CAD CHF CNY CZK DKK EUR GBP HKD HUF IDR INR JPY KRW MXN MYR NOK NZD PHP PLN RON SAR SEK SGD THB TWD
@@ -154,7 +154,7 @@ def canonical_unit(text: str) -> str | None:
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Whether two canonical units agree. None ("") agrees with every unit: it may be printed elsewhere, or in another field."""
+    """Whether two canonical units agree. No unit ("") agrees with every one: it may stand in another field."""
     if one == other or not one or not other:
         return True
     if one in SHARED_SIGNS or other in SHARED_SIGNS:
@@ -163,5 +163,5 @@ def same_unit(one: str, other: str) -> bool:
 
 
 def dimension(unit: str) -> str | None:
-    """What a unit of measurement measures: 5 kg and 5 t are two weights. None for currencies and counts (pcs, boxes)."""
+    """What a unit measures: 5 kg and 5 t are two weights. None for currencies and counts (pcs, boxes)."""
     return _DIMENSION_OF.get(unit)

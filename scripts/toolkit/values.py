@@ -10,14 +10,13 @@ from typing import Any
 
 from toolkit.number_text import read_number
 
-
 _EDGES = ".,;:!?'\"()[]{}-_ "
 _DASHES = tuple("\u2010\u2011\u2012\u2013\u2212")
 _NOT_IN_IDS = re.compile(r"[^A-Z0-9]")
 
 
 def as_text(value: Any) -> str:
-    """NFKC, casefold, white space folded, edge punctuation stripped where it says nothing: a number keeps its sign and brackets."""
+    """NFKC, casefold, white space folded, edge punctuation stripped where it says nothing: signs of numbers stay."""
     text = " ".join(unicodedata.normalize("NFKC", str(value)).casefold().split())
     if text.startswith(_DASHES):
         text = "-" + text[1:]
@@ -40,7 +39,7 @@ def meant_before(before: str, core: str) -> str:
 
 
 def meant_after(before: str, core: str, after: str) -> str:
-    """The part of the stripped punctuation that is not punctuation: the grade A-, and feet and inches behind a digit."""
+    """The part of the stripped punctuation that has a meaning: the grade A-, feet and inches behind a digit."""
     if after[:1] == "-":
         return "-"
     return after[0] if core[-1].isdigit() and after[:1] in ("'", '"') and after[0] not in before else ""
