@@ -79,7 +79,7 @@ def build_parser() -> console.Parser:
         "--decimal",
         choices=CONVENTIONS,
         default=None,
-        help="decimal sign of the table's numbers, where a field states none (default: what fits all values of a field)",
+        help="decimal sign of the table's numbers, if a field states none (default: what fits all values of a field)",
     )
     parser.add_argument("--limit", type=int, default=None, help="only the first N documents that have images")
     parser.add_argument("--allow-problems", action="store_true", help="exit 0 although documents were left out")

@@ -162,10 +162,10 @@ def in_schema(
 def number_columns(schema: TargetSchema, values: Iterable[dict[str, Any]], default: Convention | None) -> NumberColumns:
     """How these answers, all of one service, write the numbers of each field; `default`: the command line's."""
     numbers = NumberColumns(default)
-    numbers.learning = any(leaf.is_number for leaf in schema.leaves)
-    if numbers.learning:
+    if (of_numbers := schema.only_numbers()) is not None:
+        numbers.learning = True
         for value in values:
-            in_schema(schema, value, numbers)
+            in_schema(of_numbers, value, numbers)
     numbers.learning = False
     return numbers
 

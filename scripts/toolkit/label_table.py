@@ -250,10 +250,10 @@ def labelled_documents(
             )
         groups.setdefault(str(name).strip(), []).append((where, row))
     numbers = NumberColumns() if numbers is None else numbers
-    numbers.learning = any(leaf.is_number for leaf in schema.leaves)
-    if numbers.learning:
+    if (of_numbers := schema.only_numbers()) is not None:
+        numbers.learning = True
         for name, group in groups.items():
-            document_of(schema, name, group, numbers)
+            document_of(of_numbers, name, group, numbers)
     numbers.learning = False
     for name, group in groups.items():
         yield document_of(schema, name, group, numbers)

@@ -1,7 +1,7 @@
 """How each field's numbers are written, decided from all its values together: one decimal sign that fits every one.
 
-The join runs twice. First the texts are only learnt (`learning`); then each is read as its whole field is written. Where
-the values leave it open, or contradict one another, the texts that depend on it are refused with a sentence.
+The join runs twice. First the texts are only learnt (`learning`); then each is read as its whole field is written.
+Where the values leave it open, or contradict one another, the texts that depend on it are refused with a sentence.
 """
 
 from __future__ import annotations

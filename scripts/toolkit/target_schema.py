@@ -5,8 +5,8 @@ One object drives the join of labels, the prompt, the label check, the served gr
 
 `x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key`
 (identifies a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}),
-`check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join), `decimal` (numbers:
-point or comma, the decimal sign of texts such as 1,000; without it all values of the field decide).
+`check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join), `decimal`
+(numbers: point or comma, the decimal sign of texts such as 1,000; without it all values of the field decide).
 `x-extract` of the root: `document_column`, `checks`, `decimal` (of every number that states none of its own).
 """
 
@@ -246,7 +246,6 @@ class TargetSchema:
             raise self._fail(path, f"normalise {leaf.extract['normalise']!r} is unknown; iso_date is the one there is")
         if leaf.compare not in COMPARE_KINDS:
             raise self._fail(path, f"compare {leaf.compare!r} is unknown; use one of {', '.join(COMPARE_KINDS)}")
-
         if self._stated_decimal(schema, path) is not None and not leaf.is_number:
             raise self._fail(path, f'"decimal" says how numbers are written; this field is compared as {leaf.compare}')
 
@@ -283,6 +282,12 @@ class TargetSchema:
             if "checks" in raw.get("x-extract", {}):
                 raw["x-extract"]["checks"] = kept
         return TargetSchema(raw, self.source)
+
+    def only_numbers(self) -> TargetSchema | None:
+        """The same schema with nothing but the leaves whose texts are read as numbers; None where it has none."""
+        if not any(leaf.is_number for leaf in self.leaves):
+            return None
+        return self.without({leaf.name for leaf in self.leaves if not leaf.is_number})
 
     def grammar(self) -> dict[str, Any]:
         """The schema as the server gets it: annotations stripped, every key required, order of keys as trained.

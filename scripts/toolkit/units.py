@@ -1,8 +1,8 @@
 """Currencies and units of measurement as they stand beside numbers: their spellings, and which of them agree.
 
-A currency's canonical form is its ISO 4217 code. A sign that several currencies share ($, ¥, £, kr, Rs) stays that sign:
-it agrees with each of its currencies, while two codes never agree. A unit of measurement has one canonical spelling (kg,
-t, m3). Amounts are never converted: 5 kg and 5000 g differ.
+A currency's canonical form is its ISO 4217 code. A sign that several currencies share ($, ¥, £, kr, Rs) stays that
+sign: it agrees with each of its currencies, while two codes never agree. A unit of measurement has one canonical
+spelling (kg, t, m3). Amounts are never converted: 5 kg and 5000 g differ.
 """
 
 from __future__ import annotations
