@@ -42,6 +42,7 @@ from toolkit.label_account import LabelledDocument, NotUsed
 from toolkit.label_fields import Suggestions
 from toolkit.label_join import LabelJoin, is_empty, narrowed
 from toolkit.label_table import Table, fold, read_table
+from toolkit.number_text import CONVENTIONS
 from toolkit.origins import Source, merged_sources, noted, origin_of, why_not_replace
 from toolkit.page_images import IMAGE_SUFFIXES, KINDS, DocumentImages, match_images, page_gaps
 from toolkit.page_manifest import PageCatalog, path_in_records
@@ -100,6 +101,12 @@ def build_parser() -> console.Parser:
     )
     parser.add_argument(
         "--prompt", type=argument_path, default=None, help="file whose text replaces the generated instruction"
+    )
+    parser.add_argument(
+        "--decimal",
+        choices=CONVENTIONS,
+        default=None,
+        help="decimal sign of the table's numbers, if a field states none (default: what fits all values of a field)",
     )
     parser.add_argument("--limit", type=int, default=None, help="only the first N documents that have images")
     existing = parser.add_mutually_exclusive_group()
@@ -188,6 +195,8 @@ def main(argv: list[str] | None = None) -> int:
         records.append(make_record(document.file_name, pages, prompt, compact_json(document.answer), meta))
     source = Source.of(results, args.sheet)
     gone = lost_documents(args, source, labels.documents, records) if records and not args.update else []
+    for sentence in labels.join.numbers.notes():
+        say(sentence)
     report(args, records, labels.left_out, without_images, images_left, problems, cut, results)
     report_leftover(args.out, leftover)
     lost_values = report_values(args, labels)
@@ -200,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     if old:
         check_schema(old, schema, {line["document"] for line in merge.changes})
     sources = merged_sources(origin_of(args.out), args.out, source) if args.update else [source]
-    write_json(schema_path, schema.raw)
+    write_json(schema_path, labels.join.numbers.stored_in(schema).raw)
     with noted(args.out, sources):
         write_jsonl(args.out, merge.records.values())
     if not_used:
@@ -243,7 +252,7 @@ def read_labels(args: Any, results: Path, old: Dataset | None) -> Labels:
     table = read_table(results, args.sheet, wanted.document_columns)
     if mapping is not None:
         check_mapping(mapping, args.mapping, table, results)
-    join = LabelJoin(wanted)
+    join = LabelJoin(wanted, args.decimal)
     join.add_beside(table.beside, shown(results))
     documents = list(join.documents(table.rows))
     left_out = join.keys.without_column()

@@ -24,6 +24,7 @@ from toolkit.checks import business_problems
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, atomic, shown, write_json, write_text
 from toolkit.gates import Allowance, Floor, allowance_of, floor_of
+from toolkit.number_text import CONVENTIONS
 from toolkit.predictions import PredictionFile, read_gold
 from toolkit.score_table import RATES, ScoreTable, compared
 from toolkit.scoring import DocumentScore, judged_values, score_document
@@ -41,6 +42,12 @@ def build_parser() -> console.Parser:
     )
     parser.add_argument(
         "--schema", type=argument_path, default=None, help="target schema (default: the gold records' meta.schema)"
+    )
+    parser.add_argument(
+        "--decimal",
+        choices=CONVENTIONS,
+        default=None,
+        help="decimal sign of number texts such as 1,000, where a field states none (default: the schema's)",
     )
     parser.add_argument(
         "--against",
@@ -98,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     gold = read_gold(args.gold)
     first = next(gold)
-    schema = schema_of(args, first[2])
+    schema = schema_of(args, first[2]).with_decimals({}, args.decimal)
     floors = [floor_of(text) for text in args.fail_under]
     drops = [allowance_of(text) for text in args.max_drop]
     files = prediction_files(args)

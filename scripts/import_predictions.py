@@ -20,8 +20,10 @@ from typing import Any
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, read_json, read_text, shown, write_jsonl
-from toolkit.foreign_answers import Foreign, foreign_answer, in_schema, rows_as_answers
+from toolkit.foreign_answers import Foreign, foreign_answer, in_schema, number_columns, rows_as_answers
 from toolkit.label_table import fold, read_rows
+from toolkit.number_columns import NumberColumns
+from toolkit.number_text import CONVENTIONS
 from toolkit.origins import Source, noted, origin_of
 from toolkit.page_images import document_key
 from toolkit.predictions import prediction_line, read_gold
@@ -44,6 +46,12 @@ def build_parser() -> console.Parser:
         help='JSON that names their fields: {"document": "File", "columns": {"bl_number": "B/L No"}}',
     )
     parser.add_argument("--sheet", default=None, help="sheet of an Excel file (default: the only one)")
+    parser.add_argument(
+        "--decimal",
+        choices=CONVENTIONS,
+        default=None,
+        help="decimal sign of their number texts, where a field states none (default: what fits all values of a field)",
+    )
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -77,7 +85,10 @@ def main(argv: list[str] | None = None) -> int:
     lines: dict[str, dict[str, Any]] = {}
     unknown: Counter[str] = Counter()
     strangers, warned, twice = [], 0, []
-    for their_name, answer in answers_of(args, schema):
+    answers = list(answers_of(args, schema))
+    values = (answer.value for _, answer in answers if answer.value is not None)
+    numbers = number_columns(schema, values, args.decimal)
+    for their_name, answer in answers:
         identity = documents.get(document_key(their_name))
         if identity is None:
             strangers.append(their_name)
@@ -85,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         if identity in lines:
             twice.append(their_name)
             continue
-        line = line_of(schema, validator, identity, answer, unknown, strict=args.strict)
+        line = line_of(schema, validator, identity, answer, unknown, numbers, strict=args.strict)
         warned += bool(line.get("warnings"))
         lines[identity] = line
     if not lines:
@@ -144,14 +155,21 @@ def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]
 
 
 def line_of(
-    schema: TargetSchema, validator: Any, identity: str, answer: Foreign, unknown: Counter[str], *, strict: bool
+    schema: TargetSchema,
+    validator: Any,
+    identity: str,
+    answer: Foreign,
+    unknown: Counter[str],
+    numbers: NumberColumns,
+    *,
+    strict: bool,
 ) -> dict[str, Any]:
     """The prediction line of one answer; keys that no field takes are counted in `unknown`."""
     more: dict[str, Any] = {"finish_reason": "length" if answer.truncated else "stop", "usage": answer.usage}
     if answer.value is None:
         status = "truncated" if answer.truncated else "not_json"
         return prediction_line(identity, status, None, answer.text[:20_000], **more, error=answer.complaint)
-    prediction, keys, warnings = in_schema(schema, answer.value)
+    prediction, keys, warnings = in_schema(schema, answer.value, numbers)
     unknown.update(keys)
     status = "truncated" if answer.truncated else "ok"
     if status == "ok" and strict and not validator.is_valid(prediction):

@@ -824,14 +824,15 @@ def test_dates_become_iso_only_where_the_schema_says_so_and_never_by_a_guess(run
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1,234.50", 1234.5), ("1.234,50 EUR", 1234.5), ("$ 7", 7), ("(12.5)", -12.5), ("1 234", 1234), ("7 days", None), ("a7", 7), ("1234567890123456789012", None)],
+    [("1,234.50", 1234.5), ("1.234,50 EUR", 1234.5), ("$ 7", 7), ("(12.5)", -12.5), ("1 234", 1234), ("7 days", None),
+     ("a7", None), ("1234567890123456789012", None)],
 )  # fmt: skip
 def test_numbers_are_read_as_people_write_them(text, value):
     from toolkit.label_table import coerce
     from toolkit.target_schema import Leaf
 
     leaf = Leaf(("n",), {"type": ["number", "null"]})
-    if value is None and text[0] in "7":
+    if value is None and text[0] in "7a":
         with pytest.raises(ValueError, match="no number"):
             coerce(text, leaf)
     elif value is not None:

@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 from hypothesis import given, settings, strategies
 
 from toolkit.score_table import ScoreTable, compared
-from toolkit.scoring import as_number, outcome, score_document
+from toolkit.scoring import outcome, score_document
 from toolkit.target_schema import Leaf, TargetSchema
 
 SCHEMA = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
@@ -58,14 +58,6 @@ def test_a_pair_of_values_has_one_outcome(compare, gold, predicted, expected):
 def test_day_first_decides_ambiguous_dates():
     assert outcome(leaf(compare="date", day_first=True), "03/04/2026", "2026-04-03") == "tp"
     assert outcome(leaf(compare="date"), "03/04/2026", "2026-03-04") == "tp"
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("1,000", "1000"), ("1.000", "1.000"), ("1.000.000", "1000000"), ("RM 12.5", "12.5"), ("-3", "-3")],
-)
-def test_separators_of_numbers(text, number):
-    assert str(as_number(text)) == number
 
 
 def gold_document(rows=2):

@@ -13,16 +13,19 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
 from toolkit.files import read_json, shown
+from toolkit.number_text import Convention, number_of
 from toolkit.page_images import document_key
 from toolkit.target_schema import Leaf
-from toolkit.values import as_number, iso_date
+from toolkit.values import iso_date
 
 _PIECES = re.compile(r"\d+|[^\W\d_]+")
+_AROUND_NUMBER = re.compile(r"^[^\d]*|[^\d]*$")
 _DECIMAL = re.compile(r"\d[.,]\d")
 NEAR = 0.7  # alike from here on; below, two texts are different ones
 
@@ -30,6 +33,22 @@ NEAR = 0.7  # alike from here on; below, two texts are different ones
 def squashed(text: Any) -> str:
     """Letters and digits only, NFKC, casefold."""
     return "".join(_PIECES.findall(unicodedata.normalize("NFKC", str(text)).casefold()))
+
+
+def readings(value: Any, decimal: Convention | None = None) -> set[Decimal]:
+    """Every number that a value or a printed word can be: a page need not be written as the labels are."""
+    try:
+        number = number_of(value)
+    except ValueError:
+        return set()
+    both = (number.point, number.comma) if number.value(decimal) is None else (number.value(decimal),)
+    return {reading for reading in both if reading is not None}
+
+
+def numbers_of_word(text: str) -> set[Decimal]:
+    """The numbers that a printed word can be, alone or within punctuation and letters: `27,800.45;`, `14DAYS`."""
+    found = readings(text.strip(".,;:"))
+    return found or readings(_AROUND_NUMBER.sub("", text))
 
 
 @dataclass(frozen=True)
@@ -72,10 +91,11 @@ class DocumentWords:
                 self.squash += piece
                 bounds.add(len(self.squash))
         self.bounds = bounds
-        self.numbers: dict[Any, list[int]] = {}
+        self.numbers: dict[Decimal, list[int]] = {}
         for index, text in enumerate(self.texts):
             if any(c.isdigit() for c in text):
-                self.numbers.setdefault(as_number(text), []).append(index)
+                for number in numbers_of_word(text):
+                    self.numbers.setdefault(number, []).append(index)
 
     def word_at(self, offset: int) -> int:
         return bisect_right(self.starts, offset) - 1
@@ -94,7 +114,8 @@ class DocumentWords:
     def find(self, leaf: Leaf, value: Any) -> list[Place]:
         """Every place where the value stands, exactly or as it is compared."""
         if leaf.compare == "number":
-            return [self.span(i, i, value) for i in self.numbers.get(as_number(value), [])]
+            places = sorted({i for number in readings(value, leaf.decimal) for i in self.numbers.get(number, [])})
+            return [self.span(i, i, value) for i in places]
         found: dict[tuple[int, int], Place] = {}
         spellings = [value, *leaf.extract.get("synonyms", {}).get(str(value), [])]
         for spelling in spellings:

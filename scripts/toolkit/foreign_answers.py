@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from toolkit.files import lone_surrogate, strict_json
 from toolkit.label_table import coerce, fold, is_absent
+from toolkit.number_columns import NumberColumns
+from toolkit.number_text import Convention
 from toolkit.target_schema import Leaf, TargetSchema, put_at
 
 CUT = {"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "incomplete"}
@@ -106,11 +108,14 @@ def json_in(text: str) -> Any:
     raise ValueError(reason)
 
 
-def in_schema(schema: TargetSchema, value: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+def in_schema(
+    schema: TargetSchema, value: dict[str, Any], numbers: NumberColumns | None = None
+) -> tuple[dict[str, Any], list[str], list[str]]:
     """`(answer in the schema's shape, keys that feed no field, sentences)`.
 
     Fields are found by their own name or their columns', without case, spaces, underscores and hyphens, wherever they are nested.
-    A value that cannot be given the field's type stays as it is and is named.
+    A value that cannot be given the field's type stays as it is and is named. `numbers` knows how the answers write the
+    numbers of each field.
     """
     warnings: list[str] = []
 
@@ -122,7 +127,7 @@ def in_schema(schema: TargetSchema, value: dict[str, Any]) -> tuple[dict[str, An
             used.add(key)
             if not is_absent(row[key]):
                 try:
-                    return coerce(row[key], leaf)
+                    return coerce(row[key], leaf, numbers)
                 except ValueError as error:
                     warnings.append(f"{leaf.name}: {error}")
                     return row[key]
@@ -154,6 +159,17 @@ def in_schema(schema: TargetSchema, value: dict[str, Any]) -> tuple[dict[str, An
                 warnings.append(f"{rows.name}: no list: {str(flat[key])[:60]!r}")
         put_at(answer, rows.path, items)
     return schema.ordered(answer), [key for key in flat if key not in used] + list(left), warnings
+
+
+def number_columns(schema: TargetSchema, values: Iterable[dict[str, Any]], default: Convention | None) -> NumberColumns:
+    """How these answers, all of one service, write the numbers of each field; `default`: the command line's."""
+    numbers = NumberColumns(default)
+    if (of_numbers := schema.only_numbers()) is not None:
+        numbers.learning = True
+        for value in values:
+            in_schema(of_numbers, value, numbers)
+    numbers.learning = False
+    return numbers
 
 
 def by_name(flat: dict[str, Any]) -> dict[str, str]:

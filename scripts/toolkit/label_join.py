@@ -15,28 +15,54 @@ from toolkit.files import escaped, lone_surrogate
 from toolkit.label_account import NESTED, Account, LabelledDocument, count_values, kind_of
 from toolkit.label_fields import Field, FieldKeys, ListField, ObjectField, ValueField, values_below
 from toolkit.label_shape import Cell, Items, RowShaper, Shaped
-from toolkit.label_table import Located, coerce
+from toolkit.label_table import Located, coerce, is_absent
+from toolkit.number_columns import NumberColumns
+from toolkit.number_text import Convention
 from toolkit.page_images import document_key
 from toolkit.target_schema import Leaf, TargetSchema, value_at
 
 
 class LabelJoin:
-    """Joins rows to one schema; `keys` and `account` hold what all rows so far have named, and what became of their values."""
+    """Joins rows to one schema.
 
-    def __init__(self, schema: TargetSchema) -> None:
+    `keys` and `account` hold what all rows so far have named, and what became of their values; `numbers` how each field's
+    numbers are written. `decimal` is the decimal sign of the command line.
+    """
+
+    def __init__(self, schema: TargetSchema, decimal: Convention | None = None) -> None:
         self.keys = FieldKeys(schema)
         self.account = Account()
+        self.numbers = NumberColumns(decimal)
 
     def documents(self, rows: Iterable[Located]) -> Iterator[LabelledDocument]:
         """One document per file name, in order of first appearance; problems are attached, never resolved silently."""
         groups: dict[str, list[Located]] = {}
         for where, row in rows:
             groups.setdefault(self.document_name(where, row), []).append((where, row))
+        shaped: list[tuple[LabelledDocument, Shaped]] = []
         for name, group in groups.items():
             document = LabelledDocument(escaped(name), document_key(name), {}, text_problems(name, group))
-            shaped = RowShaper(self.keys, self.account, document).shaped(group)
-            document.answer = CellReader(self.account, document).object_value(self.keys.root, shaped)
+            shaped.append((document, RowShaper(self.keys, self.account, document).shaped(group)))
+        # How a field writes its numbers is known only when all its texts are.
+        for _, values in shaped:
+            self.learn_numbers(self.keys.root, values)
+        for document, values in shaped:
+            document.answer = CellReader(self.account, document, self.numbers).object_value(self.keys.root, values)
             yield document
+
+    def learn_numbers(self, of: Field, shaped: Any) -> None:
+        """Show every text of the number fields below `of` to `numbers`."""
+        if isinstance(of, ObjectField):
+            for key, child in of.fields.items():
+                if key in (shaped or {}):
+                    self.learn_numbers(child, shaped[key])
+        elif isinstance(of, ListField):
+            for item in [*(item for _, whole in shaped.whole for item in whole), *shaped.rows.values()]:
+                self.learn_numbers(of.item, item)
+        elif of.leaf.is_number:
+            for cell in [cell for first in shaped or [] for cell in (first, *first.instead)]:
+                if isinstance(cell.value, str) and not is_absent(cell.value):
+                    self.numbers.of(of.leaf).learn(cell.value)
 
     def document_name(self, where: str, row: dict[str, Any]) -> str:
         column = self.keys.document_column(row)
@@ -57,9 +83,10 @@ class LabelJoin:
 class CellReader:
     """Makes the answer of one document: the cells of each field become its value."""
 
-    def __init__(self, account: Account, document: LabelledDocument) -> None:
+    def __init__(self, account: Account, document: LabelledDocument, numbers: NumberColumns) -> None:
         self.account = account
         self.document = document
+        self.numbers = numbers
 
     def value(self, of: Field, shaped: Any) -> Any:
         if isinstance(of, ObjectField):
@@ -180,7 +207,7 @@ class CellReader:
 
     def as_type(self, value: Any, leaf: Leaf) -> Any:
         """A single value as the field's JSON type. Raises ValueError with a sentence where it cannot be that."""
-        return coerce(value, leaf)
+        return coerce(value, leaf, self.numbers)
 
 
 def text_problems(name: str, group: list[Located]) -> list[str]:

@@ -10,20 +10,16 @@ import math
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
 from toolkit.files import read_json, read_jsonl, read_text, shown
+from toolkit.number_columns import NumberColumns, read_alone
 from toolkit.target_schema import Leaf
-from toolkit.values import as_number, is_ambiguous_date, iso_date
+from toolkit.values import is_ambiguous_date, is_number, iso_date
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
-# A number as people write one: sign or brackets, a currency of up to three letters or a sign, digits and separators.
-NUMBER_TEXT = re.compile(
-    r"[-+(]?\s*(?:[A-Za-z]{1,3}|[^\w\s.,()+-])?\s*[-+]?[\d.,' ]*\d[\d.,' ]*\s*(?:[A-Za-z]{1,3}|[^\w\s.,()+-])?\s*\)?"
-)
 NOT_EXCEL = (KeyError, ValueError, OSError, SyntaxError)  # SyntaxError: of the XML parsers
 ABSENT_TEXTS = {"", "null", "none", "nan", "n/a"}
 
@@ -168,21 +164,25 @@ def is_absent(value: Any) -> bool:
     return isinstance(value, str) and value.strip().casefold() in ABSENT_TEXTS
 
 
-def coerce(value: Any, leaf: Leaf) -> Any:
-    """A cell as the leaf's JSON type. Raises ValueError with a sentence where it cannot be that."""
+def coerce(value: Any, leaf: Leaf, numbers: NumberColumns | None = None) -> Any:
+    """A cell as the leaf's JSON type. Raises ValueError with a sentence where it cannot be that.
+
+    `numbers` knows how the table writes the numbers of each field (while it learns that, it raises). Without it a text
+    is judged by itself.
+    """
     if is_absent(value):
         return None
+    if numbers is not None and leaf.is_number and isinstance(value, str):
+        numbers.take(leaf, value)
     if "enum" in leaf.schema:
         return enum_value(value, leaf)
     types = leaf.types
     if types & {"integer", "number"} and not isinstance(value, bool):
         number = value
         if isinstance(value, str):
-            parsed = as_number(value) if NUMBER_TEXT.fullmatch(value.strip()) else None
-            if not isinstance(parsed, Decimal):
-                if "string" not in types:
-                    raise ValueError(f"{value!r} is no number")
+            if "string" in types and not is_number(value):
                 return value.strip()
+            parsed = read_alone(leaf, value) if numbers is None else numbers.read(leaf, value)
             number = int(parsed) if parsed == parsed.to_integral_value() and abs(parsed) < 10**18 else float(parsed)
         if isinstance(number, float) and number.is_integer() and abs(number) < 2**53:
             number = int(number) if "integer" in types or isinstance(value, str) else number

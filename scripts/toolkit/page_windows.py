@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from toolkit.scoring import cell, is_absent, normal_form
-from toolkit.target_schema import RowList, TargetSchema, put_at, value_at
+from toolkit.scoring import agree, cell, is_absent, normal_form
+from toolkit.target_schema import Leaf, RowList, TargetSchema, put_at, value_at
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Any)
@@ -36,14 +36,17 @@ def union(schema: TargetSchema, answers: list[dict[str, Any]]) -> tuple[dict[str
     disagreements = []
     for leaf in schema.header:
         values = [value for answer in answers if not is_absent(value := value_at(answer, leaf.path))]
-        form = normal_form(leaf) if leaf.compare != "skip" else (lambda value: value)
-        others = [value for value in values[1:] if form(value) != form(values[0])]
+        others = [value for value in values[1:] if not same(leaf, values[0], value)]
         if others:
             disagreements.append(f"{leaf.name}: {values[0]!r} on earlier pages, {others[0]!r} on later ones")
         put_at(merged, leaf.path, values[0] if values else None)
     for rows in schema.lists:
         put_at(merged, rows.path, united_rows(rows, [list(value_at(a, rows.path) or []) for a in answers]))
     return schema.ordered(merged), disagreements
+
+
+def same(leaf: Leaf, value: Any, other: Any) -> bool:
+    return bool(value == other) if leaf.compare == "skip" else agree(leaf, value, other)
 
 
 def united_scores(

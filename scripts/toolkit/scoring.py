@@ -9,14 +9,16 @@ nowhere, pair no rows and are no key, and a list of nothing else is not scored.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolkit.number_text import NumberText, number_of, same_number
 from toolkit.target_schema import Leaf, RowList, TargetSchema, value_at
-from toolkit.values import as_id, as_number, as_text, iso_date
+from toolkit.values import as_id, as_text, iso_date
 
 OUTCOMES = ("tp", "wrong", "miss", "spurious", "tn")
 SAME_ROW = 0.5  # keys less alike than this belong to different rows
@@ -27,14 +29,42 @@ def is_absent(value: Any) -> bool:
 
 
 def normal_form(leaf: Leaf) -> Callable[[Any], Any]:
-    """What two values of this leaf are compared as."""
+    """What values of this leaf are grouped by. Equal forms agree; numbers may also agree without (7 and 7 kg)."""
     kind = leaf.compare
     if kind == "skip":
         return lambda value: value  # never judged, but a skip key still tells rows of two windows apart
     if kind == "date":
         day_first = bool(leaf.extract.get("day_first"))
         return lambda value: iso_date(str(value), day_first=day_first) or as_text(value)
-    return {"exact": lambda value: value, "text": as_text, "id": as_id, "number": as_number, "enum": as_text}[kind]
+    if kind == "number":
+        return functools.partial(number_form, leaf)
+    return {"exact": lambda value: value, "text": as_text, "id": as_id, "enum": as_text}[kind]
+
+
+def number_form(leaf: Leaf, value: Any) -> Any:
+    number = number_or_none(value)
+    if number is None:
+        return as_text(value)
+    known = number.value(leaf.decimal)
+    return (number.point, number.comma, number.unit) if known is None else (known, number.unit)
+
+
+def number_or_none(value: Any) -> NumberText | None:
+    try:
+        return number_of(value)
+    except ValueError:
+        return None
+
+
+def agree(leaf: Leaf, gold: Any, predicted: Any) -> bool:
+    """Whether two values that are there are the same, as the leaf compares; numbers as `same_number` says."""
+    if leaf.compare == "number":
+        one, other = number_or_none(gold), number_or_none(predicted)
+        if one is not None and other is not None:
+            return same_number(one, other, leaf.decimal)
+        return as_text(gold) == as_text(predicted)
+    form = normal_form(leaf)
+    return bool(form(gold) == form(predicted))
 
 
 def outcome(leaf: Leaf, gold: Any, predicted: Any) -> str:
@@ -45,8 +75,7 @@ def outcome(leaf: Leaf, gold: Any, predicted: Any) -> str:
         return "miss"
     if gold == predicted and type(gold) is type(predicted):
         return "tp"  # by far the most pairs: nothing to normalise
-    form = normal_form(leaf)
-    return "tp" if form(gold) == form(predicted) else "wrong"
+    return "tp" if agree(leaf, gold, predicted) else "wrong"
 
 
 @dataclass
@@ -236,6 +265,8 @@ def similarity(rows: RowList, gold: Any, predicted: Any) -> float:
         keys = cell(gold, rows.key), cell(predicted, rows.key)
         if not any(is_absent(key) for key in keys):
             alike = Levenshtein.normalized_similarity(as_text(keys[0]), as_text(keys[1]))
+            if agree(rows.key, *keys):
+                alike = 1.0
             if alike < SAME_ROW:
                 return 0.0
             total += alike

@@ -3,9 +3,11 @@
 It is a JSON Schema (draft 2020-12); everything of ours stands under the keyword `x-extract`, so other tools still read it.
 One object drives the join of labels, the prompt, the label check, the served grammar, and the scoring.
 
-`x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key` (identifies
-a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}), `check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join).
-`x-extract` of the root: `document_column`, `checks`.
+`x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key`
+(identifies a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}),
+`check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join), `decimal`
+(numbers: point or comma, the decimal sign of texts such as 1,000; without it all values of the field decide).
+`x-extract` of the root: `document_column`, `checks`, `decimal` (of every number that states none of its own).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 from toolkit.console import StageError
 from toolkit.files import read_json, shown
+from toolkit.number_text import CONVENTIONS, Convention
 
 COMPARE_KINDS = ("exact", "text", "id", "number", "date", "enum", "skip")
 PLAIN_KINDS = ("id", "date", "number")  # values of these hold no quote, no back slash, no line break
@@ -63,6 +66,7 @@ class Leaf:
     path: tuple[str, ...]
     schema: dict[str, Any]
     list_path: tuple[str, ...] | None = None
+    default_decimal: Convention | None = None  # the root's
 
     @functools.cached_property
     def name(self) -> str:
@@ -88,6 +92,20 @@ class Leaf:
         if "enum" in self.schema:
             return "enum"
         return "number" if self.types & {"integer", "number"} else "text"
+
+    @functools.cached_property
+    def is_number(self) -> bool:
+        """Whether its texts are read as numbers: in the join (a number's type) or in the scores (compare)."""
+        return "enum" not in self.schema and (self.compare == "number" or bool(self.types & {"integer", "number"}))
+
+    @property
+    def own_decimal(self) -> Convention | None:
+        return self.extract.get("decimal")
+
+    @property
+    def decimal(self) -> Convention | None:
+        """The stated decimal sign of its texts: its own, or the root's."""
+        return self.own_decimal or self.default_decimal
 
     @property
     def columns(self) -> list[str]:
@@ -129,6 +147,7 @@ class TargetSchema:
         self.title = str(raw.get("title", "document"))
         self.header: list[Leaf] = []
         self.lists: list[RowList] = []
+        self.decimal: Convention | None = self._stated_decimal(raw, ())
         self._walk(raw, (), self.header)
         if not self.header and not self.lists:
             raise StageError(f"{source}: the target schema has no fields; give 'properties'")
@@ -168,7 +187,7 @@ class TargetSchema:
         return list(self.raw.get("x-extract", {}).get("checks", []))
 
     def _fail(self, path: tuple[str, ...], sentence: str) -> StageError:
-        return StageError(f"{self.source}: $.{'.'.join(path)}: {sentence}")
+        return StageError(f"{self.source}: {'.'.join(('$', *path))}: {sentence}")
 
     def _walk(self, schema: dict[str, Any], path: tuple[str, ...], header: list[Leaf]) -> None:
         if schema.get("additionalProperties", True) is not False:
@@ -186,7 +205,7 @@ class TargetSchema:
                 self.lists.append(RowList(here, tuple(rows)))
             else:
                 self._check_leaf(child, here)
-                header.append(Leaf(here, child))
+                header.append(Leaf(here, child, None, self.decimal))
 
     def _walk_row(
         self, schema: dict[str, Any], list_path: tuple[str, ...], path: tuple[str, ...], rows: list[Leaf]
@@ -198,7 +217,7 @@ class TargetSchema:
             )
         if "properties" not in schema:
             self._check_leaf(schema, list_path + path)
-            rows.append(Leaf(path, schema, list_path))
+            rows.append(Leaf(path, schema, list_path, self.decimal))
             return
         if schema.get("additionalProperties", True) is not False:
             raise self._fail(list_path + path, 'an object must be closed; add "additionalProperties": false')
@@ -227,6 +246,14 @@ class TargetSchema:
             raise self._fail(path, f"normalise {leaf.extract['normalise']!r} is unknown; iso_date is the one there is")
         if leaf.compare not in COMPARE_KINDS:
             raise self._fail(path, f"compare {leaf.compare!r} is unknown; use one of {', '.join(COMPARE_KINDS)}")
+        if self._stated_decimal(schema, path) is not None and not leaf.is_number:
+            raise self._fail(path, f'"decimal" says how numbers are written; this field is compared as {leaf.compare}')
+
+    def _stated_decimal(self, schema: dict[str, Any], path: tuple[str, ...]) -> Convention | None:
+        stated = schema.get("x-extract", {}).get("decimal")
+        if stated is not None and stated not in CONVENTIONS:
+            raise self._fail(path, f'"decimal": {json.dumps(stated)} is unknown; use {" or ".join(CONVENTIONS)}')
+        return stated
 
     def without(self, names: set[str]) -> TargetSchema:
         """The same schema less the leaves and lists of these dotted names."""
@@ -255,6 +282,12 @@ class TargetSchema:
             if "checks" in raw.get("x-extract", {}):
                 raw["x-extract"]["checks"] = kept
         return TargetSchema(raw, self.source)
+
+    def only_numbers(self) -> TargetSchema | None:
+        """The same schema with nothing but the leaves whose texts are read as numbers; None where it has none."""
+        if not any(leaf.is_number for leaf in self.leaves):
+            return None
+        return self.without({leaf.name for leaf in self.leaves if not leaf.is_number})
 
     def grammar(self) -> dict[str, Any]:
         """The schema as the server gets it: annotations stripped, every key required, order of keys as trained.
@@ -328,6 +361,18 @@ class TargetSchema:
         if "document" in mapping:
             raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")
         return TargetSchema(raw, self.source)
+
+    def with_decimals(self, fields: dict[str, Convention], default: Convention | None = None) -> TargetSchema:
+        """The same schema with the decimal sign of these dotted fields, and a `default` for all that state none."""
+        if not fields and default is None:
+            return self
+        made = TargetSchema(copy.deepcopy(self.raw), self.source)
+        for leaf in made.leaves:
+            if leaf.name in fields:
+                leaf.schema.setdefault("x-extract", {})["decimal"] = fields[leaf.name]
+        if default is not None:
+            made.raw.setdefault("x-extract", {})["decimal"] = default
+        return TargetSchema(made.raw, self.source)
 
     def validator(self) -> Any:
         import jsonschema

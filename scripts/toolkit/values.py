@@ -1,4 +1,4 @@
-"""Values as they are compared and as labels are normalised to: texts, ids, numbers, dates."""
+"""Values as they are compared and as labels are normalised to: texts, ids, dates (numbers: `number_text`)."""
 
 from __future__ import annotations
 
@@ -6,43 +6,59 @@ import datetime
 import re
 import unicodedata
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
 from typing import Any
+
+from toolkit.number_text import read_number
+
+_EDGES = ".,;:!?'\"()[]{}-_ "
+_DASHES = tuple("\u2010\u2011\u2012\u2013\u2212")
+_NOT_IN_IDS = re.compile(r"[^A-Z0-9]")
 
 
 def as_text(value: Any) -> str:
-    """NFKC, casefold, white space folded, edge punctuation stripped."""
+    """NFKC, casefold, white space folded, edge punctuation stripped where it says nothing: signs of numbers stay."""
     text = " ".join(unicodedata.normalize("NFKC", str(value)).casefold().split())
-    return text.strip(".,;:!?'\"()[]{}-_ ") or text
+    if text.startswith(_DASHES):
+        text = "-" + text[1:]
+    core = text.strip(_EDGES)
+    if not core or len(core) == len(text):
+        return text
+    if any(character.isdigit() for character in core) and is_number(text):
+        return text
+    before, after = text[: text.index(core)], text[text.index(core) + len(core) :]
+    return meant_before(before, core) + core + meant_after(before, core, after)
+
+
+def meant_before(before: str, core: str) -> str:
+    """The part of the stripped punctuation that a number needs: the point of .5 mm, the sign of -5 to -2."""
+    if not core[0].isdigit() and unicodedata.category(core[0]) != "Sc":
+        return ""
+    point = before[-1:] if before[-1:] in (".", ",") and before[-2:-1] in ("", " ", "-") else ""
+    sign = "-" if before.removesuffix(point)[-1:] == "-" else ""
+    return sign + point
+
+
+def meant_after(before: str, core: str, after: str) -> str:
+    """The part of the stripped punctuation that has a meaning: the grade A-, feet and inches behind a digit."""
+    if after[:1] == "-":
+        return "-"
+    return after[0] if core[-1].isdigit() and after[:1] in ("'", '"') and after[0] not in before else ""
+
+
+def is_number(text: str) -> bool:
+    try:
+        read_number(text)
+    except ValueError:
+        return False
+    return True
 
 
 def as_id(value: Any) -> str:
-    """Upper case, A-Z and 0-9 only."""
+    """NFKC, upper case; only letters, their marks, and digits, of every script."""
     folded = unicodedata.normalize("NFKC", str(value)).upper()
-    return re.sub(r"[^A-Z0-9]", "", folded) or folded
-
-
-def as_number(value: Any) -> Any:
-    """A Decimal; separators, currency and spaces removed ("1.234,50 EUR" and "1,234.50" are equal). Text where it is none."""
-    if isinstance(value, bool):
-        return str(value)
-    text = re.sub(r"[^\d.,+\-()]", "", unicodedata.normalize("NFKC", str(value)))
-    negative = text.startswith("(") and text.endswith(")")
-    text = text.strip("()")
-    last = max(text.rfind("."), text.rfind(","))
-    if last >= 0:
-        digits_after = len(text) - last - 1
-        separators = {c for c in text if c in ".,"}
-        # One kind of separator, once or more, three digits behind the last: thousands; else the last one is decimal.
-        if len(separators) == 1 and digits_after == 3 and (text.count(text[last]) > 1 or text[last] == ","):
-            text = text.replace(text[last], "")
-        else:
-            text = text[:last].replace(".", "").replace(",", "") + "." + text[last + 1 :]
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return as_text(value)
-    return -number if negative else number
+    if folded.isascii():
+        return _NOT_IN_IDS.sub("", folded) or folded
+    return "".join(c for c in folded if unicodedata.category(c)[0] in "LMN") or folded
 
 
 DATE_FORMATS_DAY_FIRST = ("%d/%m/%Y", "%d-%m-%Y", "%d.%m.%Y", "%d/%m/%y", "%d-%m-%y", "%d.%m.%y")
