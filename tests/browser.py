@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,26 @@ class Browser:
         """The value that `script`, the body of a function in the page, returns."""
         return self._call("/execute/sync", {"script": script, "args": list(arguments)})
 
+    def wait(self, read: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:
+        """What `read` returns once it is `wanted`, or after five seconds.
+
+        What a page keeps in localStorage reaches the next page a moment after it, where that runs in another process.
+        """
+        for _ in range(100):
+            value = read()
+            if wanted(value):
+                break
+            time.sleep(0.05)
+        return value
+
     def errors(self) -> list[str]:
         """What the page wrote to the console since the last call, less the images that it could not load."""
         lines = [entry["message"] for entry in self._call("/se/log", {"type": "browser"})]
         return [line for line in lines if "ERR_FILE_NOT_FOUND" not in line]
 
     def click(self, selector: str, text: str = "") -> None:
-        """Click the last element that `selector` finds with `text` in it, as a mouse does."""
-        element = self.run(FIND_TEXT, selector, text)
+        """Click the last element that `selector` finds with `text` in it, as a mouse does; wait until there is one."""
+        element = self.wait(lambda: self.run(FIND_TEXT, selector, text), bool)
         assert element, f"no {selector} with {text!r}"
         self._call(f"/element/{next(iter(element.values()))}/click")
 

@@ -61,8 +61,16 @@ def tick_all_and_save(browser, ids):
     return json.loads(browser.downloaded("reviewed.json"))
 
 
-def earlier(browser):
-    return browser.run("return [...document.querySelectorAll('#earlier p')].map(e => e.firstChild.textContent)")
+def earlier(browser, lines):
+    """The page's lines on earlier runs, once there are `lines` of them."""
+    texts = "return [...document.querySelectorAll('#earlier p')].map(e => e.firstChild.textContent)"
+    found = browser.wait(lambda: browser.run(texts), lambda seen: len(seen) == lines)
+    assert len(found) == lines
+    return found
+
+
+def shows(browser, label, text):
+    return browser.wait(lambda: browser.value(label), lambda seen: seen == text) == text
 
 
 def test_saved_labels_of_nested_answers_are_the_predictions(browser, review):
@@ -102,18 +110,18 @@ def test_edits_survive_a_reload_of_the_same_page(browser, review):
     browser.open(page)
     browser.type("seller.name", "edited")
     browser.open(page)
-    assert browser.value("seller.name") == "edited" and earlier(browser) == []
+    assert shows(browser, "seller.name", "edited") and earlier(browser, 0) == []
     # The same predictions written again, to another place, are the same run.
     browser.open(review({"d": answer_of()}, out="again.html"))
-    assert browser.value("seller.name") == "edited" and earlier(browser) == []
+    assert shows(browser, "seller.name", "edited") and earlier(browser, 0) == []
 
 
 def test_edits_of_an_earlier_run_never_show_over_new_predictions(browser, review):
     browser.open(review({"d": answer_of("first model"), "e": answer_of()}))
     browser.type("seller.name", "edited")
     browser.open(review({"d": answer_of("second model"), "e": answer_of()}))
+    assert "Loading replaces the predictions of 1 document." in earlier(browser, 1)[0]
     assert browser.value("seller.name") == "second model"
-    assert len(earlier(browser)) == 1 and "Loading replaces the predictions of 1 document." in earlier(browser)[0]
     assert tick_all_and_save(browser, ["d"])[0]["seller"]["name"] == "second model"
 
 
@@ -124,12 +132,12 @@ def test_edits_of_an_earlier_run_can_be_loaded(browser, review):
     page = review({"d": answer_of("second model"), "e": answer_of()})
     browser.open(page)
     browser.click("#earlier button", "Load")
-    assert browser.value("seller.name") == "edited" and earlier(browser) == []
+    assert shows(browser, "seller.name", "edited") and earlier(browser, 0) == []
     browser.open(page)
-    assert browser.value("seller.name") == "edited" and earlier(browser) == []
+    assert shows(browser, "seller.name", "edited") and earlier(browser, 0) == []
     assert [row["seller"]["name"] for row in tick_all_and_save(browser, ["d"])] == ["edited"]
     browser.click("button", "Back to the prediction")
-    assert browser.value("seller.name") == "second model"
+    assert shows(browser, "seller.name", "second model")
 
 
 def test_loading_leaves_newer_edits_alone_and_keeps_the_older_ones(browser, review):
@@ -139,12 +147,13 @@ def test_loading_leaves_newer_edits_alone_and_keeps_the_older_ones(browser, revi
     browser.type("seller.name", "old e")
     page = review({"d": answer_of("second model"), "e": answer_of("second model")})
     browser.open(page)
+    assert browser.wait(lambda: "2 documents)" in earlier(browser, 1)[0], bool)
     browser.type("seller.name", "new d")
     browser.click("#earlier button", "Load")
-    assert browser.value("seller.name") == "new d"
+    assert shows(browser, "seller.name", "new d")
     browser.click("#list button", "e")
-    assert browser.value("seller.name") == "old e"
-    assert "have newer edits" in earlier(browser)[0]
+    assert shows(browser, "seller.name", "old e")
+    assert "have newer edits" in earlier(browser, 1)[0]
     browser.click("#earlier button", "Download")
     kept = json.loads(browser.downloaded("earlier_edits.json"))
     assert [row["seller"]["name"] for row in kept["unfinished"]] == ["old d"] and kept["reviewed"] == []
@@ -155,10 +164,10 @@ def test_edits_of_other_documents_or_fields_can_be_downloaded_but_not_loaded(bro
     browser.type("seller.name", "edited")
     browser.click("#reviewed")
     browser.open(review({"other": answer_of()}))
-    assert "not those of this page" in earlier(browser)[0]
+    assert "not those of this page" in earlier(browser, 1)[0]
     assert "Load" not in browser.run("return [...document.querySelectorAll('#earlier button')].map(e => e.textContent)")
     browser.open(review({"d": {}}, nested_schema().without({"paid"})))
-    assert "not those of this page" in earlier(browser)[0]
+    assert "not those of this page" in earlier(browser, 1)[0]
     browser.click("#earlier button", "Download")
     kept = json.loads(browser.downloaded("earlier_edits.json"))
     assert kept["reviewed"] == [{"Filename": "d"} | answer_of("edited")]
@@ -171,11 +180,11 @@ def test_edits_of_an_earlier_run_go_only_when_the_person_says_so(browser, review
     browser.open(page)
     browser.run("window.confirm = () => false")
     browser.click("#earlier button", "Discard")
-    assert len(earlier(browser)) == 1
+    assert earlier(browser, 1)
     browser.run("window.confirm = () => true")
     browser.click("#earlier button", "Discard")
     browser.open(page)
-    assert earlier(browser) == [] and browser.run("return localStorage.length") == 0
+    assert earlier(browser, 0) == [] and browser.run("return localStorage.length") == 0
 
 
 def test_work_that_an_older_version_of_the_page_kept_is_offered_for_download(browser, review):
@@ -184,7 +193,7 @@ def test_work_that_an_older_version_of_the_page_kept_is_offered_for_download(bro
     kept = json.dumps({"d": {"values": {"seller.name": "old"}}})
     browser.run("localStorage.setItem(`review ${location.pathname} 1 d`, arguments[0])", kept)
     browser.open(page)
-    assert "cannot be loaded" in earlier(browser)[0] and browser.value("seller.name") == "a seller"
+    assert "cannot be loaded" in earlier(browser, 1)[0] and shows(browser, "seller.name", "a seller")
     browser.click("#earlier button", "Download")
     assert json.loads(browser.downloaded("earlier_edits.json"))["d"]["values"] == {"seller.name": "old"}
 
@@ -195,7 +204,7 @@ def test_kept_work_that_cannot_be_read_is_set_aside(browser, review):
     browser.type("seller.name", "edited")
     browser.run("localStorage.setItem(Object.keys(localStorage)[0], 'damaged')")
     browser.open(page)
-    assert "cannot be loaded" in earlier(browser)[0]
+    assert "cannot be loaded" in earlier(browser, 1)[0]
     browser.type("seller.name", "edited again")
     browser.click("#earlier button", "Download")
     assert browser.downloaded("earlier_edits.json") == "damaged"
@@ -222,7 +231,7 @@ def test_a_removed_row_leaves_the_others_as_they_were(browser, review):
     browser.open(review({"d": answer_of(party=["A", "B", "C"])}))
     browser.run("document.querySelectorAll('td button')[0].click()")
     changed = "return [...document.querySelectorAll('td .changed')].length"
-    assert browser.value("party[0]") == "B" and browser.run(changed) == 0
+    assert shows(browser, "party[0]", "B") and browser.run(changed) == 0
     assert tick_all_and_save(browser, ["d"])[0]["party"] == ["B", "C"]
 
 
@@ -231,5 +240,5 @@ def test_a_removed_row_leaves_the_others_as_they_were(browser, review):
 )
 def test_no_value_breaks_the_page(browser, review, value):
     browser.open(review({value[:12]: answer_of(value, party=[value])}))
-    assert browser.run("return window.hit ?? null") is None and browser.value("seller.name") == value
+    assert browser.run("return window.hit ?? null") is None and shows(browser, "seller.name", value)
     assert tick_all_and_save(browser, [value[:12]])[0]["party"] == [value]
