@@ -13,19 +13,18 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import say, sentence_of
+from toolkit.console import ExitCode, StageError, say, sentence_of
+from toolkit.page_workers import NoWorkers, WorkerDied, WorkerPool
 
 Result = tuple[Path, list[dict[str, Any]], str]
 How = tuple[int, str, str | None, tuple[str, ...]]  # vision tokens a page, format, text-layer folder, passwords
 
 
 def in_processes(todo: list[Path], out_dir: Path, how: How, *, workers: int, time_limit: float) -> Iterator[Result]:
-    """On this machine, in input order: a worker is killed and replaced when a document takes longer than `time_limit` seconds."""
-    from multiprocessing import get_context
+    """On this machine, in input order: a worker is killed and replaced when a document takes longer than `time_limit` seconds.
 
-    from pebble import ProcessPool
-
-    pool = ProcessPool(max_workers=max(1, min(workers, len(todo))), context=get_context("spawn"))
+    A document whose worker is killed by something else (the kernel, when memory is short) is tried once more."""
+    pool = WorkerPool(max(1, min(workers, len(todo))))
     try:
         futures = [
             pool.schedule(outcome_of, args=[str(source), str(out_dir), *how], timeout=time_limit) for source in todo
@@ -35,6 +34,10 @@ def in_processes(todo: list[Path], out_dir: Path, how: How, *, workers: int, tim
                 lines, sentence = future.result()
             except (FutureTimeout, TimeoutError):
                 lines, sentence = [], f"not finished after {time_limit:g} s (--time-limit); given up"
+            except WorkerDied as error:
+                lines, sentence = [], str(error)
+            except NoWorkers as error:
+                raise StageError(f"nothing can be rendered: {error}", ExitCode.DEPENDENCY) from None
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EACCES):
                     raise
@@ -42,12 +45,8 @@ def in_processes(todo: list[Path], out_dir: Path, how: How, *, workers: int, tim
             except Exception as error:
                 lines, sentence = [], f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             yield source, lines, sentence
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
     finally:
-        pool.join()
+        pool.stop()
 
 
 def outcome_of(source: str, out_dir: str, *how: Any) -> tuple[list[dict[str, Any]], str]:
