@@ -17,7 +17,8 @@ from concurrent.futures import CancelledError, Future
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-TRIES = 2  # of a job whose worker dies
+TRIES = 2  # of a job whose worker dies while it works on it
+LOSSES = 5  # of a job that was handed to a worker which died without beginning it
 GRACE = 1.0  # seconds in which a job may still finish that nobody waits for any more
 START_SECONDS = 60.0  # a worker that has not reported by then is started anew
 FAILED_STARTS = 3  # in a row, with no worker alive: then waiting jobs are given up
@@ -41,8 +42,12 @@ class Job(Future[Any]):
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> None:
         super().__init__()
         self.function, self.arguments, self.seconds = function, arguments, seconds
-        self.deaths = 0
+        self.deaths = self.losses = 0
         self.abandoned = False
+
+    def begin(self) -> bool:
+        """Marks the job as running, also when it is tried again; False where it was cancelled before."""
+        return self.running() or self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:
         self.abandoned = True
@@ -207,7 +212,7 @@ class _Keeper(threading.Thread):
 
     def _work(self, job: Job) -> None:
         """Run the job in the worker. Whatever happens: the job is settled or back in the queue, and no worker hangs."""
-        if job.deaths == 0 and not job.set_running_or_notify_cancel():
+        if not job.begin():
             return
         try:
             self._run(job)
@@ -220,13 +225,14 @@ class _Keeper(threading.Thread):
         try:
             self.pipe.send((job.function, job.arguments))
         except OSError:
-            self._died(job)
+            self._died(job, begun=False)
             return
         except Exception as error:  # the arguments cannot be sent to another process
             job.set_exception(error)
             return
         deadline = time.monotonic() + job.seconds
         given_up_at = float("inf")
+        begun = False
         while not self.pool.closed:
             now = time.monotonic()
             if job.abandoned:
@@ -236,17 +242,31 @@ class _Keeper(threading.Thread):
                 job.set_exception(TimeoutError() if now >= deadline else CancelledError())
                 return
             if wait([self.pipe, self.process.sentinel], min(0.1, deadline - now)):
-                self._answered(job)
-                return
+                if begun:
+                    self._answered(job)
+                    return
+                if not self._began(job):
+                    return
+                begun = True
         self._end()
         job.set_exception(CancelledError())
+
+    def _began(self, job: Job) -> bool:
+        """Takes the worker's word that it has the job; False where it died before."""
+        assert self.pipe is not None
+        try:
+            self.pipe.recv()
+        except (EOFError, OSError):
+            self._died(job, begun=False)
+            return False
+        return True
 
     def _answered(self, job: Job) -> None:
         assert self.pipe is not None
         try:
             fine, value = self.pipe.recv()
         except (EOFError, OSError):
-            self._died(job)
+            self._died(job, begun=True)
             return
         except Exception as error:  # an exception that does not survive the way from its process
             fine, value = False, RuntimeError(f"{type(error).__name__}: {error}")
@@ -257,23 +277,26 @@ class _Keeper(threading.Thread):
         else:
             job.set_exception(value)
 
-    def _died(self, job: Job) -> None:
-        job.deaths += 1
+    def _died(self, job: Job, *, begun: bool) -> None:
+        if begun:
+            job.deaths += 1
+        else:  # it was killed while it was idle, which is not the job's doing
+            job.losses += 1
         how = self._how()
         self._end()
         if job.abandoned:
             job.set_exception(CancelledError())
-        elif job.deaths < TRIES:
+        elif job.deaths < TRIES and job.losses < LOSSES:
             self.pool.put_back(job)
         else:
-            job.set_exception(WorkerDied(f"the process that worked on it ended {how}, {job.deaths} times"))
+            times = max(job.deaths, job.losses)
+            job.set_exception(WorkerDied(f"the process that worked on it ended {how}, {times} times"))
 
 
 def _give_up(job: Job, error: BaseException) -> None:
     """Settle a job that no worker has."""
-    if job.deaths == 0 and not job.set_running_or_notify_cancel():
-        return
-    job.set_exception(error)
+    if job.begin():
+        job.set_exception(error)
 
 
 def _worker(pipe: Connection[Any, Any], prepare: Callable[[], None] | None) -> None:
@@ -297,7 +320,9 @@ def _outcome(pipe: Connection[Any, Any]) -> tuple[bool, Any]:
     except (EOFError, OSError):
         raise
     except Exception as error:  # what was sent cannot be made here
+        pipe.send("begun")
         return False, error
+    pipe.send("begun")
     try:
         return True, function(*arguments)
     except BaseException as error:
