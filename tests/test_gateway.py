@@ -61,7 +61,9 @@ def files_below(folder: Path) -> set[Path]:
 class Gateway:
     """uvicorn with the application in a thread; `log` is what it said."""
 
-    def __init__(self, url: str, contract: Contract, limits: Limits, key: str | None = "k", connections=None, **more) -> None:
+    def __init__(
+        self, url: str, contract: Contract, limits: Limits, key: str | None = "k", connections=None, **more
+    ) -> None:
         from toolkit.connections import Connections, server_of
 
         self.log = io.StringIO()

@@ -1,4 +1,4 @@
-"""What comes through the gateway's doors: no address that the model server would fetch, and no connection that is held for nothing."""
+"""What the gateway lets in: no address that the model server would fetch, no connection that is held for nothing."""
 
 import base64
 import contextlib
@@ -16,13 +16,13 @@ from fault_server import FaultServer
 from test_page_workers import until
 
 pytest.importorskip("fastapi")
-import httpx  # noqa: E402
-from test_gateway import LADING, LIMITS, Gateway, contract_of, page, pdf, raw, reader  # noqa: E402
+import httpx
+from test_gateway import LADING, LIMITS, Gateway, contract_of, page, pdf, raw, reader
 
-from toolkit.connections import Connections, file_handles  # noqa: E402
-from toolkit.gateway import Limits  # noqa: E402
-from toolkit.row_shards import AnswerPlan  # noqa: E402
-from toolkit.server_client import request_body  # noqa: E402
+from toolkit.connections import Connections, file_handles
+from toolkit.gateway import Limits
+from toolkit.row_shards import AnswerPlan
+from toolkit.server_client import request_body
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 HTTP = "http://127.0.0.1:8990/secret"
@@ -48,12 +48,39 @@ def question(*parts) -> dict:
 
 
 ADDRESSES = [
-    HTTP, "https://example.invalid/a.png", "HTTP://127.0.0.1/a", "hTtPs://127.0.0.1/a", " http://127.0.0.1/a", "\thttp://127.0.0.1/a",
-    "\nhttp://127.0.0.1/a", "\u00a0http://127.0.0.1/a", "//127.0.0.1/a", "127.0.0.1:8990", "file:///etc/passwd", "FILE:/etc/passwd", "file:etc", "ftp://127.0.0.1/a",
-    "gopher://127.0.0.1/", "/etc/passwd", "", "data:", "data:,", "data:text/html;base64,PGI+", "data:image/svg+xml;base64,PHN2Zz4=", "data:image/png,http://127.0.0.1",
-    "data:image/png;base64,http://127.0.0.1/", "data:image/png;base64,PHN2Zz48L3N2Zz4=", "data:video/mp4;base64,AAAA", "x" + data_url(), data_url() + "#" + HTTP,
-    data_url() + "," + HTTP, data_url() + "\n", " " + data_url(), "data:application/pdf;base64,JVBERi0xLjcK", "data:image/png;base64,JSFQUy1BZG9iZS0zLjAgRVBTRi0zLjA=",
-]  # fmt: skip
+    HTTP,
+    "https://example.invalid/a.png",
+    "HTTP://127.0.0.1/a",
+    "hTtPs://127.0.0.1/a",
+    " http://127.0.0.1/a",
+    "\thttp://127.0.0.1/a",
+    "\nhttp://127.0.0.1/a",
+    "\u00a0http://127.0.0.1/a",
+    "//127.0.0.1/a",
+    "127.0.0.1:8990",
+    "file:///etc/passwd",
+    "FILE:/etc/passwd",
+    "file:etc",
+    "ftp://127.0.0.1/a",
+    "gopher://127.0.0.1/",
+    "/etc/passwd",
+    "",
+    "data:",
+    "data:,",
+    "data:text/html;base64,PGI+",
+    "data:image/svg+xml;base64,PHN2Zz4=",
+    "data:image/png,http://127.0.0.1",
+    "data:image/png;base64,http://127.0.0.1/",
+    "data:image/png;base64,PHN2Zz48L3N2Zz4=",
+    "data:video/mp4;base64,AAAA",
+    "x" + data_url(),
+    data_url() + "#" + HTTP,
+    data_url() + "," + HTTP,
+    data_url() + "\n",
+    " " + data_url(),
+    "data:application/pdf;base64,JVBERi0xLjcK",
+    "data:image/png;base64,JSFQUy1BZG9iZS0zLjAgRVBTRi0zLjA=",
+]
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -74,15 +101,34 @@ def test_an_image_that_is_no_data_url_is_refused_before_the_model_server_sees_it
 
 GOOD = {"type": "image_url", "image_url": {"url": data_url()}}
 PARTS = [
-    {"type": "video_url", "video_url": {"url": HTTP}}, {"type": "audio_url", "audio_url": {"url": HTTP}}, {"video_url": HTTP}, {"audio_url": HTTP},
-    {"type": "video_url", "video_url": {"url": data_url()}}, {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
-    {"type": "file", "file": {"file_data": HTTP}}, {"type": "file", "file": {"file_id": "1"}}, {"type": "input_file", "file_url": HTTP},
-    {"type": "image_embeds", "image_embeds": "AAAA"}, {"type": "image_pil", "image_pil": HTTP}, {"type": "image", "image": HTTP}, {"type": "image_url", "url": HTTP},
-    {"type": "IMAGE_URL", "image_url": HTTP}, {"type": ["image_url"], "image_url": HTTP}, {"type": "unknown"}, {"type": "text", "text": {"url": HTTP}},
-    {"type": "image_url", "image_url": {"url": {"url": HTTP}}}, {"type": "image_url", "image_url": [HTTP]}, {"type": "image_url", "image_url": {"url": [HTTP]}},
-    {"type": "image_url", "image_url": {"url": data_url(), "fallback": HTTP}}, {**GOOD, "video_url": {"url": HTTP}, "uuid": "a"},
-    [{"type": "image_url", "image_url": {"url": HTTP}}], [[GOOD]], 5, None, True,
-]  # fmt: skip
+    {"type": "video_url", "video_url": {"url": HTTP}},
+    {"type": "audio_url", "audio_url": {"url": HTTP}},
+    {"video_url": HTTP},
+    {"audio_url": HTTP},
+    {"type": "video_url", "video_url": {"url": data_url()}},
+    {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+    {"type": "file", "file": {"file_data": HTTP}},
+    {"type": "file", "file": {"file_id": "1"}},
+    {"type": "input_file", "file_url": HTTP},
+    {"type": "image_embeds", "image_embeds": "AAAA"},
+    {"type": "image_pil", "image_pil": HTTP},
+    {"type": "image", "image": HTTP},
+    {"type": "image_url", "url": HTTP},
+    {"type": "IMAGE_URL", "image_url": HTTP},
+    {"type": ["image_url"], "image_url": HTTP},
+    {"type": "unknown"},
+    {"type": "text", "text": {"url": HTTP}},
+    {"type": "image_url", "image_url": {"url": {"url": HTTP}}},
+    {"type": "image_url", "image_url": [HTTP]},
+    {"type": "image_url", "image_url": {"url": [HTTP]}},
+    {"type": "image_url", "image_url": {"url": data_url(), "fallback": HTTP}},
+    {**GOOD, "video_url": {"url": HTTP}, "uuid": "a"},
+    [{"type": "image_url", "image_url": {"url": HTTP}}],
+    [[GOOD]],
+    5,
+    None,
+    True,
+]
 
 
 @pytest.mark.parametrize("part", PARTS, ids=str)
@@ -99,11 +145,21 @@ def with_message(message) -> dict:
 
 
 BAD_BODIES = [
-    with_message({"role": "user", "content": {"type": "image_url", "image_url": HTTP}}), with_message({"role": "user", "content": 5}), with_message("text"), with_message([GOOD]),
-    with_message({"role": "tool", "tool_call_id": "1", "content": [{"type": "image_url", "image_url": HTTP}]}), with_message({"role": "assistant", "audio": {"url": HTTP}, "content": "x"}),
-    with_message({"role": "user", "content": "x", "parts": [{"image_url": HTTP}]}), question() | {"kv_transfer_params": {"remote_host": "127.0.0.1"}},
-    question() | {"media_io_kwargs": {"image": {}}}, [question()], "text", {"messages": "text"}, {"messages": {"0": {}}}, {},
-]  # fmt: skip
+    with_message({"role": "user", "content": {"type": "image_url", "image_url": HTTP}}),
+    with_message({"role": "user", "content": 5}),
+    with_message("text"),
+    with_message([GOOD]),
+    with_message({"role": "tool", "tool_call_id": "1", "content": [{"type": "image_url", "image_url": HTTP}]}),
+    with_message({"role": "assistant", "audio": {"url": HTTP}, "content": "x"}),
+    with_message({"role": "user", "content": "x", "parts": [{"image_url": HTTP}]}),
+    question() | {"kv_transfer_params": {"remote_host": "127.0.0.1"}},
+    question() | {"media_io_kwargs": {"image": {}}},
+    [question()],
+    "text",
+    {"messages": "text"},
+    {"messages": {"0": {}}},
+    {},
+]
 
 
 @pytest.mark.parametrize("body", BAD_BODIES, ids=lambda body: json.dumps(body)[-60:])
@@ -146,7 +202,7 @@ def test_text_and_images_that_come_along_are_passed_on_as_they_are(gateway, part
     assert gateway.model.requests[-1] == body
 
 
-# --- connections that are held for nothing -------------------------------------------------------------------------------
+# --- connections that are held for nothing ---------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -171,7 +227,9 @@ def closed(connection: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("first", [b"", b"POST /v1/extract HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["silent", "half a head"])
+@pytest.mark.parametrize(
+    "first", [b"", b"POST /v1/extract HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["silent", "half a head"]
+)
 def test_silent_connections_hold_up_nobody_and_are_closed(first):
     with FaultServer(lambda _: None, answer=ANSWER, vllm=True) as server:
         with Gateway(server.url, contract_of(), LIMITS, connections=Connections(100, idle_seconds=1.5)) as gateway:

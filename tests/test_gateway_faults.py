@@ -13,12 +13,12 @@ from fault_server import FaultServer
 from test_page_workers import kill_workers, killing, slow_picture, until
 
 pytest.importorskip("fastapi")
-from test_gateway import LADING, LIMITS, SECRET, Gateway, bill, contract_of, page, pdf, reader  # noqa: E402
+from test_gateway import LADING, LIMITS, SECRET, Gateway, bill, contract_of, page, pdf, reader
 
-from toolkit.answers import NoAnswer  # noqa: E402
-from toolkit.gateway import Limits  # noqa: E402
-from toolkit.row_shards import AnswerPlan  # noqa: E402
-from toolkit.server_client import ServerModel  # noqa: E402
+from toolkit.answers import NoAnswer
+from toolkit.gateway import Limits
+from toolkit.row_shards import AnswerPlan
+from toolkit.server_client import ServerModel
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 
@@ -27,7 +27,7 @@ def model_server(port: int = 0, fault=lambda _: None) -> FaultServer:
     return FaultServer(fault, answer=ANSWER, vllm=True, port=port).__enter__()
 
 
-# --- the model server goes away ------------------------------------------------------------------------------------------
+# --- the model server goes away --------------------------------------------------------------------------------------
 
 
 def test_a_server_that_was_away_longer_than_patience_is_used_again_when_it_is_back(tmp_path):
@@ -108,7 +108,7 @@ def test_an_outage_longer_than_a_request_ends_when_the_server_is_back():
             server.__exit__()
 
 
-# --- render workers are killed -------------------------------------------------------------------------------------------
+# --- render workers are killed ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_a_gateway_that_can_start_no_worker_is_not_ready_and_says_why(monkeypatc
         assert answer.headers["retry-after"] and gateway.http.get("/health/live").status_code == 200
 
 
-# --- what nobody foresaw -------------------------------------------------------------------------------------------------
+# --- what nobody foresaw ---------------------------------------------------------------------------------------------
 
 
 def fails(*_, **__):

@@ -14,12 +14,12 @@ from fault_server import FaultServer
 from test_page_workers import kill_workers, slow_picture, until
 
 pytest.importorskip("fastapi")
-from test_gateway import FORM, LADING, Gateway, contract_of, encrypted, page, part, pdf, reader  # noqa: E402
+from test_gateway import FORM, LADING, Gateway, contract_of, encrypted, page, part, pdf, reader
 
-from toolkit.documents import Document, PageRenderer  # noqa: E402
-from toolkit.gateway import Limits  # noqa: E402
-from toolkit.row_shards import AnswerPlan  # noqa: E402
-from toolkit.scratch import ScratchFolder  # noqa: E402
+from toolkit.documents import Document, PageRenderer
+from toolkit.gateway import Limits
+from toolkit.row_shards import AnswerPlan
+from toolkit.scratch import ScratchFolder
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 
@@ -44,7 +44,10 @@ def kept(temporary: Path) -> list[str]:
 
 
 def form(*files: bytes) -> dict:
-    return {"content": b"".join(part("a.png", file) for file in files) + b"--x--\r\n", "headers": {"content-type": FORM}}
+    return {
+        "content": b"".join(part("a.png", file) for file in files) + b"--x--\r\n",
+        "headers": {"content-type": FORM},
+    }
 
 
 REQUESTS = {
@@ -68,7 +71,7 @@ def test_however_a_request_ends_its_files_are_gone(temporary):
                 answer = gateway.http.post("/v1/extract", **request)
                 assert answer.status_code == code, (name, answer.text)
                 # What another worker was still rendering goes when that worker has let go of it.
-                assert until(lambda: kept(temporary) == [], 3), (name, kept(temporary))  # noqa: B023
+                assert until(lambda: kept(temporary) == [], 3), (name, kept(temporary))
             assert len(list(temporary.iterdir())) == 2  # the folder and its lock
     assert list(temporary.iterdir()) == []
 
@@ -109,7 +112,9 @@ def test_a_client_that_leaves_frees_its_place_and_its_files_are_gone(temporary, 
                 assert until(lambda: kept(temporary) == [], 3), kept(temporary)
 
 
-def test_a_rendering_that_fails_or_is_cancelled_leaves_nothing_in_other_scripts_either(temporary, tmp_path, slow_document):
+def test_a_rendering_that_fails_or_is_cancelled_leaves_nothing_in_other_scripts_either(
+    temporary, tmp_path, slow_document
+):
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 nothing")
     slow = tmp_path / "slow.tiff"
     slow.write_bytes(slow_document)

@@ -1,4 +1,4 @@
-"""Worker processes that are really killed: idle, busy, once and twice; what cannot start; what nobody waits for any more."""
+"""Worker processes that are really killed, idle and busy, once and twice; jobs that nobody waits for any more."""
 
 import json
 import multiprocessing
@@ -49,7 +49,7 @@ def test_a_killed_idle_worker_is_replaced():
             before = pool.process_ids()
             kill_workers()
             assert pool.schedule(abs, (-round_,), timeout=10).result(20) == round_
-            assert until(lambda: len(pool.process_ids()) == 2 and not set(pool.process_ids()) & set(before))  # noqa: B023
+            assert until(lambda: len(set(pool.process_ids()) - set(before)) == 2)  # noqa: B023
         assert pool.trouble() == ""
 
 
@@ -74,7 +74,7 @@ def test_the_job_of_a_killed_busy_worker_is_done_by_another_and_its_neighbour_no
 
 def test_a_job_that_kills_its_worker_twice_is_named_and_the_next_one_is_fine():
     with pool_of(1) as pool:
-        with pytest.raises(WorkerDied, match="ended by signal 6, 2 times|ended with code"):
+        with pytest.raises(WorkerDied, match=r"ended (by signal 6|with code \d+), 2 times"):
             pool.schedule(os.abort, timeout=20).result(30)
         assert pool.schedule(abs, (-3,), timeout=10).result(20) == 3
 
@@ -128,7 +128,7 @@ def test_errors_and_results_that_cannot_travel_between_processes_are_errors_of_t
             pool.schedule(odd, timeout=10).result(20)
         with pytest.raises(RuntimeError, match="lock"):
             pool.schedule(threading.Lock, timeout=10).result(20)
-        with pytest.raises(Exception, match="pickle|local object"):
+        with pytest.raises(Exception, match=r"pickle|local object"):
             pool.schedule(lambda: 1, timeout=10).result(20)
         with pytest.raises(SystemExit):
             pool.schedule(sys.exit, (3,), timeout=10).result(20)
@@ -153,7 +153,9 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform == "win32", reason="kills processes by signal")
 def test_a_busy_worker_ends_with_the_process_that_started_it(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
     worker = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
@@ -167,7 +169,7 @@ def test_a_busy_worker_ends_with_the_process_that_started_it(tmp_path):
     assert until(gone, 5)
 
 
-# --- the same in pdf_to_images.py ----------------------------------------------------------------------------------------
+# --- the same in pdf_to_images.py ------------------------------------------------------------------------------------
 
 
 @contextmanager

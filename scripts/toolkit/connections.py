@@ -1,8 +1,8 @@
 """The gateway's HTTP server: uvicorn, with connections that cannot be held for nothing.
 
-uvicorn alone waits for a request's head without end, and its own limit answers 503 to everybody once it is reached. Here a
-connection without a request under way is closed after `idle_seconds`, however slowly it sends bytes. Where there are too many,
-the one that has been idle longest makes room for the new one, so that health checks and documents are still answered.
+uvicorn alone waits for the head of a request without end, and once its own limit is reached it answers 503 to all.
+Here a connection without a request under way is closed after `idle_seconds`, also if it sends a byte now and then. If
+there are too many connections, the longest idle one makes room, so health checks and documents are still answered.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SWEEP_EVERY = 5  # of uvicorn's ticks, which are 0.1 s
 
 @dataclass(frozen=True)
 class Connections:
-    """`most` at the same time; `idle_seconds` without a complete request head, or between two requests; `stalled_seconds` for a
-    client that does not read its answer."""
+    """Limits: `most` connections at the same time; `idle_seconds` until the head of a request is complete, and between
+    two requests; `stalled_seconds` for a client that does not read its answer."""
 
     most: int = 1000
     idle_seconds: float = 10.0
@@ -47,7 +47,7 @@ class Connection(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _make_room(self) -> None:
-        """Drop the longest idle connection, one that never asked anything before others; where all are busy, this one is refused."""
+        """Drop the longest idle connection, first those that never asked anything. If all are busy, refuse this one."""
         open_ones: list[Any] = [c for c in self.connections if not c.transport.is_closing()]
         if len(open_ones) <= self.limits.most:
             return

@@ -113,8 +113,8 @@ async def until_client_leaves(request: fastapi.Request) -> AsyncIterator[None]:
 
 def place_of(error: BaseException) -> str:
     """The kind of an unexpected error and where it was raised; its message may hold something of a document."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else type(error).__name__
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
 
 
 class Bounded:
@@ -436,7 +436,11 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @app.get("/health/ready", summary="Documents can be answered", responses={503: {"description": "they cannot (yet), and why"}})
+    @app.get(
+        "/health/ready",
+        summary="Documents can be answered",
+        responses={503: {"description": "they cannot (yet), and why"}},
+    )
     async def ready() -> Any:
         sentence = await not_ready()
         return problem(503, sentence, None, "http_error") if sentence else {"status": "ready"}

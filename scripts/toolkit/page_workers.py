@@ -1,7 +1,7 @@
 """Worker processes for documents: a worker that is killed is replaced, and its document is tried once more.
 
-Each worker has a pipe of its own and one thread in this process that watches it. So a worker may be killed at any moment
-(the kernel does that when memory is short), idle or busy, and no other worker notices.
+Each worker has a pipe of its own, and one thread in this process that watches it. So a worker may be killed at any
+time, idle or busy (the kernel does that when memory is short), and no other worker notices.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from concurrent.futures import CancelledError, Future
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from toolkit.console import ExitCode, StageError
+
 TRIES = 2  # of a job whose worker dies while it works on it
 LOSSES = 5  # of a job that was handed to a worker which died without beginning it
 GRACE = 1.0  # seconds in which a job may still finish that nobody waits for any more
@@ -29,8 +31,11 @@ class WorkerDied(Exception):
     """The job's worker was killed, every time; the message is one sentence."""
 
 
-class NoWorkers(Exception):
-    """No worker process can be started; the message is one sentence."""
+class NoWorkers(StageError):
+    """No worker process can be started: this machine's fault, never a document's; the message is one sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ExitCode.DEPENDENCY)
 
 
 class Job(Future[Any]):
@@ -71,7 +76,8 @@ class WorkerPool:
             keeper.start()
 
     def schedule(self, function: Callable[..., Any], args: Iterable[Any] = (), *, timeout: float) -> Job:
-        """A future of `function(*args)`: TimeoutError after `timeout` seconds, WorkerDied, NoWorkers, or what it raises."""
+        """A future of `function(*args)`. It raises TimeoutError after `timeout` seconds, WorkerDied, NoWorkers, or the
+        function's own error."""
         job = Job(function, tuple(args), timeout)
         with self.changed:
             if self.closed:
@@ -184,9 +190,10 @@ class _Keeper(threading.Thread):
         deadline = time.monotonic() + START_SECONDS
         while not self.pool.closed and time.monotonic() < deadline:
             if wait([self.pipe, self.process.sentinel], 0.2):
-                if not self.pipe.poll():
+                try:
+                    self.pipe.recv()
+                except (EOFError, OSError):
                     return f"no worker process can be started (it ended {self._how()})"
-                self.pipe.recv()
                 return ""
         return f"no worker process can be started (not ready after {START_SECONDS:g} s)"
 
@@ -300,7 +307,7 @@ def _give_up(job: Job, error: BaseException) -> None:
 
 
 def _worker(pipe: Connection[Any, Any], prepare: Callable[[], None] | None) -> None:
-    """The worker's process: jobs from the pipe until it closes; ends with the process that started it, also in the middle of a job."""
+    """The worker's process: runs jobs from the pipe until that closes. Ends with its parent, also in a job."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers

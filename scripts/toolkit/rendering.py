@@ -13,7 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import ExitCode, StageError, say, sentence_of
+from toolkit.console import say, sentence_of
 from toolkit.page_workers import NoWorkers, WorkerDied, WorkerPool
 
 Result = tuple[Path, list[dict[str, Any]], str]
@@ -36,8 +36,8 @@ def in_processes(todo: list[Path], out_dir: Path, how: How, *, workers: int, tim
                 lines, sentence = [], f"not finished after {time_limit:g} s (--time-limit); given up"
             except WorkerDied as error:
                 lines, sentence = [], str(error)
-            except NoWorkers as error:
-                raise StageError(f"nothing can be rendered: {error}", ExitCode.DEPENDENCY) from None
+            except NoWorkers:
+                raise  # no document can be rendered
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EACCES):
                     raise

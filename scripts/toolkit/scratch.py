@@ -17,7 +17,10 @@ PREFIX = "document-pages-"
 
 
 class ScratchFolder:
-    """A folder for pages and uploads, open to this user only; use as a context. Also removes what killed processes left."""
+    """A folder for pages and uploads that only this user can read; use as a context.
+
+    First removes what killed processes left.
+    """
 
     def __enter__(self) -> Path:
         remove_abandoned()
