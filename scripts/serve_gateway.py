@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         raise StageError(f"--host {args.host} lets others in; set {CLIENT_KEY_VARIABLE}, or say --no-key")
     contract = load_contract(args.contract)
     check_port(args.host, args.port)
+    from toolkit.connections import Connections, server_of
     from toolkit.gateway import Limits, make_app
 
     limits = Limits(args.max_bytes, args.max_pages, args.max_pages, args.max_seconds, args.concurrency, args.queue)
@@ -63,11 +64,10 @@ def main(argv: list[str] | None = None) -> int:
         contract, args.server.rstrip("/"), limits, key=key, server_key=os.environ.get("VLLM_API_KEY") or None,
         render_timeout=args.render_timeout, workers=args.workers, ready_file=args.ready_file,
     )  # fmt: skip
-    import uvicorn
-
     say(f"http://{args.host}:{args.port}/v1/extract for {contract.target.title}, in front of {args.server}; key {'from ' + CLIENT_KEY_VARIABLE if key else 'none'}")  # fmt: skip
-    # h11 refuses headers over 64 KiB; a client that sends nothing is closed after the keep-alive time.
-    uvicorn.run(app, host=args.host, port=args.port, access_log=False, log_level="warning", timeout_keep_alive=10, limit_concurrency=args.concurrency + args.queue + 64, timeout_graceful_shutdown=int(args.max_seconds))  # fmt: skip
+    server_of(
+        app, args.host, args.port, Connections(stalled_seconds=args.max_seconds), shutdown_seconds=args.max_seconds
+    ).run()
     return 0
 
 

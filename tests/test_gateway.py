@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, png
+from conftest import REPOSITORY
 from fault_server import FaultServer
 
 from toolkit.contract import Contract
@@ -53,18 +53,25 @@ def reader(plan: AnswerPlan):
     return answer
 
 
+def files_below(folder: Path) -> set[Path]:
+    """All that the gateways' scratch folders hold."""
+    return {path for scratch in folder.glob("document-pages-*") for path in (scratch, *scratch.rglob("*"))}
+
+
 class Gateway:
     """uvicorn with the application in a thread; `log` is what it said."""
 
-    def __init__(self, url: str, contract: Contract, limits: Limits, key: str | None = "k", **more) -> None:
-        import uvicorn
+    def __init__(
+        self, url: str, contract: Contract, limits: Limits, key: str | None = "k", connections=None, **more
+    ) -> None:
+        from toolkit.connections import Connections, server_of
 
         self.log = io.StringIO()
         app = make_app(contract, url, limits, key=key, workers=1, log=self.log, **more)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="critical", access_log=False))
+        self.server = server_of(app, "127.0.0.1", self.port, connections or Connections(), shutdown_seconds=5)
         self.http = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}", headers={"authorization": "Bearer k"}, timeout=60
         )
@@ -453,17 +460,15 @@ def test_too_many_documents_are_sent_away():
             assert codes == [200, 200, 429, 429, 429, 429]
 
 
-def test_nothing_of_a_document_is_logged_or_kept(gateway, tmp_path):
-    before = {path.name for path in Path(tempfile.gettempdir()).iterdir()}
+def test_nothing_of_a_document_is_logged_or_kept(gateway):
+    """Looks at the whole temporary folder of this run's gateways; how requests fail and what then stays is in test_gateway_files.py."""
+    before = files_below(Path(tempfile.gettempdir()))
     for body in (pdf(), b"%PDF-" + SECRET.encode(), part(f"{SECRET}.png", page()) + b"--x--\r\n"):
         gateway.http.post("/v1/extract", content=body, headers={"content-type": FORM} if body.startswith(b"--") else {})
     log = gateway.log.getvalue()
     assert SECRET not in log and "B1" not in log and log.count("\n") >= 3
     assert all(set(json.loads(line)) == {"id", "status", "pages", "seconds"} for line in log.splitlines())
-    left = {path.name for path in Path(tempfile.gettempdir()).iterdir()} - before
-    assert not [name for name in left if name.startswith("upload-")]
-    pages = Path(next(iter(Path(tempfile.gettempdir()).glob("pages-*"))))
-    assert png(tmp_path / "x.png").is_file() and pages.is_dir()
+    assert files_below(Path(tempfile.gettempdir())) == before
 
 
 def test_what_the_gateway_adds_besides_rendering(gateway):

@@ -123,10 +123,51 @@ def test_the_merged_model_is_served_and_answers_as_it_does_locally(vllm_python, 
             f"confidence of {len(apart)} values: mean difference {sum(apart) / len(apart):.4f}, most {max(apart):.3f}"
         )
         assert sum(apart) / len(apart) < 0.02
+        check_that_nothing_is_fetched(merged)
         check_prompt_and_pixels(vllm_python, merged, held_out, work)
         pdfs = REPOSITORY / "data/quickstart/held_out/samples/pdfs"
         from_pdfs = extract(work / "pdfs.jsonl", pdfs, merged, "--limit", 12)
         assert all(from_pdfs[key]["raw"] == served[key]["raw"] for key in from_pdfs if key in served)
+
+
+def check_that_nothing_is_fetched(model):
+    """A page that lies elsewhere, also behind a redirect: the server refuses it and asks nobody for it."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    import httpx
+
+    from toolkit.contract import load_contract
+    from toolkit.server_client import blank_request
+
+    asked = []
+
+    class Trap(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/again")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trap) as trap:
+        threading.Thread(target=trap.serve_forever, args=(0.05,), daemon=True).start()
+        here = f"http://127.0.0.1:{trap.server_address[1]}/page.png"
+        local = (REPOSITORY / "examples").rglob("*.png").__next__().as_uri()
+        for address in (here, here.replace("http:", "HTTP:"), here.replace("127.0.0.1", "localhost"), local):
+            for kind in ("image_url", "video_url"):
+                body = blank_request(load_contract(model), model.name, max_tokens=4)
+                body["messages"][1]["content"][0] = {"type": kind, kind: {"url": address}}
+                answer = httpx.post(f"http://127.0.0.1:{PORT}/v1/chat/completions", json=body, timeout=60)
+                assert answer.status_code >= 400, (address, answer.text)
+        trap.shutdown()
+    assert asked == []
+    body = blank_request(load_contract(model), model.name, max_tokens=4)
+    assert httpx.post(f"http://127.0.0.1:{PORT}/v1/chat/completions", json=body, timeout=60).status_code == 200
 
 
 def check_prompt_and_pixels(vllm_python, model, held_out, work):

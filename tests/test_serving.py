@@ -205,6 +205,8 @@ def test_every_setting_comes_from_the_contract_and_has_its_reason(run, merged, c
     assert json.loads(value["--mm-processor-kwargs"])["size"]["longest_edge"] == 64 * 32 * 32
     grammar = json.loads(value["--structured-outputs-config"])
     assert grammar == {"backend": "xgrammar", "disable_any_whitespace": True}
+    assert value["--allowed-media-domains"] == "nothing.invalid" and "--allowed-local-media-path" not in words
+    assert done.json["environment"]["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
     assert value["--generation-config"] == "vllm" and words[-1] == "--enable-scale-out"
     told = [line for line in done.err.splitlines() if line.startswith("  --")]
     assert len(told) > 12 and all(len(line.split("  ")) > 2 or "--port" in line or "scale-out" in line for line in told)

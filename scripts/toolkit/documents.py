@@ -3,12 +3,13 @@ comes, in worker processes with a time limit."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 from toolkit.console import StageError, first_few
 from toolkit.evidence import TextLayers, read_layer
 from toolkit.files import escaped, expand_inputs, is_machine_failure, name_problem
+from toolkit.page_workers import Job, NoWorkers, WorkerDied, WorkerPool
 from toolkit.pdf_pages import SOURCE_SUFFIXES
 from toolkit.records import images_of, read_records
+from toolkit.scratch import ScratchFolder
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,24 @@ def arriving(folders: list[Path], *, seconds: float | None, pause: float = 1.0) 
             time.sleep(pause)
 
 
+class Pages(Future[list[Path]]):
+    """The page files of one document, some day. `cancel` also ends a rendering that runs; its files are removed."""
+
+    def __init__(self, job: Job | None = None) -> None:
+        super().__init__()
+        self.job = job
+
+    def cancel(self) -> bool:
+        if self.job is not None:
+            self.job.cancel()
+        return super().cancel()
+
+
 class PageRenderer:
     """Renders documents in worker processes: one file that hangs or crashes its engine stops nothing else.
 
-    `pages_of` starts a document and returns a future of its page files; `release` removes them. Use as a context.
+    `pages_of` starts a document and returns a future of its page files; `release` removes them. The files of a document that
+    fails, is cancelled or comes too late are removed here. Use as a context.
     """
 
     def __init__(
@@ -110,51 +127,74 @@ class PageRenderer:
     ) -> None:
         self.max_pages = max_pages
         self.image_max_tokens, self.workers, self.time_limit = image_max_tokens, workers, time_limit
-        self._pool: Any = None
+        self._pool: WorkerPool | None = None
 
     def __enter__(self) -> PageRenderer:
-        self._scratch = tempfile.TemporaryDirectory(prefix="pages-")
+        self._scratch = ScratchFolder()
+        self.folder = self._scratch.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.stop()
-            self._pool.join()
-        self._scratch.cleanup()
+        self._scratch.__exit__()
 
-    def pages_of(self, document: Document) -> Future[list[Path]]:
+    def trouble(self) -> str:
+        """Why nothing can be rendered now, in one sentence; empty where documents are welcome."""
+        return self._pool.trouble() if self._pool is not None else ""
+
+    def process_ids(self) -> list[int]:
+        """The workers that live now."""
+        return self._pool.process_ids() if self._pool is not None else []
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Workspace]:
+        """A folder for one request and all that is rendered for it; however the block ends, nothing of it stays."""
+        work = Workspace(self, Path(tempfile.mkdtemp(dir=self.folder)))
+        try:
+            yield work
+        finally:
+            work.close()
+
+    def pages_of(self, document: Document, folder: Path | None = None) -> Pages:
+        """`folder`: where the document's own folder is made (default: this renderer's). The future raises Unreadable, or NoWorkers."""
         if document.source is None:
-            ready: Future[list[Path]] = Future()
+            ready = Pages()
             ready.set_result(list(document.pages))
             return ready
         if self._pool is None:
-            import multiprocessing
-
-            from pebble import ProcessPool
-
-            # Spawned, not forked: the parent runs an event loop and perhaps CUDA.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPool(max_workers=self.workers, context=context)
-        folder = tempfile.mkdtemp(dir=self._scratch.name)
+            self._pool = WorkerPool(self.workers, prepare=engines_loaded)
+        place = tempfile.mkdtemp(dir=folder or self.folder)
         started = self._pool.schedule(
-            rendered, (str(document.source), folder, self.image_max_tokens, self.max_pages), timeout=self.time_limit
+            rendered, (str(document.source), place, self.image_max_tokens, self.max_pages), timeout=self.time_limit
         )
-        result: Future[list[Path]] = Future()
-        started.add_done_callback(lambda done: self._settle(done, result))
+        result = Pages(started)
+        started.add_done_callback(lambda done: self._settle(done, result, place))
         return result
 
-    def _settle(self, done: Any, result: Future[list[Path]]) -> None:
+    def _settle(self, done: Any, result: Pages, place: str) -> None:
+        wanted = result.set_running_or_notify_cancel()
         try:
             paths, sentence = done.result()
         except TimeoutError:
             paths, sentence = [], f"rendering took longer than {self.time_limit:g} s"
-        except Exception as error:  # a worker that an engine killed
-            if is_machine_failure(error):
+        except WorkerDied as error:
+            paths, sentence = [], f"rendering failed ({error}); it may need more memory than there is"
+        except (NoWorkers, CancelledError) as error:
+            shutil.rmtree(place, ignore_errors=True)
+            if wanted:
                 result.set_exception(error)
+            return
+        except Exception as error:
+            if is_machine_failure(error):
+                shutil.rmtree(place, ignore_errors=True)
+                if wanted:
+                    result.set_exception(error)
                 return
             paths, sentence = [], f"rendering failed ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-        except BaseException as error:
-            result.set_exception(error)
+        if sentence or not wanted:
+            shutil.rmtree(place, ignore_errors=True)
+        if not wanted:
             return
         if sentence:
             result.set_exception(Unreadable(sentence))
@@ -175,6 +215,42 @@ class PageRenderer:
         """Remove rendered pages; files that the user gave stay."""
         if document.source is not None and pages:
             shutil.rmtree(pages[0].parent, ignore_errors=True)
+
+
+class Workspace:
+    """The one owner of a request's files: what was sent, and its pages. `close` removes them, also those that come too late."""
+
+    def __init__(self, renderer: PageRenderer, folder: Path) -> None:
+        self.renderer, self.folder = renderer, folder
+        self._begun: list[Pages] = []
+
+    def pages_of(self, document: Document) -> Pages:
+        pages = self.renderer.pages_of(document, self.folder)
+        self._begun.append(pages)
+        return pages
+
+    def close(self) -> None:
+        for pages in self._begun:
+            pages.cancel()
+        self._remove()
+        for pages in self._begun:
+            if pages.job is not None and not pages.job.done():
+                # Its worker may still write; it lets go within a second.
+                pages.job.add_done_callback(lambda _: self._remove())
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def engines_loaded() -> None:
+    """Runs in a worker when it starts, so that its first document does not wait for imports."""
+    import PIL.Image
+    import pymupdf
+
+    import toolkit.pdf_pages  # noqa: F401
+
+    pymupdf.TOOLS.mupdf_warnings()
+    PIL.Image.preinit()
 
 
 def rendered(source: str, folder: str, image_max_tokens: int, max_pages: int | None = None) -> tuple[list[str], str]:

@@ -1,7 +1,8 @@
 """The gateway: a PDF or page images in, strict JSON with confidence out, in front of a vLLM in the same container.
 
 It renders at the contract's size in worker processes, asks as extract_documents.py does (windows, shards, wire form), and answers with the
-public JSON. Nothing of a document is logged or kept: uploads and pages live in a temporary folder until the answer is given.
+public JSON. Nothing of a document is logged or kept: uploads and pages live in one temporary folder a request, which is gone when the
+request ends, however it ends.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hmac
 import json
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,11 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import fastapi
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from toolkit.contract import Contract
-from toolkit.documents import Document, PageRenderer, Unreadable
+from toolkit.documents import Document, PageRenderer, Unreadable, Workspace
 from toolkit.evidence import DocumentWords
 from toolkit.extraction import Heard, Judge, prediction_of
+from toolkit.media_urls import refusal_of
+from toolkit.page_workers import NoWorkers
 from toolkit.row_shards import Shard
 from toolkit.server_client import ServerModel, headers
 
@@ -45,7 +51,12 @@ STATUS_CODES = {
     "schema_error": 502,
     "truncated": 502,
     "http_error": 503,
+    "unavailable": 503,  # this machine's fault: no worker, no room on the disk
+    "time-out": 504,
+    "left": 499,  # nobody hears it
+    "error": 500,
 }
+UNEXPECTED = "an unexpected error in the gateway; its log says where"
 LINES = "application/x-ndjson"
 HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "server", "date"}
 
@@ -71,11 +82,47 @@ class TooSlow(Exception):
     """The body did not come in time."""
 
 
-class Bounded:
-    """ASGI middleware: a body over the limit is 413 before it is held, one that takes too long to come is 408."""
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
 
-    def __init__(self, app: Any, limits: Limits) -> None:
-        self.app, self.limits = app, limits
+
+@contextlib.asynccontextmanager
+async def until_client_leaves(request: fastapi.Request) -> AsyncIterator[None]:
+    """Ends the block with ClientLeft when the client closes its connection; the request's body must have been read."""
+    task = asyncio.current_task()
+    assert task is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left and task.uncancel() <= 0:
+            raise ClientLeft from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+def place_of(error: BaseException) -> str:
+    """The kind of an unexpected error and where it was raised; its message may hold something of a document."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+
+
+class Bounded:
+    """ASGI middleware: a body over the limit is 413 before it is held, one that takes too long to come is 408, and what nobody
+    foresaw is a 500 of the same form."""
+
+    def __init__(self, app: Any, limits: Limits, log: Any) -> None:
+        self.app, self.limits, self.log = app, limits, log
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -119,10 +166,17 @@ class Bounded:
         except TooSlow:
             if not started:
                 await refused(send, 408, f"the request did not come within {self.limits.seconds:g} s")
+        except ClientDisconnect:
+            pass  # in the middle of its body
+        except Exception as error:
+            print(json.dumps({"status": "error", "error": place_of(error)}), file=self.log, flush=True)
+            if not started:
+                await refused(send, 500, UNEXPECTED, "error")
+            # Else the answer ends unfinished, and uvicorn closes the connection: the client sees that it is not whole.
 
 
-async def refused(send: Any, status: int, sentence: str) -> None:
-    body = json.dumps({"error": {"message": sentence, "type": "refused"}}).encode()
+async def refused(send: Any, status: int, sentence: str, kind: str = "refused") -> None:
+    body = json.dumps({"error": {"message": sentence, "type": kind}}).encode()
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), (b"connection", b"close")]})  # fmt: skip
     await send({"type": "http.response.body", "body": body})
 
@@ -140,7 +194,7 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
     took = Histogram("extract_seconds", "seconds of a document by part", ["part"], registry=registry, buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60))  # fmt: skip
     pages_seen = Counter("extract_pages", "page images rendered", registry=registry)
     under_way = Gauge("extract_documents_under_way", "documents that are worked on or wait", registry=registry)
-    gate = asyncio.Semaphore(limits.documents)
+    gate, opening = asyncio.Semaphore(limits.documents), asyncio.Lock()
     state: dict[str, Any] = {"waiting": 0}
 
     @contextlib.asynccontextmanager
@@ -151,21 +205,33 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         with renderer:
             state["renderer"] = renderer
             await asyncio.to_thread(warmed, renderer)
-            state["http"] = httpx.AsyncClient(headers=headers(server_key), timeout=httpx.Timeout(limits.seconds, connect=5))  # fmt: skip
+            timeout = httpx.Timeout(limits.seconds, connect=5)
+            state["http"] = httpx.AsyncClient(headers=headers(server_key), timeout=timeout)
+            # Of its own: however many requests are passed on, one more connection is there for health.
+            state["probe"] = httpx.AsyncClient(headers=headers(server_key), timeout=5)
             yield
             await state["http"].aclose()
+            await state["probe"].aclose()
             if "model" in state:
                 await state["model"].__aexit__()
 
     async def model() -> ServerModel:
         """The served model; looked for at the first request, since the gateway may be up before vLLM is."""
-        if "model" not in state:
-            made = ServerModel(url, contract, key=server_key, concurrency=limits.documents, timeout=limits.seconds, attempts=3, patience=limits.seconds)  # fmt: skip
-            state["model"] = await made.__aenter__()
-        return state["model"]
+        async with opening:
+            if "model" not in state:
+                made = ServerModel(url, contract, key=server_key, concurrency=limits.documents, timeout=limits.seconds, attempts=3, patience=limits.seconds)  # fmt: skip
+                try:
+                    state["model"] = await made.__aenter__()
+                except BaseException:
+                    await made.__aexit__()
+                    raise
+            return state["model"]
+
+    def model_is_away() -> bool:
+        return "model" in state and state["model"].away
 
     app = fastapi.FastAPI(title=f"Extraction: {contract.target.title}", version="1", lifespan=lifespan, redoc_url=None)
-    app.add_middleware(Bounded, limits=limits)
+    app.add_middleware(Bounded, limits=limits, log=log)
 
     def allowed(request: fastapi.Request) -> None:
         given = request.headers.get("authorization", "").encode()
@@ -178,14 +244,12 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         if kind != "multipart/form-data":
             data = await request.body()
             return [stored(folder, 1, data)]
-        from starlette.exceptions import HTTPException
-
         try:
             form = await request.form(max_files=limits.files, max_fields=16)
         except HTTPException as error:
             raise fastapi.HTTPException(400, f"the form cannot be read ({error.detail})") from None
         except Exception as error:
-            if isinstance(error, TooLarge | TooSlow | OSError):
+            if isinstance(error, TooLarge | TooSlow | ClientDisconnect | OSError):
                 raise
             raise fastapi.HTTPException(400, "the form cannot be read") from None
         try:
@@ -206,21 +270,13 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         path.write_bytes(data)
         return path
 
-    async def pages_of(sources: list[Path]) -> tuple[list[Path], list[Any] | None]:
+    async def pages_of(work: Workspace, sources: list[Path]) -> tuple[list[Path], list[Any] | None]:
         """Page images of all files in order, and their text layer where every file has one."""
-        renderer: PageRenderer = state["renderer"]
         documents = [Document(source.name, source=source) for source in sources]
-        made: list[tuple[Document, list[Path]]] = []
-        try:
-            for document, future in [(d, renderer.pages_of(d)) for d in documents]:
-                made.append((document, await asyncio.wrap_future(future)))
-        except Unreadable:
-            for document, pages in made:
-                renderer.release(document, pages)
-            raise
-        layers = [renderer.layer_of(document, pages) for document, pages in made]
+        made = await asyncio.gather(*(asyncio.wrap_future(work.pages_of(document)) for document in documents))
+        layers = [PageRenderer.layer_of(document, pages) for document, pages in zip(documents, made, strict=True)]
         layer = [page for one in layers for page in one or []] if all(layers) else None
-        return [page for _, pages in made for page in pages], layer
+        return [page for pages in made for page in pages], layer
 
     @app.post(
         "/v1/extract", summary="A document's values as strict JSON", openapi_extra=REQUEST_BODY, responses=RESPONSES
@@ -276,15 +332,22 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             line = await answered(request, identity, parts, asyncio.get_running_loop().time() + limits.seconds, heard)
         except TimeoutError:
             line = {"status": "time-out", "error": f"no answer within {limits.seconds:g} s"}
+            if model_is_away():
+                line = {"status": "http_error", "error": "the model server does not answer"}
+        except ClientLeft:
+            line = {"status": "left", "error": "the client left"}
+        except NoWorkers as error:
+            line = {"status": "unavailable", "error": str(error)}
         except OSError as error:
-            # A full disk, say: nothing that the client could cure, and not its document's fault.
-            line = {
-                "status": "http_error",
-                "error": f"the gateway cannot store pages ({error.strerror or 'input/output error'})",
-            }
+            line = {"status": "unavailable", "error": f"the document cannot be stored ({error.strerror})"}
         except fastapi.HTTPException as error:
             line = {"status": f"http {error.status_code}"}
             raise
+        except (TooLarge, TooSlow, ClientDisconnect) as error:
+            line = {"status": {TooLarge: "http 413", TooSlow: "http 408"}.get(type(error), "left")}
+            raise
+        except Exception as error:
+            line = {"status": "error", "error": UNEXPECTED, "place": place_of(error)}
         finally:
             state["waiting"] -= 1
             under_way.set(state["waiting"])
@@ -293,8 +356,9 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             for name, seconds in parts.items():
                 took.labels(name).observe(seconds)
             said = {"id": identity, "status": line["status"], "pages": line.get("pages", 0), "seconds": {name: round(s, 4) for name, s in parts.items()}}  # fmt: skip
+            said |= {"error": line["place"]} if "place" in line else {}
             print(json.dumps(said), file=log, flush=True)
-        code = 504 if line["status"] == "time-out" else STATUS_CODES[line["status"]]
+        code = STATUS_CODES[line["status"]]
         if code != 200:
             return problem(code, line.get("error") or line["status"], {"Retry-After": "2"} if code == 503 else {}, line["status"])  # fmt: skip
         return JSONResponse({"id": identity, **{name: line[name] for name in ANSWERED if name in line}})
@@ -302,56 +366,48 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
     async def answered(request: fastapi.Request, identity: str, parts: dict[str, float], deadline: float, heard: Heard | None) -> dict[str, Any]:  # fmt: skip
         """The document's prediction line; its files are gone when this ends. Raises TimeoutError at `deadline` (of the loop's clock); an upload that takes
         as long is `Bounded`'s to end."""
-        import tempfile
+        with state["renderer"].workspace() as work:
+            sources = await uploads(request, work.folder)
+            async with until_client_leaves(request), asyncio.timeout_at(deadline), gate:
+                return await read_and_asked(identity, work, sources, parts, heard)
 
-        with tempfile.TemporaryDirectory(prefix="upload-") as folder:
-            sources = await uploads(request, Path(folder))
-            async with asyncio.timeout_at(deadline), gate:
-                return await read_and_asked(identity, sources, parts, heard)
-
-    async def read_and_asked(identity: str, sources: list[Path], parts: dict[str, float], heard: Heard | None) -> dict[str, Any]:  # fmt: skip
+    async def read_and_asked(identity: str, work: Workspace, sources: list[Path], parts: dict[str, float], heard: Heard | None) -> dict[str, Any]:  # fmt: skip
         from toolkit.console import StageError
 
         began = time.monotonic()
-        pages: list[Path] = []
         try:
-            pages, layer = await pages_of(sources)
+            pages, layer = await pages_of(work, sources)
         except Unreadable as error:
             return {"status": "unreadable", "error": str(error)}
         finally:
             parts["render"] = time.monotonic() - began
+        if len(pages) > limits.pages:
+            return {"status": "unreadable", "error": f"it has more than {limits.pages} pages"}
+        pages_seen.inc(len(pages))
+        began = time.monotonic()
+        words = DocumentWords(layer) if layer else None
         try:
-            if len(pages) > limits.pages:
-                return {"status": "unreadable", "error": f"it has more than {limits.pages} pages"}
-            pages_seen.inc(len(pages))
-            began = time.monotonic()
-            words = DocumentWords(layer) if layer else None
             line = await prediction_of(judge, await model(), Document(identity), pages, window=contract.max_pages, tries=3, words=words, heard=heard)  # fmt: skip
-            parts["model"] = time.monotonic() - began
-            return line | {"pages": len(pages)}
         except StageError:
             # The server's address or key is wrong, or it is not up: nothing that the client could cure.
             return {"status": "http_error", "error": "the model server does not answer", "pages": len(pages)}
-        finally:
-            for parent in {page.parent for page in pages}:
-                state["renderer"].release(Document("", source=parent), [parent / "page"])
+        parts["model"] = time.monotonic() - began
+        return line | {"pages": len(pages)}
 
     def problem(code: int, sentence: str, more: dict[str, str] | None = None, kind: str = "refused") -> Any:
         return JSONResponse({"error": {"message": sentence, "type": kind}}, code, headers=more or {})
 
-    @app.exception_handler(fastapi.HTTPException)
+    @app.exception_handler(HTTPException)
     async def as_problem(_: fastapi.Request, error: Any) -> Any:
         return problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
-    async def passed_on(request: fastapi.Request, path: str) -> Any:
-        """OpenAI's own routes go to vLLM as they are, streams included."""
-        allowed(request)
-        sent = state["http"].build_request(
-            request.method, f"{url}/{path}", content=await request.body(), headers={"content-type": request.headers.get("content-type", "application/json")}
-        )  # fmt: skip
+    async def passed_on(method: str, path: str, content: bytes | None = None) -> Any:
+        """The answer of one of OpenAI's own routes at the model server, streams included."""
+        more = {"content-type": "application/json"} if content is not None else {}
+        sent = state["http"].build_request(method, f"{url}/{path}", content=content, headers=more)
         try:
             answer = await state["http"].send(sent, stream=True)
-        except httpx.TransportError:
+        except httpx.RequestError:
             return problem(503, "the model server does not answer", {"Retry-After": "2"}, "http_error")
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
         return StreamingResponse(answer.aiter_raw(), answer.status_code, kept, background=_closing(answer))
@@ -361,21 +417,30 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         allowed(request)
         try:
             body = json.loads(await request.body())
+            # What was checked is what is sent: a key that stands twice, or another encoding, would be read by two parsers.
+            content = json.dumps(body).encode()
         except (ValueError, RecursionError):
-            body = None
-        if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
             return problem(400, "a JSON object with messages is needed")
-        return await passed_on(request, "chat/completions")
+        if not isinstance(body, dict):
+            return problem(400, "a JSON object with messages is needed")
+        if sentence := refusal_of(body):
+            return problem(400, sentence)
+        return await passed_on("POST", "chat/completions", content)
 
     @app.get("/v1/models", summary="OpenAI's list of models, passed on", responses=PASSED_ON)
     async def models(request: fastapi.Request) -> Any:
-        return await passed_on(request, "models")
+        allowed(request)
+        return await passed_on("GET", "models")
 
     @app.get("/health/live", summary="The gateway runs")
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @app.get("/health/ready", summary="The model server answers", responses={503: {"description": "it does not (yet)"}})
+    @app.get(
+        "/health/ready",
+        summary="Documents can be answered",
+        responses={503: {"description": "they cannot (yet), and why"}},
+    )
     async def ready() -> Any:
         sentence = await not_ready()
         return problem(503, sentence, None, "http_error") if sentence else {"status": "ready"}
@@ -385,13 +450,17 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         return fastapi.Response(status_code=204) if await not_ready() else {"status": "ready"}
 
     async def not_ready() -> str:
-        """Why the model server cannot be asked yet; empty where it can."""
+        """Why no document can be answered now; empty where one can."""
+        if sentence := state["renderer"].trouble():
+            return str(sentence)
         if ready_file is not None and not ready_file.is_file():
             return "the model server is starting"
         try:
-            answer = await state["http"].get(f"{url.removesuffix('/v1')}/health", timeout=5)
-        except httpx.TransportError:
+            answer = await state["probe"].get(f"{url.removesuffix('/v1')}/health")
+        except httpx.RequestError:
             return "the model server does not answer"
+        if answer.status_code == 200 and model_is_away():
+            return "the model server was away and has not been found again yet"
         return "" if answer.status_code == 200 else "the model server is not ready"
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
@@ -402,16 +471,14 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
 
 
 def warmed(renderer: PageRenderer) -> None:
-    """Render a blank page, so that no client waits for the workers to start."""
-    import tempfile
-
+    """Render a blank page, so that no client waits for the workers to start. Where none can be had, readiness says so."""
     from PIL import Image
 
-    with tempfile.TemporaryDirectory(prefix="upload-") as folder:
-        source = Path(folder) / "blank.png"
+    with renderer.workspace() as work:
+        source = work.folder / "blank.png"
         Image.new("RGB", (64, 64), "white").save(source)
-        document = Document("blank", source=source)
-        renderer.release(document, renderer.pages_of(document).result())
+        with contextlib.suppress(NoWorkers, Unreadable):
+            work.pages_of(Document("blank", source=source)).result()
 
 
 def line_of(value: dict[str, Any]) -> bytes:
@@ -442,7 +509,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"description": "no file, or a form that cannot be read"}, 401: {"description": "another API key is needed"}, 408: {"description": "the upload took too long"},
     413: {"description": "the body is too large"}, 415: {"description": "neither PDF nor image"}, 422: {"description": "the document cannot be read"},
     429: {"description": "too many documents wait"}, 502: {"description": "the model gave no valid answer"}, 503: {"description": "the model server does not answer"},
-    504: {"description": "not done in time"},
+    504: {"description": "not done in time"}, 500: {"description": "an error that nobody foresaw"},
 }  # fmt: skip
 PASSED_ON: dict[int | str, dict[str, Any]] = {404: {"description": "no such model"}}
-PASSED_ON.update({code: RESPONSES[code] for code in (400, 401, 408, 413, 503)})
+PASSED_ON.update({code: RESPONSES[code] for code in (400, 401, 408, 413, 500, 503)})

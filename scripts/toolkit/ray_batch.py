@@ -28,6 +28,7 @@ SERVER_ONLY = (
     "--served-model-name",
     "--host",
     "--port",
+    "--allowed-media-domains",  # the engine gets only the pages that were rendered here
     "--enable-prompt-tokens-details",
     "--no-enable-log-requests",
     "--disable-access-log-for-endpoints",

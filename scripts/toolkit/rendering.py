@@ -18,6 +18,7 @@ from typing import Any
 from toolkit.console import say
 from toolkit.files import is_machine_failure, name_problem
 from toolkit.page_manifest import PageLine
+from toolkit.page_workers import NoWorkers, WorkerDied, WorkerPool
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,11 @@ def in_processes(
 ) -> Iterator[Rendered]:
     """On this machine, as they are finished, each in a folder below `scratch`.
 
-    A worker is killed and replaced when a document takes longer than `time_limit` seconds. Raises OSError where no
-    document could be rendered (a full disk).
+    A worker is killed and replaced when a document takes longer than `time_limit` seconds. A document whose worker is
+    killed by something else (the kernel, when memory is short) is tried once more. Raises OSError where no document could
+    be rendered (a full disk), NoWorkers where no process can be started.
     """
-    from multiprocessing import get_context
-
-    from pebble import ProcessPool
-
-    pool = ProcessPool(max_workers=max(1, min(workers, len(todo))), context=get_context("spawn"))
+    pool = WorkerPool(max(1, min(workers, len(todo))))
     try:
         places: dict[Future[Any], tuple[Path, Path]] = {}
         for number, source in enumerate(todo, 1):
@@ -64,18 +62,18 @@ def in_processes(
                 lines, sentence = future.result()
             except (FutureTimeout, TimeoutError):
                 sentence = f"not finished after {time_limit:g} s (--time-limit); given up"
+            except WorkerDied as error:
+                sentence = str(error)
+            except NoWorkers:
+                raise  # no document can be rendered
             except Exception as error:
                 if is_machine_failure(error):
                     raise
                 sentence = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             source, folder = places.pop(future)
             yield Rendered(source, folder, lines, sentence)
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
     finally:
-        pool.join()
+        pool.stop()
 
 
 def outcome_of(source: str, folder: str, how: Rendering) -> tuple[list[PageLine], str]:

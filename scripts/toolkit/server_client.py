@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -36,6 +37,7 @@ SETUP_ERRORS = {
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 KNOWN_PAGES = 4096  # far more than are in flight, far fewer than fill memory
 PASSING_ERRORS = (408, 409, 425, 429)
+LOOK_EVERY = 1.0  # seconds between two looks for a server that is gone
 GATEWAY_ERRORS = (502, 503, 504)  # a gateway whose server may be gone
 
 
@@ -157,8 +159,11 @@ class ServerModel:
     """A served model, an Asker of extraction; may be called from many tasks at once; use as an async context.
 
     The pages of a document go to the server once where that is a vLLM: its further shards name them by their hash, and vLLM takes them from its
-    cache (else it asks for them, and they are sent again). With `stream` answers tell when their first text came. `url` ends in /v1. `attempts` tries of one request; while the server cannot be reached at all nobody counts attempts:
-    everyone waits for it, `patience` seconds at most.
+    cache (else it asks for them, and they are sent again). With `stream` answers tell when their first text came. `url` ends in /v1.
+
+    `attempts` tries of one request. Waiting for a server that cannot be reached uses no attempts: requests wait until an outage
+    is `patience` seconds old, and fail at once from then on. The server is looked for all the time; when it is back, it is used.
+    A request that was under way when `attempts` outages began, and one more, fails: it may be what ends the server.
     """
 
     def __init__(
@@ -183,7 +188,8 @@ class ServerModel:
         self.retries = 0
         self._reachable = asyncio.Event()
         self._reachable.set()
-        self._waiting: asyncio.Task[None] | None = None
+        self._away_since: float | None = None
+        self._watching: asyncio.Task[None] | None = None
         concurrency = concurrency * contract.max_shards + 2
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         self._http = httpx.AsyncClient(
@@ -227,8 +233,8 @@ class ServerModel:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._waiting:
-            self._waiting.cancel()
+        if self._watching:
+            self._watching.cancel()
         await self._http.aclose()
 
     def _setup_error(self, response: Any) -> StageError:
@@ -289,8 +295,10 @@ class ServerModel:
 
         body = whole_body()
         complaint = ""
-        attempt = 0
+        attempt = outages = 0
         while attempt < self.attempts:
+            if outages > self.attempts:
+                raise NoAnswer("http_error", f"the server went away each of the {outages} times that it was asked")
             await self._server_back()
             began = time.monotonic()
             attempt += 1
@@ -302,11 +310,11 @@ class ServerModel:
                 attempt -= 1
                 complaint = f"no connection ({type(error).__name__})"
                 continue
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 complaint = f"the connection broke off ({type(error).__name__})"
                 if not await self._alive():
                     self._server_gone()
-                    attempt -= 1
+                    attempt, outages = attempt - 1, outages + 1
                     continue
             else:
                 if again and response.status_code in (400, 422, 500):
@@ -325,7 +333,7 @@ class ServerModel:
                     complaint = f"HTTP {response.status_code}: {server_message(response)}"
                     if response.status_code in GATEWAY_ERRORS and not await self._alive():
                         self._server_gone()
-                        attempt -= 1
+                        attempt, outages = attempt - 1, outages + 1
                         continue
                     wait = max(wait, retry_after(response))
                 elif response.status_code in SETUP_ERRORS:
@@ -372,31 +380,45 @@ class ServerModel:
 
         try:
             return bool((await self._http.get(f"{self.url}/models", timeout=5)).status_code < 500)
-        except httpx.TransportError:
+        except httpx.HTTPError:
             return False
+
+    @property
+    def away(self) -> bool:
+        """Whether the server was gone when it was last looked for."""
+        return self._away_since is not None
 
     def _server_gone(self) -> None:
         """The first to find the server gone starts the watch; the others wait with it."""
-        self._reachable.clear()
-        if self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.create_task(self._watch())
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._reachable.clear()
+            self.say(f"{self.url}: the server is gone; waiting for it, {self.patience:g} s at most")
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch(self._away_since))
 
-    async def _watch(self) -> None:
-        began = time.monotonic()
-        self.say(f"{self.url}: the server is gone; waiting for it, {self.patience:g} s at most")
-        while time.monotonic() - began < self.patience:
-            await asyncio.sleep(1.0)
+    async def _watch(self, since: float) -> None:
+        """Looks for the server until it is back, however long that takes."""
+        told = False
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
             if await self._alive():
-                self.say(f"{self.url}: the server is back after {time.monotonic() - began:.0f} s")
                 break
-        else:
-            self.patience = 0  # it will not come back: whoever asks next fails at once
+            if not told and time.monotonic() - since > self.patience:
+                told = True
+                self.say(f"{self.url}: the server is still gone; documents fail until it is back")
+        self.say(f"{self.url}: the server is back after {time.monotonic() - since:.0f} s")
+        self._away_since = None
         self._reachable.set()
 
     async def _server_back(self) -> None:
-        await self._reachable.wait()
-        if self.patience <= 0:
-            raise NoAnswer("http_error", "the server went away and did not come back")
+        """Waits while the server is away. Raises NoAnswer as soon as this outage is older than `patience`."""
+        while self._away_since is not None:
+            left = self._away_since + self.patience - time.monotonic()
+            if left <= 0:
+                raise NoAnswer("http_error", "the server went away and did not come back")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._reachable.wait(), left)
 
 
 async def gathered(response: Any, began: float, hearing: Hearing | None) -> dict[str, Any]:

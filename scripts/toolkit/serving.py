@@ -22,6 +22,8 @@ GIB = 2**30
 # CUDA context, CUDA graphs, activations of one prefill: an allowance, not a measurement.
 GPU_OVERHEAD_GIB = 3.0
 SHARD_LINE_TOKENS = 16  # "containers 101-104" and the marks around it
+# The one host that media may come from: .invalid never resolves (RFC 2606). Local files stay forbidden (vLLM's default).
+NO_HOST = "nothing.invalid"
 MOST_SEQUENCES = 1024  # what vLLM's scheduler and CUDA graphs are made for
 
 
@@ -119,6 +121,8 @@ def plan_serving(
             json.dumps({"image": pages, "video": 0}, separators=(",", ":")),
             "pages of a request; longer documents are sent in windows",
         ),
+        Setting("--allowed-media-domains", NO_HOST, "pages come with the request: vLLM fetches nothing, from nowhere"),
+        Setting("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0", "nor does it follow a redirect"),
         Setting(
             "--mm-processor-kwargs",
             json.dumps(
