@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from toolkit import console
 from toolkit.console import StageError, say
-from toolkit.contract import load_contract
+from toolkit.extraction.server_client import page_url, request_body
 from toolkit.files import argument_path
-from toolkit.records import read_records
-from toolkit.server_client import page_url, request_body
+from toolkit.model.contract import load_contract
+from toolkit.records.record import read_records
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WHOLE = "vllm:e2e_request_latency_seconds"

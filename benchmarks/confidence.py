@@ -22,8 +22,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from toolkit.confidence import raw_confidence  # noqa: E402 - the scripts' folder comes first
-from toolkit.records import answer_text  # noqa: E402
+from toolkit.answers.confidence import raw_confidence  # noqa: E402 - the scripts' folder comes first
+from toolkit.records.record import answer_text  # noqa: E402
 
 BASE = "examples/reading_base"
 

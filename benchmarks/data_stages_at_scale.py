@@ -23,7 +23,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from validate_records import record_lines  # noqa: E402
 
-from toolkit.sample_values import container_number  # noqa: E402
+from toolkit.samples.values import container_number  # noqa: E402
 
 MEASURE = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=sys.stderr).returncode; used = resource.getrusage(resource.RUSAGE_CHILDREN); print(code, used.ru_utime + used.ru_stime, used.ru_maxrss)"  # fmt: skip
 

@@ -18,8 +18,8 @@ sys.path.insert(0, str(SCRIPTS))
 
 from data_stages_at_scale import measured  # noqa: E402
 
-from toolkit.sample_values import container_number  # noqa: E402
-from toolkit.target_schema import TargetSchema, compact_json  # noqa: E402
+from toolkit.samples.values import container_number  # noqa: E402
+from toolkit.schema.target import TargetSchema, compact_json  # noqa: E402
 
 SCHEMA = SCRIPTS.parent / "schemas/bill_of_lading.schema.json"
 

@@ -24,9 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from toolkit.gpus import GPUS
-from toolkit.latency_model import predicted_latency
-from toolkit.model_shapes import IMAGE_TOKEN, SHAPES, ModelShape, config_of
+from toolkit.latency.predicted import predicted_latency
+from toolkit.model.gpus import GPUS
+from toolkit.model.shapes import IMAGE_TOKEN, SHAPES, ModelShape, config_of
 
 TOY = ModelShape("toy", 128, 2, 4, 2, 256, 64, 3, 128, tied=True, head_width=32)
 GRID = (84, 60)  # patches of an A4 page at the default resolution: 1,260 vision tokens
@@ -198,7 +198,7 @@ def main() -> None:
     args = build_parser().parse_args()
     import torch
 
-    from toolkit.model_libraries import prepare_model_libraries
+    from toolkit.model.libraries import prepare_model_libraries
 
     prepare_model_libraries()
     started = time.monotonic()

@@ -24,12 +24,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from toolkit.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
-from toolkit.batches import IGNORED, collate, packed
-from toolkit.model_shapes import IMAGE_TOKEN, SHAPES, VOCABULARY, ModelShape, config_of
-from toolkit.token_batches import TokenBatches
-from toolkit.training import summed_loss
-from toolkit.training_log import peak_flops, work_per_token
+from toolkit.model.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
+from toolkit.model.encoding import IGNORED, collate, packed
+from toolkit.model.shapes import IMAGE_TOKEN, SHAPES, VOCABULARY, ModelShape, config_of
+from toolkit.training.log import peak_flops, work_per_token
+from toolkit.training.run import summed_loss
+from toolkit.training.token_batches import TokenBatches
 
 TOY = ModelShape("toy", 128, 2, 4, 2, 256, 64, 3, 128, tied=True, head_width=32)
 GRIDS = {1260: (84, 60), 2145: (110, 78)}  # patches high and wide of a page, by its vision tokens

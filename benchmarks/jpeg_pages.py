@@ -20,10 +20,10 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from toolkit.contract import load_contract  # noqa: E402 - the scripts' folder comes first
-from toolkit.records import answer_text, images_of, read_records  # noqa: E402
-from toolkit.score_table import ScoreTable  # noqa: E402
-from toolkit.scoring import score_document  # noqa: E402
+from toolkit.evaluation.score_table import ScoreTable  # noqa: E402
+from toolkit.evaluation.scoring import score_document  # noqa: E402
+from toolkit.model.contract import load_contract  # noqa: E402 - the scripts' folder comes first
+from toolkit.records.record import answer_text, images_of, read_records  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -184,7 +184,7 @@ def serving(python: Path, model: Path) -> Iterator[str]:
 
 
 def rows_of_records(records: Path) -> dict[str, int]:
-    from toolkit.records import answer_text, read_records
+    from toolkit.records.record import answer_text, read_records
 
     return {record["id"]: len(json.loads(answer_text(record))["seals"]) for record in read_records(records)}
 

@@ -30,8 +30,8 @@ sys.path.insert(0, str(SCRIPTS))
 import pymupdf  # noqa: E402
 import pypdfium2  # noqa: E402
 
-from toolkit.page_images import fitted_size  # noqa: E402
-from toolkit.pdf_pages import MAX_DPI, render_document, save_image  # noqa: E402
+from toolkit.pages.images import fitted_size  # noqa: E402
+from toolkit.pages.rendering import MAX_DPI, render_document, save_image  # noqa: E402
 
 TOKENS = 1280
 

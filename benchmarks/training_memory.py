@@ -19,9 +19,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from toolkit.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
-from toolkit.model_shapes import SHAPES, ModelShape, config_of
-from toolkit.training_plan import CONTEXT_GIB, GIB, training_memory
+from toolkit.model.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
+from toolkit.model.shapes import SHAPES, ModelShape, config_of
+from toolkit.training.plan import CONTEXT_GIB, GIB, training_memory
 
 BAR = 0.15
 

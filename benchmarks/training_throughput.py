@@ -61,8 +61,8 @@ def prepare(work: Path, documents: int, tokens: int) -> None:
         )
         stage("build_jsonl_from_results", "--results", work / "samples/results.json", "--images-dir", work / "raw", "--images-dir", work / "images", "--out", work / "train.jsonl")  # fmt: skip
     if not (work / "model/config.json").is_file():
-        from toolkit.model_libraries import prepare_model_libraries
-        from toolkit.tiny_qwen3vl import build_config, build_model, build_processor, build_tokenizer
+        from toolkit.model.libraries import prepare_model_libraries
+        from toolkit.model.tiny import build_config, build_model, build_processor, build_tokenizer
 
         prepare_model_libraries()
         tokenizer = build_tokenizer()
@@ -89,10 +89,11 @@ def run_arm(args: Any) -> dict[str, Any]:
     """Train one arm here; supervised tokens a second of the training itself, final loss, peak memory."""
     import torch
 
-    from toolkit.adapters import lora_model
-    from toolkit.qwen3vl import load_config, load_model, load_processor
-    from toolkit.records import read_records
-    from toolkit.training import Validation, adapter_settings, answer_lengths, measured_training, record_length
+    from toolkit.model.adapters import lora_model
+    from toolkit.model.lengths import answer_lengths, record_length
+    from toolkit.model.loading import load_config, load_model, load_processor
+    from toolkit.records.record import read_records
+    from toolkit.training.run import Validation, adapter_settings, measured_training
 
     os.chdir(REPOSITORY)
     work, out = args.work, args.work / f"out-{args.arm}"
@@ -127,9 +128,9 @@ def run_arm(args: Any) -> dict[str, Any]:
 
 
 def contract_of(records: list[dict[str, Any]], args: Any) -> Any:
-    from toolkit.contract import Contract
-    from toolkit.records import prompt_of
-    from toolkit.target_schema import TargetSchema
+    from toolkit.model.contract import Contract
+    from toolkit.records.record import prompt_of
+    from toolkit.schema.target import TargetSchema
 
     schema, prompt = TargetSchema.load("schemas/bill_of_lading.schema.json"), prompt_of(records[0])
     return Contract(schema.raw, schema.source, prompt.system, prompt.question, args.tokens, 64)
@@ -155,8 +156,8 @@ def trl_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: Any
     from datasets import Image as ImageFeature
     from trl import SFTConfig, SFTTrainer
 
-    from toolkit.devices import one_gpu
-    from toolkit.records import answer_text, images_of, prompt_of
+    from toolkit.model.devices import one_gpu
+    from toolkit.records.record import answer_text, images_of, prompt_of
 
     def turns(record: dict[str, Any]) -> dict[str, Any]:
         prompt, pages = prompt_of(record), images_of(record)
@@ -180,8 +181,8 @@ def plain_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: A
     """transformers' Trainer with right padding, records in random order, logits and loss over the whole sequence."""
     from transformers import Trainer, TrainingArguments
 
-    from toolkit.batches import RecordDataset, collate
-    from toolkit.devices import one_gpu
+    from toolkit.model.devices import one_gpu
+    from toolkit.model.encoding import RecordDataset, collate
 
     def padded(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return collate(examples, processor.tokenizer.pad_token_id)

@@ -25,18 +25,18 @@ sys.path.insert(0, str(SCRIPTS))
 import jsonschema  # noqa: E402
 
 from toolkit.files import read_json, strict_json  # noqa: E402
-from toolkit.prompt import generated_prompt  # noqa: E402
-from toolkit.record_check import RecordCheck  # noqa: E402
-from toolkit.records import RECORD_SCHEMA, answer_text, make_record  # noqa: E402
-from toolkit.sample_values import container_number  # noqa: E402
-from toolkit.target_schema import TargetSchema, compact_json  # noqa: E402
+from toolkit.records.prompt import generated_prompt  # noqa: E402
+from toolkit.records.record import RECORD_SCHEMA, answer_text, make_record  # noqa: E402
+from toolkit.records.record_check import RecordCheck  # noqa: E402
+from toolkit.samples.values import container_number  # noqa: E402
+from toolkit.schema.target import TargetSchema, compact_json  # noqa: E402
 
 SCHEMA = SCRIPTS.parent / "schemas/bill_of_lading.schema.json"
 
 
 def record_lines(count: int, seed: int):
     """JSON lines of distinct records; the values vary, so that nothing can be cached."""
-    from toolkit.prompt import Prompt
+    from toolkit.records.prompt import Prompt
 
     schema = TargetSchema.load(SCHEMA)
     system = generated_prompt(schema).system[:420]

@@ -21,12 +21,12 @@ from pathlib import Path
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from toolkit.prompt import generated_prompt  # noqa: E402
-from toolkit.records import make_record  # noqa: E402
-from toolkit.sample_values import container_number  # noqa: E402
-from toolkit.target_schema import TargetSchema  # noqa: E402
-from toolkit.token_counts import estimated_tokens  # noqa: E402
-from toolkit.wire_format import WireFormat  # noqa: E402
+from toolkit.answers.wire_format import WireFormat  # noqa: E402
+from toolkit.model.token_counts import estimated_tokens  # noqa: E402
+from toolkit.records.prompt import generated_prompt  # noqa: E402
+from toolkit.records.record import make_record  # noqa: E402
+from toolkit.samples.values import container_number  # noqa: E402
+from toolkit.schema.target import TargetSchema  # noqa: E402
 
 SCHEMA = TargetSchema.load(SCRIPTS.parent / "schemas/bill_of_lading.schema.json")
 # How Qwen2 and later split a text before merging; each digit stands alone (their tokenizer's own configuration).

@@ -22,11 +22,11 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.evidence import TextLayers
 from toolkit.files import argument_path, shown, write_json, write_jsonl, write_text
-from toolkit.label_audit import Document, Finding, audited
-from toolkit.records import gold_of, images_of, read_records
-from toolkit.target_schema import TargetSchema
+from toolkit.pages.evidence import TextLayers
+from toolkit.records.label_audit import Document, Finding, audited
+from toolkit.records.record import gold_of, images_of, read_records
+from toolkit.schema.target import TargetSchema
 
 
 def build_parser() -> console.Parser:

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.wire_format import WIRES
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.contract import load_contract
-from toolkit.documents import PageRenderer, Unreadable, documents_of_files, documents_of_jsonl
+from toolkit.extraction.documents import PageRenderer, Unreadable, documents_of_files, documents_of_jsonl
 from toolkit.files import argument_path, read_json, shown, write_json
-from toolkit.latency_page import write_latency_page
-from toolkit.latency_runs import Load, Objective, measured, run_load, server_figures, spread, summary
-from toolkit.records import gold_of, read_records
-from toolkit.token_counts import vision_tokens
-from toolkit.wire_format import WIRES
+from toolkit.latency.measured import Load, Objective, measured, run_load, server_figures, spread, summary
+from toolkit.model.contract import load_contract
+from toolkit.model.token_counts import vision_tokens
+from toolkit.records.record import gold_of, read_records
+from toolkit.reports.latency_page import write_latency_page
 
 FORMAT_VERSION = 1
 
@@ -111,8 +111,8 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
     """Render, then each load in turn against the one server; requests are sent once, so that an error is counted and not hidden."""
     import httpx
 
-    from toolkit.extraction import Judge
-    from toolkit.server_client import API_KEY_VARIABLE, ServerModel
+    from toolkit.extraction.run import Judge
+    from toolkit.extraction.server_client import API_KEY_VARIABLE, ServerModel
 
     judge = Judge(contract.answer_plan)
     inputs = [argument_path(name) for name in args.inputs]

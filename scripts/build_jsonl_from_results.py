@@ -38,18 +38,18 @@ from toolkit.files import (
     write_jsonl,
     write_text,
 )
-from toolkit.label_account import LabelledDocument, NotUsed
-from toolkit.label_fields import Suggestions
-from toolkit.label_join import LabelJoin, is_empty, narrowed
-from toolkit.label_table import Table, fold, read_table
-from toolkit.number_text import CONVENTIONS
-from toolkit.origins import Source, merged_sources, noted, origin_of, why_not_replace
-from toolkit.page_images import IMAGE_SUFFIXES, KINDS, DocumentImages, match_images, page_gaps
-from toolkit.page_manifest import PageCatalog, path_in_records
-from toolkit.prompt import Prompt, generated_prompt
-from toolkit.record_merge import Dataset, Merge, check_schema, merged, updated_prompt
-from toolkit.records import make_record
-from toolkit.target_schema import DEFAULT_SCHEMA, TargetSchema, compact_json
+from toolkit.pages.images import IMAGE_SUFFIXES, KINDS, DocumentImages, match_images, page_gaps
+from toolkit.pages.manifest import PageCatalog, path_in_records
+from toolkit.records.label_account import LabelledDocument, NotUsed
+from toolkit.records.label_fields import Suggestions
+from toolkit.records.label_join import LabelJoin, is_empty, narrowed
+from toolkit.records.label_table import Table, fold, read_table
+from toolkit.records.origins import Source, merged_sources, noted, origin_of, why_not_replace
+from toolkit.records.prompt import Prompt, generated_prompt
+from toolkit.records.record import make_record
+from toolkit.records.record_merge import Dataset, Merge, check_schema, merged, updated_prompt
+from toolkit.schema.number_text import CONVENTIONS
+from toolkit.schema.target import DEFAULT_SCHEMA, TargetSchema, compact_json
 
 RESULTS_PLACES = ("data/results.json", "results.json", "docs/results.json")
 

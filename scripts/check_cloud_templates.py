@@ -13,9 +13,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from toolkit import cloud_templates, console, environments
+from toolkit import console
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path
+from toolkit.project import cloud_templates, environments
 
 
 def build_parser() -> console.Parser:

@@ -19,16 +19,16 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import StageError, say
-from toolkit.dataset_page import write_page
 from toolkit.files import argument_path, shown
-from toolkit.gpus import GPUS, Gpu
-from toolkit.latency_model import WEIGHT_BYTES, predicted_latency, weight_gib
-from toolkit.model_shapes import SHAPES, ModelShape
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import answer_text, gold_of, images_of, read_records
-from toolkit.target_schema import TargetSchema, value_at
-from toolkit.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
-from toolkit.training_plan import optimizer_steps, training_hours, training_memory
+from toolkit.latency.predicted import WEIGHT_BYTES, predicted_latency, weight_gib
+from toolkit.model.gpus import GPUS, Gpu
+from toolkit.model.shapes import SHAPES, ModelShape
+from toolkit.model.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.record import answer_text, gold_of, images_of, read_records
+from toolkit.reports.dataset_page import write_page
+from toolkit.schema.target import TargetSchema, value_at
+from toolkit.training.plan import optimizer_steps, training_hours, training_memory
 
 MAX_LENGTHS = (2048, 4096, 8192, 16384, 32768)
 DISTINCT = 20_000  # values counted per field; beyond, new ones are only counted together

@@ -19,18 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.answers.wire_format import WIRES
 from toolkit.console import StageError, say
+from toolkit.evaluation.score_table import row_bucket
 from toolkit.files import argument_path, read_json, shown
-from toolkit.gpus import CPU, GPUS, Gpu
-from toolkit.latency_model import ASSUMED, WEIGHT_BYTES, Efficiency, calibrated, predicted_latency, terms, weight_gib
-from toolkit.model_shapes import SHAPES, ModelShape, shape_of_config
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import gold_of, read_records
-from toolkit.row_shards import AnswerPlan
-from toolkit.score_table import row_bucket
-from toolkit.target_schema import TargetSchema, value_at
-from toolkit.token_counts import estimated_tokens, exact_tokens, page_tokens, rank
-from toolkit.wire_format import WIRES
+from toolkit.latency.predicted import (
+    ASSUMED,
+    WEIGHT_BYTES,
+    Efficiency,
+    calibrated,
+    predicted_latency,
+    terms,
+    weight_gib,
+)
+from toolkit.model.gpus import CPU, GPUS, Gpu
+from toolkit.model.shapes import SHAPES, ModelShape, shape_of_config
+from toolkit.model.token_counts import estimated_tokens, exact_tokens, page_tokens, rank
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.record import gold_of, read_records
+from toolkit.schema.target import TargetSchema, value_at
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.checks import business_problems
+from toolkit.answers.predictions import PredictionFile, read_gold
 from toolkit.console import ExitCode, StageError, first_few, say
+from toolkit.evaluation.gates import Allowance, Floor, allowance_of, floor_of
+from toolkit.evaluation.score_table import RATES, ScoreTable, compared
+from toolkit.evaluation.scoring import DocumentScore, judged_values, score_document
 from toolkit.files import argument_path, atomic, shown, write_json, write_text
-from toolkit.gates import Allowance, Floor, allowance_of, floor_of
-from toolkit.number_text import CONVENTIONS
-from toolkit.predictions import PredictionFile, read_gold
-from toolkit.score_table import RATES, ScoreTable, compared
-from toolkit.scoring import DocumentScore, judged_values, score_document
-from toolkit.target_schema import TargetSchema, value_at
+from toolkit.schema.checks import business_problems
+from toolkit.schema.number_text import CONVENTIONS
+from toolkit.schema.target import TargetSchema, value_at
 
 HEADLINE = ("micro_f1", "macro_f1", "header_macro_f1", "row_f1", "cell_f1", "document_exact")
 Gold = tuple[str, dict[str, Any], dict[str, Any]]
@@ -176,7 +176,7 @@ def scored(
     schema: TargetSchema, document: Gold, file: PredictionFile, table: ScoreTable, bucket_by: list[str]
 ) -> DocumentScore:
     """Score one gold document into the run's table; a document without a prediction counts as all missed."""
-    from toolkit.records import images_of
+    from toolkit.records.record import images_of
 
     identity, answer, record = document
     line = file.get(identity)
@@ -211,7 +211,7 @@ class Trust:
                 self.right.append(right)
 
     def quality(self) -> dict[str, Any]:
-        from toolkit.confidence import quality
+        from toolkit.answers.confidence import quality
 
         return quality(self.confidence, self.right)
 
@@ -219,7 +219,7 @@ class Trust:
 def companion_scores(gold: dict[str, Any], line: dict[str, Any] | None, status: str) -> tuple[float, float]:
     """`(ANLS*, nTED)` of one document; a failed answer is 0, also where gold holds nothing: ANLS* would give it
     gold's empty fields."""
-    from toolkit.companions import anls_star, tree_similarity
+    from toolkit.evaluation.companions import anls_star, tree_similarity
 
     answer = line.get("prediction") if line and status == "ok" else None
     if not isinstance(answer, dict):
@@ -320,8 +320,8 @@ def write_outputs(
         write_text(args.markdown, markdown(results, args.name))
         say(f"table -> {shown(args.markdown)}")
     if args.report:
-        from toolkit.evidence import TextLayers
-        from toolkit.report import write_report
+        from toolkit.pages.evidence import TextLayers
+        from toolkit.reports.evaluation_page import write_report
 
         layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
         write_report(args.report, schema, documents, predictions, results, args.root, args.note, layers)

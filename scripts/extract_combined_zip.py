@@ -24,7 +24,7 @@ from typing import Any
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path, atomic, expand_inputs, safe_name, shown, write_problems
-from toolkit.pdf_pages import SOURCE_SUFFIXES
+from toolkit.pages.rendering import SOURCE_SUFFIXES
 
 WANTED = set(SOURCE_SUFFIXES)
 CHUNK = 1 << 20

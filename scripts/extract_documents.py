@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.predictions import finished_ids, unsure_values
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.contract import FILE_NAME, Contract, load_contract
-from toolkit.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
-from toolkit.evidence import TextLayers
+from toolkit.extraction.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
 from toolkit.files import argument_path, json_line, open_to_append, shown
-from toolkit.predictions import finished_ids, unsure_values
+from toolkit.model.contract import FILE_NAME, Contract, load_contract
+from toolkit.pages.evidence import TextLayers
 
 END = Document("")  # the watched folders' end
 
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     done = finished_ids(args.out)
     if args.ray:
-        from toolkit.ray_batch import extracted_with_ray
+        from toolkit.serving.ray_batch import extracted_with_ray
 
         lines: Any = extracted_with_ray(args, contract, [d for d in documents_of(args) if d.identity not in done])
         return written(args, done, as_async_lines(lines), None)
@@ -184,7 +184,7 @@ async def predicted(
     args: Any, contract: Contract, documents: Iterable[Document] | AsyncIterator[Document | None]
 ) -> AsyncIterator[dict[str, Any]]:
     """Prediction lines as they are made, by the server or by this machine."""
-    from toolkit.extraction import Judge, extracted
+    from toolkit.extraction.run import Judge, extracted
 
     judge = Judge(contract.answer_plan, contract.confidence)
     window = args.window or contract.max_pages
@@ -193,7 +193,7 @@ async def predicted(
             PageRenderer(contract.image_max_tokens, workers=args.workers, time_limit=args.render_timeout)
         )
         if args.server:
-            from toolkit.server_client import API_KEY_VARIABLE, ServerModel
+            from toolkit.extraction.server_client import API_KEY_VARIABLE, ServerModel
 
             ask: Any = await stack.enter_async_context(
                 ServerModel(
@@ -204,8 +204,8 @@ async def predicted(
 
             concurrency = args.concurrency
         else:
-            from toolkit.devices import say_unused_gpus
-            from toolkit.local_model import BatchingAsker, LocalModel
+            from toolkit.extraction.local_model import BatchingAsker, LocalModel
+            from toolkit.model.devices import say_unused_gpus
 
             say_unused_gpus("--ray answers on all of them, with a merged model")
             if args.threads:

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.predictions import prediction_line, read_gold
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, read_json, read_text, shown, write_jsonl
-from toolkit.foreign_answers import Foreign, foreign_answer, in_schema, number_columns, rows_as_answers
-from toolkit.label_table import fold, read_rows
-from toolkit.number_columns import NumberColumns
-from toolkit.number_text import CONVENTIONS
-from toolkit.origins import Source, noted, origin_of
-from toolkit.page_images import document_key
-from toolkit.predictions import prediction_line, read_gold
-from toolkit.target_schema import TargetSchema
+from toolkit.pages.images import document_key
+from toolkit.records.foreign_answers import Foreign, foreign_answer, in_schema, number_columns, rows_as_answers
+from toolkit.records.label_table import fold, read_rows
+from toolkit.records.origins import Source, noted, origin_of
+from toolkit.schema.number_columns import NumberColumns
+from toolkit.schema.number_text import CONVENTIONS
+from toolkit.schema.target import TargetSchema
 
 ANSWER_FILES = (".json", ".txt", ".md")
 NAME_KEYS = ("id", "document", "file", "filename", "file_name", "name", "custom_id")

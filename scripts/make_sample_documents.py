@@ -18,11 +18,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, sample_layouts
-from toolkit import sample_values as values
+from toolkit import console
 from toolkit.console import say
 from toolkit.files import atomic, shown, write_json, write_jsonl
-from toolkit.origins import Source, note_path, noted, origin_of
+from toolkit.records.origins import Source, note_path, noted, origin_of
+from toolkit.samples import layouts as sample_layouts
+from toolkit.samples import values
 
 FILE_NAMES = [
     lambda rng: f"BL {values.digits(rng, 9)}.pdf",
@@ -205,7 +206,7 @@ def zipped_pages(
     import pymupdf
     from PIL import Image
 
-    from toolkit.pdf_pages import page_image
+    from toolkit.pages.rendering import page_image
 
     stem = re.sub(r"\.pdf$", "", name, flags=re.IGNORECASE)
     stem = rng.choice([stem, stem.replace(" ", "_"), re.sub(r"[()]", "", stem).replace(" ", "_")])

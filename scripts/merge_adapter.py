@@ -19,10 +19,10 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.contract import load_contract
+from toolkit.evaluation.gates import share, share_reached
 from toolkit.files import argument_path, atomic_folder, shown
-from toolkit.gates import share, share_reached
-from toolkit.model_folder import (
+from toolkit.model.contract import load_contract
+from toolkit.model.folder import (
     check_adapter_folder,
     check_model_folder,
     copy_companions,
@@ -94,7 +94,7 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
     """Write base + adapter to `folder`. W' = W + (alpha / r) B A is summed in float32 and rounded once (LoRA, arXiv 2106.09685)."""
     import torch
 
-    from toolkit import qwen3vl
+    from toolkit.model import loading as qwen3vl
 
     config = qwen3vl.load_config(base)
     wanted = qwen3vl.stored_dtype(config) if dtype == "base" else getattr(torch, dtype)
@@ -156,9 +156,9 @@ def expert_delta(module: Any, key: str) -> Any:
 
 def agreement(args: Any, base: str, adapter: Path) -> dict[str, Any]:
     """Answer the records with base + adapter and with the merged model; the share of equal answers."""
-    from toolkit.extraction import Judge, records_answered
-    from toolkit.local_model import LocalModel
-    from toolkit.records import read_records
+    from toolkit.extraction.local_model import LocalModel
+    from toolkit.extraction.run import Judge, records_answered
+    from toolkit.records.record import read_records
 
     contract = load_contract(adapter)
     records = list(read_records(args.check, args.check_records))

@@ -38,10 +38,10 @@ from toolkit.files import (
     shown,
     write_problems,
 )
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.page_manifest import PageLine, PageManifest, move_pages
-from toolkit.pdf_pages import SOURCE_SUFFIXES
-from toolkit.rendering import Rendered, Rendering, in_processes, on_cluster
+from toolkit.pages.batch_rendering import Rendered, Rendering, in_processes, on_cluster
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.pages.manifest import PageLine, PageManifest, move_pages
+from toolkit.pages.rendering import SOURCE_SUFFIXES
 
 step: Any = None  # the arguments of an Azure ML parallel step, set by init()
 

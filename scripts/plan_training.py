@@ -17,12 +17,12 @@ from typing import Any
 from toolkit import console
 from toolkit.console import StageError, say
 from toolkit.files import argument_path, shown
-from toolkit.gpus import GPUS, Gpu
-from toolkit.model_shapes import SHAPES, ModelShape
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import read_records
-from toolkit.token_counts import estimated_tokens, exact_tokens, page_tokens
-from toolkit.training_plan import ASSUMED_MFU, optimizer_steps, training_hours, training_memory
+from toolkit.model.gpus import GPUS, Gpu
+from toolkit.model.shapes import SHAPES, ModelShape
+from toolkit.model.token_counts import estimated_tokens, exact_tokens, page_tokens
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.record import read_records
+from toolkit.training.plan import ASSUMED_MFU, optimizer_steps, training_hours, training_memory
 
 
 def build_parser() -> console.Parser:

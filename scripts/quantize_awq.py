@@ -21,11 +21,11 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
-from toolkit.contract import Contract, load_contract
+from toolkit.evaluation.gates import Allowance, threshold
 from toolkit.files import argument_path, atomic_folder, shown
-from toolkit.gates import Allowance, threshold
-from toolkit.model_folder import check_model_folder, copy_companions, weight_bytes, write_provenance
-from toolkit.records import read_records
+from toolkit.model.contract import Contract, load_contract
+from toolkit.model.folder import check_model_folder, copy_companions, weight_bytes, write_provenance
+from toolkit.records.record import read_records
 
 SCORES = ("micro_f1", "row_f1", "document_exact", "valid")
 
@@ -87,8 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # the quantizers' bars, hundreds of lines in a log
-    from toolkit import quantization, qwen3vl
-    from toolkit.devices import say_unused_gpus
+    from toolkit.model import loading as qwen3vl
+    from toolkit.model import quantization
+    from toolkit.model.devices import say_unused_gpus
 
     say_unused_gpus("a model is quantized on one")
     config = qwen3vl.load_config(str(args.model))
@@ -137,11 +138,11 @@ def calibration_records(args: Any) -> list[dict[str, Any]]:
 
 def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float], list[str]]:
     """Scores and answers of the model in memory on the --check records, with the served prompt, sizes and grammar."""
-    from toolkit.extraction import Judge, records_answered
-    from toolkit.local_model import LocalModel
-    from toolkit.records import gold_of
-    from toolkit.score_table import ScoreTable
-    from toolkit.scoring import score_document
+    from toolkit.evaluation.score_table import ScoreTable
+    from toolkit.evaluation.scoring import score_document
+    from toolkit.extraction.local_model import LocalModel
+    from toolkit.extraction.run import Judge, records_answered
+    from toolkit.records.record import gold_of
 
     schema = contract.target
     records = list(read_records(args.check, args.check_records))

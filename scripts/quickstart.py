@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, environments
+from toolkit import console
 from toolkit.console import ExitCode, StageError, say
+from toolkit.project import environments
 
 BASE_MODEL = "examples/reading_base"
 TOKENS = "384"

@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.checks import business_problems
+from toolkit.answers.predictions import PredictionFile, unsure_values
 from toolkit.console import StageError, first_few, say
-from toolkit.evidence import DocumentWords, TextLayers
+from toolkit.evaluation.scoring import as_rows, cell
 from toolkit.files import argument_path, expand_inputs, shown
-from toolkit.page_images import IMAGE_SUFFIXES, document_key, match_images
-from toolkit.predictions import PredictionFile, unsure_values
-from toolkit.records import images_of, read_records
-from toolkit.review_page import ReviewDocument, write_review
-from toolkit.scoring import as_rows, cell
-from toolkit.target_schema import TargetSchema, value_at
+from toolkit.pages.evidence import DocumentWords, TextLayers
+from toolkit.pages.images import IMAGE_SUFFIXES, document_key, match_images
+from toolkit.records.record import images_of, read_records
+from toolkit.reports.review_page import ReviewDocument, write_review
+from toolkit.schema.checks import business_problems
+from toolkit.schema.target import TargetSchema, value_at
 
 
 def build_parser() -> console.Parser:

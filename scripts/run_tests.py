@@ -14,8 +14,9 @@ import os
 import subprocess
 import sys
 
-from toolkit import console, environments
+from toolkit import console
 from toolkit.console import say
+from toolkit.project import environments
 
 
 def build_parser() -> console.Parser:

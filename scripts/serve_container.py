@@ -25,7 +25,7 @@ from typing import Any
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path, shown
-from toolkit.model_archive import fetched_model, model_folder_in
+from toolkit.model.archive import fetched_model, model_folder_in
 
 HERE = Path(__file__).resolve().parent
 WINDOW = 600.0  # seconds in which --restarts counts

@@ -16,9 +16,9 @@ import sys
 
 from toolkit import console
 from toolkit.console import StageError, say
-from toolkit.contract import load_contract
 from toolkit.files import argument_path
-from toolkit.serving import check_port
+from toolkit.model.contract import load_contract
+from toolkit.serving.vllm_plan import check_port
 
 CLIENT_KEY_VARIABLE = "EXTRACTION_API_KEY"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         raise StageError(f"--host {args.host} lets others in; set {CLIENT_KEY_VARIABLE}, or say --no-key")
     contract = load_contract(args.contract)
     check_port(args.host, args.port)
-    from toolkit.connections import Connections, server_of
-    from toolkit.gateway import Limits, make_app
+    from toolkit.serving.connections import Connections, server_of
+    from toolkit.serving.gateway import Limits, make_app
 
     limits = Limits(args.max_bytes, args.max_pages, args.max_pages, args.max_seconds, args.concurrency, args.queue)
     app = make_app(

@@ -25,16 +25,6 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.earlier_split import (
-    REMOVED,
-    EarlierSplit,
-    check_same_data,
-    holds_split,
-    other_settings,
-    read_split,
-    removed_lines,
-    split_files,
-)
 from toolkit.files import (
     argument_path,
     atomic,
@@ -44,7 +34,17 @@ from toolkit.files import (
     write_json,
     write_problems,
 )
-from toolkit.fingerprints import (
+from toolkit.records.earlier_split import (
+    REMOVED,
+    EarlierSplit,
+    check_same_data,
+    holds_split,
+    other_settings,
+    read_split,
+    removed_lines,
+    split_files,
+)
+from toolkit.records.fingerprints import (
     IDENTIFYING_VALUES,
     PageFingerprint,
     free_values,
@@ -53,9 +53,9 @@ from toolkit.fingerprints import (
     text_sketch,
     words_of,
 )
-from toolkit.records import answer_text, gold_of, images_of, read_records
-from toolkit.splits import NAMES, Documents, Move, Near, assign, grouped, near_duplicates, stratum_of
-from toolkit.target_schema import TargetSchema, value_at
+from toolkit.records.record import answer_text, gold_of, images_of, read_records
+from toolkit.records.splits import NAMES, Documents, Move, Near, assign, grouped, near_duplicates, stratum_of
+from toolkit.schema.target import TargetSchema, value_at
 
 BATCH = 500
 ABSENT: tuple[Any, ...] = (None, "", [], {})  # no value to group by

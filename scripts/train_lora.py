@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.answers.wire_format import WIRES
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.contract import Contract, package_versions
-from toolkit.devices import Process, join_processes, least_memory, say_unused_gpus
 from toolkit.files import argument_path, shown, write_json, write_jsonl
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import images_of, prompt_of, read_records
-from toolkit.row_shards import AnswerPlan
-from toolkit.target_schema import TargetSchema
-from toolkit.training_settings import FILE_NAME as SETTINGS_FILE
-from toolkit.training_settings import PRESETS, parsed
-from toolkit.wire_format import WIRES
+from toolkit.model.contract import Contract, package_versions
+from toolkit.model.devices import Process, join_processes, least_memory, say_unused_gpus
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.record import images_of, prompt_of, read_records
+from toolkit.schema.target import TargetSchema
+from toolkit.training.settings import FILE_NAME as SETTINGS_FILE
+from toolkit.training.settings import PRESETS, parsed
 
 
 def build_parser() -> console.Parser:
@@ -115,9 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     import torch
 
-    from toolkit import qwen3vl
-    from toolkit.training import answer_lengths, measured_training, prompt_length
-    from toolkit.training_log import curve_picture
+    from toolkit.model import loading as qwen3vl
+    from toolkit.model.lengths import answer_lengths, prompt_length
+    from toolkit.training.log import curve_picture
+    from toolkit.training.run import measured_training
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -214,7 +215,7 @@ def keep_short(
     records: list[dict[str, Any]], processor: Any, args: Any
 ) -> tuple[list[dict[str, Any]], list[int], list[dict[str, Any]]]:
     """Records within --max-length, their lengths, and the others as listed in too_long.jsonl; nothing is ever truncated."""
-    from toolkit.training import record_length
+    from toolkit.model.lengths import record_length
 
     kept, lengths, too_long = [], [], []
     for record in console.progress(records, total=len(records), what="records counted"):

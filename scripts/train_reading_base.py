@@ -780,8 +780,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import torch
 
-    from toolkit.model_libraries import prepare_model_libraries
-    from toolkit.tiny_qwen3vl import build_config, build_model, build_processor, build_tokenizer
+    from toolkit.model.libraries import prepare_model_libraries
+    from toolkit.model.tiny import build_config, build_model, build_processor, build_tokenizer
 
     prepare_model_libraries()
     torch.set_num_threads(args.threads)

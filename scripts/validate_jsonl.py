@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.checks import Problem
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import (
     argument_path,
@@ -29,7 +28,8 @@ from toolkit.files import (
     strict_json,
     write_problems,
 )
-from toolkit.record_check import RecordCheck
+from toolkit.records.record_check import RecordCheck
+from toolkit.schema.checks import Problem
 
 
 def build_parser() -> console.Parser:

@@ -120,7 +120,7 @@ if __name__ == "__main__":
         os.environ["ACCELERATE_USE_FSDP"] = "true"
         os.environ |= {key.upper(): str(value) for key, value in config["fsdp_config"].items()}
     sys.path.insert(0, str(REPOSITORY / "scripts"))
-    from toolkit.model_libraries import prepare_model_libraries
+    from toolkit.model.libraries import prepare_model_libraries
 
     prepare_model_libraries()
     gpus = PaperGpus()

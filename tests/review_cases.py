@@ -13,9 +13,9 @@ from typing import Any
 from browser import CHROMIUM, FLAGS
 from conftest import REPOSITORY
 
-from toolkit.target_schema import TargetSchema
+from toolkit.schema.target import TargetSchema
 
-SCRIPT = REPOSITORY / "scripts/toolkit/review_answers.js"
+SCRIPT = REPOSITORY / "scripts/toolkit/reports/review_answers.js"
 NODE = shutil.which("node")
 NO_SCRIPT_ENGINE = None if NODE or CHROMIUM else "needs node or chromium"
 ODD_NAMES = ["a.b", "a/b", 'say "x"', "it's", "__proto__", "constructor", "toString", "10", "Größe 重量", "[0]"]

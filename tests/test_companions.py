@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from toolkit.companions import anls_star, tree_similarity
+from toolkit.evaluation.companions import anls_star, tree_similarity
 
 WORDS = ["ACME", "ACMI LTD", "Port Klang", "7", "MSKU1234567", "MSKU1234568", "a b", "x", ""]
 

@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_server_client import SCHEMA, extract, pages  # noqa: F401 - a fixture
 
-from toolkit.answers import Answer
-from toolkit.checks import check_states
-from toolkit.confidence import FEATURES, LIMIT, features_of, fitted, log_odds, places_of, quality
-from toolkit.contract import Contract, load_contract
-from toolkit.evidence import DocumentWords
-from toolkit.extraction import Judge
-from toolkit.predictions import unsure_values, value_of
-from toolkit.row_shards import AnswerPlan
-from toolkit.scoring import judged_values, score_document
-from toolkit.target_schema import TargetSchema, compact_json
-from toolkit.token_confidence import text_tokens, value_scores, value_spans
-from toolkit.wire_format import WireFormat
+from toolkit.answers.answer import Answer
+from toolkit.answers.confidence import FEATURES, LIMIT, features_of, fitted, log_odds, places_of, quality
+from toolkit.answers.predictions import unsure_values, value_of
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.answers.token_confidence import text_tokens, value_scores, value_spans
+from toolkit.answers.wire_format import WireFormat
+from toolkit.evaluation.scoring import judged_values, score_document
+from toolkit.extraction.run import Judge
+from toolkit.model.contract import Contract, load_contract
+from toolkit.pages.evidence import DocumentWords
+from toolkit.schema.checks import check_states
+from toolkit.schema.target import TargetSchema, compact_json
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 ENUM = TargetSchema.parse(
@@ -105,10 +105,10 @@ def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_mo
     """Without the grammar the recorded log-probabilities are the model's; with it they are those among the tokens it allows."""
     import torch
 
-    from toolkit.batches import collate, encode_prompt, open_page
-    from toolkit.local_model import LocalModel
-    from toolkit.prompt import Prompt
-    from toolkit.records import images_of, read_records
+    from toolkit.extraction.local_model import LocalModel
+    from toolkit.model.encoding import collate, encode_prompt, open_page
+    from toolkit.records.prompt import Prompt
+    from toolkit.records.record import images_of, read_records
 
     record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
     contract = Contract(LADING.raw, LADING.source, "read", "json", 384, 48)
@@ -226,8 +226,8 @@ def test_values_are_judged_as_they_are_scored():
 def test_windows_keep_the_confidence_of_the_window_that_said_it():
     import asyncio
 
-    from toolkit.documents import Document
-    from toolkit.extraction import prediction_of
+    from toolkit.extraction.documents import Document
+    from toolkit.extraction.run import prediction_of
 
     schema = TargetSchema.parse(SCHEMA, "s.json")
     said = {"p1": ({"name": "A", "rows": [{"key": "K1", "size": "20"}]}, -0.1), "p2": ({"name": None, "rows": [{"key": "K1", "size": None}, {"key": "K2", "size": "40"}]}, -0.2)}  # fmt: skip

@@ -14,8 +14,8 @@ from serve_container import supervise
 
 from toolkit.console import ExitCode, StageError
 from toolkit.files import sha256_of
-from toolkit.gpus import Driver, check_torch_sees
-from toolkit.model_archive import fetched_model, model_folder_in
+from toolkit.model.archive import fetched_model, model_folder_in
+from toolkit.model.gpus import Driver, check_torch_sees
 
 
 def archive_of(path: Path, names: list[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import png, write_results
 
-from toolkit.page_images import document_key, fitted_size, image_tokens, match_images, page_gaps, processor_size
+from toolkit.pages.images import document_key, fitted_size, image_tokens, match_images, page_gaps, processor_size
 
 ROW = {
     "Filename": "BL1.pdf",
@@ -140,7 +140,7 @@ def test_a_file_that_is_no_zip_is_one_sentence(run, workspace, content):
 
 
 def test_page_sizes_are_what_the_processor_keeps():
-    from toolkit.model_libraries import declare_missing_operators
+    from toolkit.model.libraries import declare_missing_operators
 
     declare_missing_operators()
     from qwen_vl_utils.vision_process import smart_resize
@@ -264,7 +264,7 @@ def test_words_of_turned_pages_lie_where_their_ink_is(workspace, rotation):
     import pymupdf
     from PIL import Image
 
-    from toolkit.pdf_pages import render_document
+    from toolkit.pages.rendering import render_document
 
     document = pymupdf.open()
     page = document.new_page(width=600, height=800)
@@ -537,9 +537,9 @@ def test_images_over_the_budget_are_counted_with_what_becomes_of_them(run, works
 
 
 def test_statistics_count_tokens_as_training_does(run, easy_dataset, tiny_model, monkeypatch):
-    from toolkit.qwen3vl import load_processor
-    from toolkit.records import read_records
-    from toolkit.training import record_length
+    from toolkit.model.lengths import record_length
+    from toolkit.model.loading import load_processor
+    from toolkit.records.record import read_records
 
     monkeypatch.chdir(easy_dataset)
     found = run("dataset_stats", "--in", "data/train.jsonl", "--model", tiny_model, "--html", "s.html", "--json").json
@@ -828,8 +828,8 @@ def test_dates_become_iso_only_where_the_schema_says_so_and_never_by_a_guess(run
      ("a7", None), ("1234567890123456789012", None)],
 )  # fmt: skip
 def test_numbers_are_read_as_people_write_them(text, value):
-    from toolkit.label_table import coerce
-    from toolkit.target_schema import Leaf
+    from toolkit.records.label_table import coerce
+    from toolkit.schema.target import Leaf
 
     leaf = Leaf(("n",), {"type": ["number", "null"]})
     if value is None and text[0] in "7a":
@@ -920,7 +920,7 @@ def test_a_page_that_one_engine_renders_blank_goes_to_the_other(workspace, monke
     """MuPDF leaves some JBIG2 pages blank; none can be made here, so its answer is replaced by a blank one."""
     from PIL import Image
 
-    from toolkit import pdf_pages
+    from toolkit.pages import rendering as pdf_pages
 
     pdf(workspace / "a.pdf", pages=2)
     monkeypatch.setattr(pdf_pages, "page_image", lambda page, budget: Image.new("RGB", (64, 96), "white"))

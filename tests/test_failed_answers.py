@@ -6,9 +6,9 @@ import json
 import pytest
 from hypothesis import given, settings, strategies
 
-from toolkit.score_table import RATES, ScoreTable
-from toolkit.scoring import judged_values, score_document
-from toolkit.target_schema import TargetSchema
+from toolkit.evaluation.score_table import RATES, ScoreTable
+from toolkit.evaluation.scoring import judged_values, score_document
+from toolkit.schema.target import TargetSchema
 
 TEXT = {"type": ["string", "null"], "maxLength": 20}
 SKIP = TEXT | {"x-extract": {"compare": "skip"}}
@@ -231,8 +231,8 @@ def test_a_skip_key_is_no_key():
 
 
 def test_the_report_frames_no_skip_values():
-    from toolkit.evidence import DocumentWords
-    from toolkit.report import boxes_of
+    from toolkit.pages.evidence import DocumentWords
+    from toolkit.reports.evaluation_page import boxes_of
 
     schema = schema_of(closed(id=SKIP_KEY, size=TEXT), number=TEXT, note=SKIP)
     words = [[10 * n, 10, 10 * n + 8, 20, text] for n, text in enumerate(("N1", "noted", "other", "KEY1", "KEY2"))]
@@ -244,7 +244,7 @@ def test_the_report_frames_no_skip_values():
 
 
 def test_a_skip_key_still_tells_rows_apart_when_the_answers_of_windows_are_joined():
-    from toolkit.page_windows import union
+    from toolkit.answers.page_windows import union
 
     schema = schema_of(closed(id=SKIP_KEY, size=TEXT), number=SKIP)
     first, second = (

@@ -12,9 +12,9 @@ import pytest
 from fault_server import FaultServer
 from test_server_client import GOOD, SCHEMA
 
-from toolkit.contract import Contract
-from toolkit.documents import rendered
+from toolkit.extraction.documents import rendered
 from toolkit.files import NotWritten, is_machine_failure
+from toolkit.model.contract import Contract
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="tmpfs of Linux")
 
@@ -87,7 +87,7 @@ def test_a_source_without_permission_stops_no_other_document(run, workspace):
         # Root may read everything: a loop of links has an error number of the same kind.
         (workspace / "in/closed.png").unlink()
         (workspace / "list.txt").write_text("in/a.png\nin/closed.png\n")
-        from toolkit.rendering import Rendering, outcome_of
+        from toolkit.pages.batch_rendering import Rendering, outcome_of
 
         (workspace / "in/closed.png").symlink_to("closed.png")
         lines, sentence = outcome_of("in/closed.png", "made", Rendering(64, "png"))

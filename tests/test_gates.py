@@ -8,9 +8,9 @@ from decimal import Decimal
 import pytest
 from conftest import REPOSITORY
 
-from toolkit.score_table import ScoreTable, compared
-from toolkit.scoring import score_document
-from toolkit.target_schema import TargetSchema
+from toolkit.evaluation.score_table import ScoreTable, compared
+from toolkit.evaluation.scoring import score_document
+from toolkit.schema.target import TargetSchema
 
 RECEIPT = {
     "type": "object",
@@ -68,7 +68,7 @@ def test_the_least_more_than_what_is_allowed_breaks_the_gate(run, runs):
 
 
 def test_a_broken_gates_sentence_shows_as_many_places_as_the_difference_needs():
-    from toolkit.gates import allowance_of, floor_of
+    from toolkit.evaluation.gates import allowance_of, floor_of
 
     sentence = floor_of("micro_f1=0.95").broken("run", {"micro_f1": 0.94999})
     assert "micro_f1 of run is 0.94999, less than --fail-under 0.95" in sentence
@@ -78,7 +78,7 @@ def test_a_broken_gates_sentence_shows_as_many_places_as_the_difference_needs():
 
 @pytest.mark.parametrize("hundredths", range(1, 100, 7))
 def test_a_score_of_exactly_the_floor_passes(hundredths):
-    from toolkit.gates import floor_of
+    from toolkit.evaluation.gates import floor_of
 
     # Sums of floating-point numbers, as a mean over fields makes them, lie a hair beside the decimal.
     score = sum([hundredths / 100] * 7) / 7
@@ -136,7 +136,7 @@ def test_a_baseline_without_answers_has_a_score_and_a_score_that_is_not_measured
 
 @pytest.mark.parametrize("missing", [{}, {"micro_f1": None}, {"micro_f1": float("nan")}])
 def test_a_score_that_is_missing_on_either_side_breaks_the_gate(missing):
-    from toolkit.gates import allowance_of, floor_of
+    from toolkit.evaluation.gates import allowance_of, floor_of
 
     good = {"micro_f1": 0.9}
     assert "not measured" in floor_of("micro_f1=0").broken("run", missing)
@@ -145,7 +145,7 @@ def test_a_score_that_is_missing_on_either_side_breaks_the_gate(missing):
 
 
 def test_every_metric_of_a_table_has_a_direction():
-    from toolkit.score_table import HIGHER, METRICS
+    from toolkit.evaluation.score_table import HIGHER, METRICS
 
     schema = TargetSchema.parse(RECEIPT, "s.json")
     gold = {"total": "1", "items": [{"name": "a"}]}
@@ -196,7 +196,7 @@ def test_quantizing_is_judged_as_decimals(before, after, allowed, code, capsys):
 
 
 def test_a_merge_is_judged_by_its_whole_numbers_of_answers():
-    from toolkit.gates import share_reached
+    from toolkit.evaluation.gates import share_reached
 
     assert share_reached(9, 10, Decimal("0.9")) and share_reached(63, 90, Decimal("0.7"))
     assert not share_reached(89_999, 100_000, Decimal("0.9"))

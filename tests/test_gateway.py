@@ -15,14 +15,14 @@ import pytest
 from conftest import REPOSITORY
 from fault_server import FaultServer
 
-from toolkit.contract import Contract
-from toolkit.row_shards import AnswerPlan
-from toolkit.target_schema import TargetSchema
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.model.contract import Contract
+from toolkit.schema.target import TargetSchema
 
 fastapi = pytest.importorskip("fastapi")
 import httpx  # noqa: E402
 
-from toolkit.gateway import Limits, make_app  # noqa: E402
+from toolkit.serving.gateway import Limits, make_app  # noqa: E402
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 SECRET = "GEHEIMNIS-4711"  # stands in a document; must stand in no log
@@ -64,7 +64,7 @@ class Gateway:
     def __init__(
         self, url: str, contract: Contract, limits: Limits, key: str | None = "k", connections=None, **more
     ) -> None:
-        from toolkit.connections import Connections, server_of
+        from toolkit.serving.connections import Connections, server_of
 
         self.log = io.StringIO()
         app = make_app(contract, url, limits, key=key, workers=1, log=self.log, **more)
@@ -240,7 +240,7 @@ def test_a_form_of_pages_in_order_and_azures_route(gateway):
 
 def test_openais_routes_are_passed_on(gateway):
     assert gateway.http.get("/v1/models").json()["data"][0]["id"] == "stand-in"
-    from toolkit.server_client import request_body
+    from toolkit.extraction.server_client import request_body
 
     body = request_body(contract_of(wire="positional", rows_per_shard=2), "stand-in", [])
     answer = gateway.http.post("/v1/chat/completions", json=body)

@@ -15,10 +15,10 @@ from test_page_workers import kill_workers, killing, slow_picture, until
 pytest.importorskip("fastapi")
 from test_gateway import LADING, LIMITS, SECRET, Gateway, bill, contract_of, page, pdf, reader
 
-from toolkit.answers import NoAnswer
-from toolkit.gateway import Limits
-from toolkit.row_shards import AnswerPlan
-from toolkit.server_client import ServerModel
+from toolkit.answers.answer import NoAnswer
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.extraction.server_client import ServerModel
+from toolkit.serving.gateway import Limits
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 
@@ -176,7 +176,7 @@ def test_a_storm_of_kills_leaves_proper_answers_and_a_working_gateway(gateway):
 
 
 def test_a_gateway_that_can_start_no_worker_is_not_ready_and_says_why(monkeypatch):
-    monkeypatch.setattr("toolkit.documents.engines_loaded", sys.exit)
+    monkeypatch.setattr("toolkit.extraction.documents.engines_loaded", sys.exit)
     with model_server() as server, Gateway(server.url, contract_of(), LIMITS) as gateway:
         ready = gateway.http.get("/health/ready")
         assert ready.status_code == 503 and "no worker process can be started" in ready.json()["error"]["message"]
@@ -193,8 +193,8 @@ def fails(*_, **__):
 
 
 def test_an_unexpected_error_has_the_gateways_form_and_its_log_names_the_place_and_no_value(gateway, monkeypatch):
-    monkeypatch.setattr("toolkit.gateway.prediction_of", fails)
-    monkeypatch.setattr("toolkit.gateway.refusal_of", fails)
+    monkeypatch.setattr("toolkit.serving.gateway.prediction_of", fails)
+    monkeypatch.setattr("toolkit.serving.gateway.refusal_of", fails)
     whole = gateway.http.post("/v1/extract", content=pdf())
     lines = gateway.http.post("/v1/extract", content=pdf(), headers={"accept": "application/x-ndjson"})
     chat = gateway.http.post("/v1/chat/completions", json={"messages": []})

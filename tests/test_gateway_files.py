@@ -16,10 +16,10 @@ from test_page_workers import kill_workers, slow_picture, until
 pytest.importorskip("fastapi")
 from test_gateway import FORM, LADING, Gateway, contract_of, encrypted, page, part, pdf, reader
 
-from toolkit.documents import Document, PageRenderer
-from toolkit.gateway import Limits
-from toolkit.row_shards import AnswerPlan
-from toolkit.scratch import ScratchFolder
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.extraction.documents import Document, PageRenderer
+from toolkit.pages.scratch import ScratchFolder
+from toolkit.serving.gateway import Limits
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 
@@ -132,7 +132,7 @@ def test_a_rendering_that_fails_or_is_cancelled_leaves_nothing_in_other_scripts_
 OWNER = """
 import sys, time
 sys.path.insert(0, "scripts")
-from toolkit.scratch import ScratchFolder
+from toolkit.pages.scratch import ScratchFolder
 owner = ScratchFolder()
 folder = owner.__enter__()
 (folder / "request").mkdir()

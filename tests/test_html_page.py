@@ -6,8 +6,8 @@ import sys
 import pytest
 from browser import MISSING, Browser
 
-from toolkit.html_page import embedded_json
-from toolkit.report import link_to
+from toolkit.reports.evaluation_page import link_to
+from toolkit.reports.html_page import embedded_json
 
 HOSTILE = ["</script>", "</SCRIPT >", "<!--", "<!--<script>", "/*DATA*/null", "\u2028", "\ud800", "\\u003c", "&lt;"]
 

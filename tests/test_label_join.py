@@ -284,8 +284,8 @@ def scalars(value):
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(TABLE)
 def test_every_value_is_used_or_not_mapped_or_in_a_problem_or_blank(table):
-    from toolkit.label_join import LabelJoin
-    from toolkit.target_schema import TargetSchema
+    from toolkit.records.label_join import LabelJoin
+    from toolkit.schema.target import TargetSchema
 
     located = [(f"t[{i}]", {"Filename": name, **row}) for i, (name, row) in enumerate(table)]
     join = LabelJoin(TargetSchema.parse(CONTRACT, "s.json"))

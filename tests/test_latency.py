@@ -9,13 +9,13 @@ import pytest
 from conftest import REPOSITORY, png
 from fault_server import FaultServer
 
-from toolkit.contract import Contract
-from toolkit.gpus import CPU, GPUS
-from toolkit.latency_model import ASSUMED, Efficiency, calibrated, decode_bytes, predicted_latency, terms
-from toolkit.latency_runs import Load, Objective, quantile, server_figures, spread
-from toolkit.model_shapes import SHAPES, shape_of_config
-from toolkit.row_shards import AnswerPlan
-from toolkit.target_schema import TargetSchema
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.latency.measured import Load, Objective, quantile, server_figures, spread
+from toolkit.latency.predicted import ASSUMED, Efficiency, calibrated, decode_bytes, predicted_latency, terms
+from toolkit.model.contract import Contract
+from toolkit.model.gpus import CPU, GPUS
+from toolkit.model.shapes import SHAPES, shape_of_config
+from toolkit.schema.target import TargetSchema
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 
@@ -211,7 +211,7 @@ def test_calibration_finds_what_was_put_in():
 
 
 def test_a_folder_gives_its_own_shape(tiny_model, tiny_moe):
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.loading import load_model
 
     for folder in (tiny_model, tiny_moe):
         shape = shape_of_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), "tiny")

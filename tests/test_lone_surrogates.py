@@ -15,7 +15,7 @@ from fault_server import FaultServer
 from test_page_manifest import pdf
 from test_server_client import SCHEMA
 
-from toolkit.contract import Contract
+from toolkit.answers.predictions import PredictionFile, finished_ids, prediction_line
 from toolkit.files import (
     escaped,
     lone_surrogate,
@@ -28,7 +28,7 @@ from toolkit.files import (
     write_jsonl,
     write_text,
 )
-from toolkit.predictions import PredictionFile, finished_ids, prediction_line
+from toolkit.model.contract import Contract
 
 HALF, FACE = "x\ud800y", "\U0001f600"
 BAD_NAME = os.fsdecode(b"caf\xe9.pdf")
@@ -241,7 +241,7 @@ def test_a_stream_that_parts_a_pair_spells_the_whole_character(place):
     """A server in JavaScript may cut between the halves; half a pair alone stays an answer that is judged."""
     import asyncio
 
-    from toolkit.server_client import ServerModel, gathered
+    from toolkit.extraction.server_client import ServerModel, gathered
 
     class Response:
         def __init__(self, *pieces: str) -> None:
@@ -364,7 +364,7 @@ def test_other_scripts_and_narrow_consoles_show_such_a_name_escaped(workspace):
 def test_what_engines_say_is_escaped_where_it_arises(workspace, monkeypatch):
     import pymupdf
 
-    from toolkit.pdf_pages import readable, render_document, said
+    from toolkit.pages.rendering import readable, render_document, said
 
     pdf(workspace / "a.pdf")
     monkeypatch.setattr(pymupdf.TOOLS, "mupdf_warnings", lambda: "bad font caf\udce9\nother")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from toolkit.records import answer_text, images_of, read_records
+from toolkit.records.record import answer_text, images_of, read_records
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +16,13 @@ def records(easy_dataset):
 
 @pytest.fixture(scope="module")
 def processor(tiny_model):
-    from toolkit.qwen3vl import load_processor
+    from toolkit.model.loading import load_processor
 
     return load_processor(str(tiny_model), 384)
 
 
 def encoded(records, processor, root):
-    from toolkit.batches import encode_record
+    from toolkit.model.encoding import encode_record
 
     return [encode_record(processor, record, root) for record in records]
 
@@ -77,8 +77,8 @@ def test_pages_rendered_to_the_budget_are_not_resized_by_the_processor(records, 
 def test_padding_changes_no_loss(records, processor, easy_dataset, tiny_model):
     import torch
 
-    from toolkit.batches import collate
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.encoding import collate
+    from toolkit.model.loading import load_model
 
     model = load_model(str(tiny_model)).eval()
     examples = encoded(records[:3], processor, easy_dataset)
@@ -98,7 +98,7 @@ def test_padding_changes_no_loss(records, processor, easy_dataset, tiny_model):
 
 
 def test_lengths_are_counted_without_decoding_the_images(records, processor, easy_dataset):
-    from toolkit.training import record_length
+    from toolkit.model.lengths import record_length
 
     for record in (records[0], two_page_record(records)):
         assert record_length(processor, record, easy_dataset, 384) == len(
@@ -254,9 +254,9 @@ def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_mo
     """Two fused weights a layer, told apart by their sizes; the merged model's logits are the adapter's, and not the base's."""
     import torch
 
-    from toolkit.batches import encode_record
-    from toolkit.qwen3vl import load_adapter, load_model, load_processor
-    from toolkit.records import read_records
+    from toolkit.model.encoding import encode_record
+    from toolkit.model.loading import load_adapter, load_model, load_processor
+    from toolkit.records.record import read_records
 
     out, merged = tmp_path / "experts", tmp_path / "merged"
     done = run("train_lora", "--model", tiny_moe, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
@@ -280,7 +280,7 @@ def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_mo
 
 
 def test_qlora_trains_in_four_bit_with_vision_and_head_left_alone(easy_dataset, tiny_model, run, tmp_path):
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.loading import load_model
 
     model = load_model(str(tiny_model), nf4=True)
     kinds = {name: type(module).__name__ for name, module in model.named_modules() if "Linear" in type(module).__name__}

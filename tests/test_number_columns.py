@@ -6,9 +6,9 @@ import pytest
 from conftest import png
 
 from toolkit.console import StageError
-from toolkit.label_table import coerce
-from toolkit.scoring import outcome, score_document
-from toolkit.target_schema import Leaf, TargetSchema
+from toolkit.evaluation.scoring import outcome, score_document
+from toolkit.records.label_table import coerce
+from toolkit.schema.target import Leaf, TargetSchema
 
 STRING = {"type": ["string", "null"], "maxLength": 30}
 NUMBER = {"type": ["number", "null"]}

@@ -5,9 +5,9 @@ from decimal import Decimal
 import pytest
 from hypothesis import example, given, strategies
 
-from toolkit.number_text import CONVENTIONS, number_of, read_number, same_number
-from toolkit.units import CURRENCIES, canonical_unit, same_unit
-from toolkit.values import as_id, as_text
+from toolkit.schema.number_text import CONVENTIONS, number_of, read_number, same_number
+from toolkit.schema.units import CURRENCIES, canonical_unit, same_unit
+from toolkit.schema.values import as_id, as_text
 
 
 @pytest.mark.parametrize(

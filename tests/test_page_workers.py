@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, png
 
-from toolkit.page_workers import NoWorkers, WorkerDied, WorkerPool
+from toolkit.pages.workers import NoWorkers, WorkerDied, WorkerPool
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def test_errors_and_results_that_cannot_travel_between_processes_are_errors_of_t
 PARENT = """
 import sys, time
 sys.path.insert(0, "scripts")
-from toolkit.page_workers import WorkerPool
+from toolkit.pages.workers import WorkerPool
 if __name__ == "__main__":
     pool = WorkerPool(1)
     pool.schedule(time.sleep, (60,), timeout=50)

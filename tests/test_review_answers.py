@@ -9,8 +9,8 @@ from conftest import REPOSITORY
 from review_cases import NO_SCRIPT_ENGINE, any_answer, closed, in_page_script, many, nested_schema, page_data, text
 
 from toolkit.console import StageError
-from toolkit.review_page import ReviewDocument, write_review
-from toolkit.target_schema import TargetSchema
+from toolkit.reports.review_page import ReviewDocument, write_review
+from toolkit.schema.target import TargetSchema
 
 pytestmark = pytest.mark.skipif(NO_SCRIPT_ENGINE is not None, reason=str(NO_SCRIPT_ENGINE))
 

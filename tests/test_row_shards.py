@@ -8,12 +8,12 @@ from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.answers import Answer
+from toolkit.answers.answer import Answer
+from toolkit.answers.row_shards import AnswerPlan
 from toolkit.console import StageError
-from toolkit.documents import Document
-from toolkit.extraction import Judge, prediction_of
-from toolkit.row_shards import AnswerPlan
-from toolkit.target_schema import TargetSchema
+from toolkit.extraction.documents import Document
+from toolkit.extraction.run import Judge, prediction_of
+from toolkit.schema.target import TargetSchema
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 

@@ -8,9 +8,9 @@ import pytest
 from conftest import REPOSITORY
 from hypothesis import given, settings, strategies
 
-from toolkit.score_table import ScoreTable, compared
-from toolkit.scoring import outcome, score_document
-from toolkit.target_schema import Leaf, TargetSchema
+from toolkit.evaluation.score_table import ScoreTable, compared
+from toolkit.evaluation.scoring import outcome, score_document
+from toolkit.schema.target import Leaf, TargetSchema
 
 SCHEMA = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 

@@ -14,10 +14,10 @@ import pytest
 from conftest import REPOSITORY, png
 from fault_server import FaultServer
 
-from toolkit.answers import repeated_key, repeated_tail
-from toolkit.contract import Contract
-from toolkit.page_windows import union, windows_of
-from toolkit.target_schema import TargetSchema, compact_json
+from toolkit.answers.answer import repeated_key, repeated_tail
+from toolkit.answers.page_windows import union, windows_of
+from toolkit.model.contract import Contract
+from toolkit.schema.target import TargetSchema, compact_json
 
 SCHEMA = {
     "type": "object", "title": "list", "additionalProperties": False, "required": ["name", "rows"],

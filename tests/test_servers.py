@@ -137,8 +137,8 @@ def check_that_nothing_is_fetched(model):
 
     import httpx
 
-    from toolkit.contract import load_contract
-    from toolkit.server_client import blank_request
+    from toolkit.extraction.server_client import blank_request
+    from toolkit.model.contract import load_contract
 
     asked = []
 
@@ -175,11 +175,11 @@ def check_prompt_and_pixels(vllm_python, model, held_out, work):
     import httpx
     import torch
 
-    from toolkit.batches import encode_prompt, open_page
-    from toolkit.contract import load_contract
-    from toolkit.qwen3vl import load_processor
-    from toolkit.records import images_of, read_records
-    from toolkit.server_client import page_url, request_body
+    from toolkit.extraction.server_client import page_url, request_body
+    from toolkit.model.contract import load_contract
+    from toolkit.model.encoding import encode_prompt, open_page
+    from toolkit.model.loading import load_processor
+    from toolkit.records.record import images_of, read_records
 
     contract = load_contract(model)
     processor = load_processor(str(model), contract.image_max_tokens)
@@ -422,10 +422,10 @@ def test_a_merged_moe_is_read_by_vllm_as_transformers_reads_it(vllm_python, run,
     from PIL import Image
     from test_serving import made_adapter
 
-    from toolkit import qwen3vl
-    from toolkit.batches import collate, encode_prompt
-    from toolkit.contract import load_contract
-    from toolkit.server_client import blank_request
+    from toolkit.extraction.server_client import blank_request
+    from toolkit.model import loading as qwen3vl
+    from toolkit.model.contract import load_contract
+    from toolkit.model.encoding import collate, encode_prompt
 
     adapter = made_adapter(tiny_moe, work / "moe_adapter")
     assert run("merge_adapter", "--adapter", adapter, "--out", work / "moe").code == 0

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.contract import Contract
 from toolkit.files import write_json
-from toolkit.model_folder import model_shapes
-from toolkit.serving import kv_bytes_per_token
-from toolkit.target_schema import TargetSchema
+from toolkit.model.contract import Contract
+from toolkit.model.folder import model_shapes
+from toolkit.schema.target import TargetSchema
+from toolkit.serving.vllm_plan import kv_bytes_per_token
 
 SCHEMA = TargetSchema.load(Path(__file__).parents[1] / "schemas/receipt.schema.json")
 
@@ -25,7 +25,7 @@ def made_adapter(base: Path, folder: Path, *, untrained: bool = False, targets: 
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from toolkit import qwen3vl
+    from toolkit.model import loading as qwen3vl
 
     torch.manual_seed(7)
     config = qwen3vl.load_config(str(base))
@@ -56,9 +56,9 @@ def logits(model, base: Path):
     import torch
     from PIL import Image
 
-    from toolkit.batches import collate, encode_prompt
-    from toolkit.prompt import Prompt
-    from toolkit.qwen3vl import load_processor
+    from toolkit.model.encoding import collate, encode_prompt
+    from toolkit.model.loading import load_processor
+    from toolkit.records.prompt import Prompt
 
     inputs = encode_prompt(load_processor(str(base), 64), Prompt("read", "json"), [Image.new("RGB", (128, 96), "gray")])
     with torch.no_grad():
@@ -66,7 +66,7 @@ def logits(model, base: Path):
 
 
 def test_the_merged_model_is_base_plus_adapter(tiny_model, adapter, merged):
-    from toolkit import qwen3vl
+    from toolkit.model import loading as qwen3vl
 
     base = qwen3vl.load_model(str(tiny_model))
     before = logits(base, tiny_model)
@@ -93,7 +93,7 @@ def test_a_merge_carries_everything_that_a_server_needs(adapter, merged):
 
 def test_a_moe_is_merged_into_the_hub_s_layout(run, tiny_moe, tmp_path):
     """Servers read [experts, hidden, 2 x inner]; transformers 5 holds and would write the transposed form."""
-    from toolkit import qwen3vl
+    from toolkit.model import loading as qwen3vl
 
     moe = made_adapter(tiny_moe, tmp_path / "a")
     assert run("merge_adapter", "--adapter", moe, "--out", tmp_path / "m", "--dtype", "float32").code == 0

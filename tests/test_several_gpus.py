@@ -99,7 +99,7 @@ def visible_gpus(monkeypatch):
 @pytest.fixture
 def second_of_two_gpus(monkeypatch, visible_gpus):
     """This process as a launcher starts the second one on a machine with two GPUs."""
-    from toolkit.model_libraries import prepare_model_libraries
+    from toolkit.model.libraries import prepare_model_libraries
 
     prepare_model_libraries()
     import bitsandbytes  # noqa: F401 - looks for its CUDA library when it is imported
@@ -114,7 +114,7 @@ def second_of_two_gpus(monkeypatch, visible_gpus):
 def test_a_model_is_loaded_onto_the_gpu_of_its_process(second_of_two_gpus, tiny_model, nf4):
     from gpus_on_paper import PaperGpus
 
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.loading import load_model
 
     with PaperGpus() as gpus:
         model = load_model(str(tiny_model), nf4=nf4)
@@ -126,7 +126,7 @@ def test_a_model_that_will_be_cut_into_shards_stays_off_the_gpu_in_16_bit(second
     import torch
     from gpus_on_paper import PaperGpus
 
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.loading import load_model
 
     with PaperGpus() as gpus:
         model = load_model(str(tiny_model), fsdp=True)
@@ -144,7 +144,7 @@ def test_a_model_that_will_be_cut_into_shards_stays_off_the_gpu_in_16_bit(second
     ],
 )
 def test_the_number_of_a_process_on_its_machine_is_that_of_its_gpu(monkeypatch, visible_gpus, variables, device):
-    from toolkit.devices import own_device
+    from toolkit.model.devices import own_device
 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -155,7 +155,7 @@ def test_the_number_of_a_process_on_its_machine_is_that_of_its_gpu(monkeypatch, 
 def test_more_processes_than_gpus_are_refused(monkeypatch, visible_gpus):
     """accelerate would count round and put two processes onto one GPU."""
     from toolkit.console import StageError
-    from toolkit.devices import own_device
+    from toolkit.model.devices import own_device
 
     monkeypatch.setenv("LOCAL_RANK", "2")
     visible_gpus(2)
@@ -170,7 +170,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, visible_gpus):
     [(1, 1, ""), (2, 2, ""), (4, 1, "1 of 4 GPUs is used; do this\n"), (4, 2, "2 of 4 GPUs are used; do this\n")],
 )
 def test_gpus_that_are_left_over_are_said(visible_gpus, capsys, visible, used, said):
-    from toolkit.devices import say_unused_gpus
+    from toolkit.model.devices import say_unused_gpus
 
     visible_gpus(visible)
     say_unused_gpus("do this", used=used)
@@ -202,7 +202,7 @@ def test_two_visible_gpus_leave_the_model_of_a_plain_run_whole(easy_dataset, tin
 )
 def test_the_plan_looks_at_the_first_gpu_that_is_visible(monkeypatch, tmp_path, visible, free_gib):
     """A busy first GPU that CUDA_VISIBLE_DEVICES hides says nothing about the one that will be used."""
-    from toolkit.gpus import installed_driver
+    from toolkit.model.gpus import installed_driver
 
     program = tmp_path / "nvidia-smi"
     program.write_text(

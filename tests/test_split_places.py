@@ -8,7 +8,7 @@ import pytest
 from conftest import Outcome
 from hypothesis import given, settings, strategies
 
-from toolkit.splits import NAMES, Documents, assign, grouped
+from toolkit.records.splits import NAMES, Documents, assign, grouped
 
 RATIOS = [0.6, 0.2, 0.2]
 

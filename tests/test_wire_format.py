@@ -6,8 +6,8 @@ import pytest
 from conftest import REPOSITORY
 from hypothesis import given, settings, strategies
 
-from toolkit.target_schema import TargetSchema
-from toolkit.wire_format import WIRES, WireFormat
+from toolkit.answers.wire_format import WIRES, WireFormat
+from toolkit.schema.target import TargetSchema
 
 SCHEMA = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 names = strategies.lists(strategies.sampled_from([f"field_{n}" for n in range(9)]), min_size=1, max_size=5, unique=True)

@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from toolkit.console import StageError
-from toolkit.gates import LOWER, METRICS, measured, parsed, told
+from toolkit.evaluation.gates import LOWER, METRICS, measured, parsed, told
 
 TAGGED = ("micro_f1", "macro_f1", "header_macro_f1", "row_f1", "cell_f1", "document_exact", "documents", "valid")
 

@@ -24,6 +24,8 @@ from typing import IO, Any
 
 from toolkit.console import StageError
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPTS = REPOSITORY / "scripts"
 WINDOWS_RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
 
 # How every text file is written. Within JSON the replacement is the character's own escape.
