@@ -107,7 +107,7 @@ def test_the_templates_are_good_and_every_check_of_them_can_fail(cloud_python, t
     assert not any(json.loads(good.stdout.splitlines()[-1])["checks"].values())
     copy = tracked(tmp_path / "copy")
     code = (
-        "import json, sys; from pathlib import Path; sys.path.insert(0, 'scripts'); from toolkit.project.cloud_templates import checked\n"
+        "import json, sys; from pathlib import Path; sys.path.insert(0, 'scripts'); from toolkit.cloud.checks import checked\n"
         "copy, mutations = Path(sys.argv[1]), json.loads(sys.stdin.read())\n"
         "for file, old, new, said in mutations:\n"
         "    path = copy / file; text = path.read_text(); assert old in text, (file, old)\n"

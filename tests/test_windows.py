@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, png
 
 from toolkit import files
-from toolkit.project.cloud_templates import powershell_lines
+from toolkit.cloud.powershell import powershell_lines
 
 DOCUMENTS = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("azureml/*.md"), *REPOSITORY.glob("runpod/*.md")])  # fmt: skip
 
