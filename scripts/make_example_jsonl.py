@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     import pymupdf
 
     from toolkit.pages.rendering import page_image
-    from toolkit.samples import layouts as sample_layouts
     from toolkit.samples import values as sample_values
+    from toolkit.samples.bills import realistic_pdf
 
     repository = Path(__file__).parents[1]
     schema = TargetSchema.load(repository / DEFAULT_SCHEMA)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         rng = random.Random(f"example/{number}")
         gold = sample_values.bill_of_lading(rng, max_rows=8, easy=False)
         images = []
-        with pymupdf.open(stream=sample_layouts.realistic_pdf(gold, rng), filetype="pdf") as document:
+        with pymupdf.open(stream=realistic_pdf(gold, rng), filetype="pdf") as document:
             for page in document:
                 path = args.out.parent / "images" / f"example {number}_page_{page.number + 1:04d}.png"
                 with atomic(path, "wb") as file:

@@ -22,8 +22,11 @@ from toolkit import console
 from toolkit.console import say
 from toolkit.files import atomic, shown, write_json, write_jsonl
 from toolkit.records.origins import Source, note_path, noted, origin_of
-from toolkit.samples import layouts as sample_layouts
 from toolkit.samples import values
+from toolkit.samples.bills import realistic_pdf
+from toolkit.samples.easy_pages import easy_pdf
+from toolkit.samples.invoices import invoice_pdf, receipt_pdf
+from toolkit.samples.sheet import scanned_pdf
 
 FILE_NAMES = [
     lambda rng: f"BL {values.digits(rng, 9)}.pdf",
@@ -154,14 +157,14 @@ def make_document(kind: str, layout: str, rng: random.Random) -> tuple[dict[str,
     """The gold answer and its PDF."""
     if kind == "bill_of_lading":
         gold: dict[str, Any] = values.bill_of_lading(rng, max_rows=60, easy=layout == "easy")
-        pdf = sample_layouts.easy_pdf(gold, rng) if layout == "easy" else sample_layouts.realistic_pdf(gold, rng)
+        pdf = easy_pdf(gold, rng) if layout == "easy" else realistic_pdf(gold, rng)
     elif kind == "invoice":
         gold = values.invoice(rng)
-        pdf = sample_layouts.invoice_pdf(gold, rng)
+        pdf = invoice_pdf(gold, rng)
     else:
         gold = values.receipt(rng)
-        pdf = sample_layouts.receipt_pdf(gold, rng)
-    return gold, sample_layouts.scanned_pdf(pdf, rng) if layout == "scan" else pdf
+        pdf = receipt_pdf(gold, rng)
+    return gold, scanned_pdf(pdf, rng) if layout == "scan" else pdf
 
 
 def unique_name(rng: random.Random, taken: set[str], kind: str) -> str:
