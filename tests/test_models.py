@@ -309,5 +309,7 @@ def test_the_shipped_reading_base_says_where_it_comes_from():
         and "license" in facts
     )
     assert sum(p.stat().st_size for p in folder.iterdir()) < 20_000_000
-    text = (folder / "tokenizer.json").read_text() + (Path(REPOSITORY) / "scripts/toolkit/reading_base/pages.py").read_text()
+    text = (folder / "tokenizer.json").read_text() + (
+        Path(REPOSITORY) / "scripts/toolkit/reading_base/pages.py"
+    ).read_text()
     assert "CONSIGNEE" not in text

@@ -1,19 +1,14 @@
 """The whole road, for real: it must learn to read documents it never saw."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from conftest import REPOSITORY
+from conftest import READING_BASE, REPOSITORY, script
 
 
 @pytest.mark.slow
-def test_the_quickstart_learns_to_read_documents_it_never_saw():
-    words = [sys.executable, "scripts/quickstart.py", "--here", "--json", "--seed", "11"]
-    done = subprocess.run(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert done.returncode == 0
-    result = json.loads(done.stdout.strip().splitlines()[-1])
+def test_the_quickstart_learns_to_read_documents_it_never_saw(quickstart_result):
+    result = quickstart_result
     assert result["documents"]["held_out"] >= 60
     # The bar of the project is 0.95; the gate leaves room for the noise of seeds and machines.
     assert result["adapter"]["micro_f1"] >= 0.85, result
@@ -29,49 +24,27 @@ def test_the_quickstart_learns_to_read_documents_it_never_saw():
 
 
 @pytest.mark.slow
-def test_a_model_trained_on_other_documents_pages_learns_to_guess_only(run, tmp_path):
-    """The control of training itself: with the images permuted between the records nothing can be read, so what is right by chance is all there is."""
-    records = [
-        json.loads(line)
-        for line in (REPOSITORY / "data/quickstart/splits/train.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+def test_a_model_trained_on_other_documents_pages_learns_to_guess_only(quickstart, held_out, tmp_path):
+    """The control of training itself: with the images permuted between the records nothing can be read.
+
+    What is right by chance is all there is.
+    """
+    lines = (REPOSITORY / "data/quickstart/splits/train.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
     pages = [record["messages"][1]["content"][:-1] for record in records]
     for record, others in zip(records, pages[137:] + pages[:137], strict=True):
         record["messages"][1]["content"][:-1] = others
-    train, adapter = tmp_path / "train.jsonl", tmp_path / "adapter"
+    train, some, adapter = tmp_path / "train.jsonl", tmp_path / "some.jsonl", tmp_path / "adapter"
     train.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-
-    def stage(script, *words):
-        done = subprocess.run(
-            [sys.executable, f"scripts/{script}.py", *map(str, words), "--json"],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert done.returncode in (0, 1)
-        return json.loads(done.stdout.strip().splitlines()[-1])
-
-    stage("train_lora", "--model", "examples/reading_base", "--train", train, "--out", adapter, "--image-max-tokens", 384, "--preset", "none", "--epochs", 1.5,
-          "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1)  # fmt: skip
-    held_out, said = REPOSITORY / "data/quickstart/held_out/records.jsonl", tmp_path / "said.jsonl"
-    stage(
-        "extract_documents",
-        "--model",
-        "examples/reading_base",
-        "--adapter",
-        adapter,
-        "--in",
-        held_out,
-        "--out",
-        said,
-        "--batch-size",
-        24,
-        "--tries",
-        1,
-    )
-    found = stage("evaluate_predictions", "--pred", said, "--gold", held_out)
+    some.write_text("".join(held_out.read_text(encoding="utf-8").splitlines(keepends=True)[:24]), encoding="utf-8")
+    rates = ["--epochs", 1, "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1]
+    training = ["--image-max-tokens", 384, "--preset", "none", *rates]
+    script("train_lora", "--model", READING_BASE, "--train", train, "--out", adapter, *training)
+    said = tmp_path / "said.jsonl"
+    how = ["--model", READING_BASE, "--adapter", adapter, "--batch-size", 24, "--tries", 1]
+    script("extract_documents", *how, "--in", some, "--out", said, code=(0, 1))
+    found = script("evaluate_predictions", "--pred", said, "--gold", some)
     print(f"trained on permuted pages: micro-F1 {found['micro_f1']:.4f}")
-    # The same training on the right pages reaches 0.78 (benchmarks/results/confidence_2026-11-23.txt).
     assert found["micro_f1"] < 0.2, found
 
 

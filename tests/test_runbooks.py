@@ -1,4 +1,7 @@
-"""A stranger's dry run: each runbook top to bottom, the clouds' programs replaced by recorders, in both shells' forms; and every quoted message is in the code."""
+"""A stranger's dry run: each runbook top to bottom, the clouds' programs replaced by recorders, in both shells' forms.
+
+And every quoted message is in the code.
+"""
 
 import json
 import os
@@ -31,7 +34,7 @@ CLOUD = (
     "python",
     "python3",
 )
-# What a step of the user's own makes, or the placeholder that the user replaces; anything else that a command names must be there.
+# What a step of the user's own makes, or the placeholder that the user replaces; all else that is named must be there.
 FROM_THE_USER = ["data/pdfs/BL-001.pdf", "outputs/bl-8b-awq", "models/Qwen3-VL-8B-Instruct"]
 
 
@@ -43,7 +46,8 @@ def blocks(document: str, language: str) -> list[str]:
 @pytest.fixture
 def clone(tmp_path) -> Path:
     """What git would give a stranger, and what the user brings."""
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout  # fmt: skip
+    words = ["git", "ls-files", "-co", "--exclude-standard"]
+    names = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
         if (REPOSITORY / name).is_file() and not name.startswith(("examples/", "tests/")):
             (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,18 +102,22 @@ def recorders(folder: Path, status: str = "200", absent: bool = True) -> tuple[d
 @pytest.mark.skipif(os.name == "nt", reason="the bash form")
 @pytest.mark.parametrize("document", RUNBOOKS)
 def test_the_bash_form_runs_from_top_to_bottom(document, clone, tmp_path):
-    """No undefined variable, no file that is not there. What starts a pod's or a worker's script is left to test_templates.py."""
+    """No undefined variable, no file that is not there.
+
+    What starts a pod's or a worker's script is left to test_templates.py and test_serving_containers.py.
+    """
     environment, log = recorders(tmp_path)
     text = "\n".join(blocks(document, "bash")).replace("cd /workspace", "true")
-    text = re.sub(r"^.*bash (?:extraction/)?runpod/(train|serve)/start\.sh.*$", r"test -f runpod/\1/start.sh", text, flags=re.M)  # fmt: skip
-    done = subprocess.run(["bash", "-eu", "-o", "pipefail", "-c", text], cwd=clone, env=environment, capture_output=True, text=True)  # fmt: skip
+    started = re.compile(r"^.*bash (?:extraction/)?runpod/(train|serve)/start\.sh.*$", re.M)
+    words = ["bash", "-eu", "-o", "pipefail", "-c", started.sub(r"test -f runpod/\1/start.sh", text)]
+    done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(log.read_text().splitlines()) > 4
 
 
 @pytest.mark.parametrize("document", RUNBOOKS)
 def test_the_powershell_form_can_be_read_and_says_the_same(document):
-    """No undefined variable, nothing that Windows PowerShell 5.1 lacks; the same programs with the same words as the bash form."""
+    """No undefined variable, nothing that Windows PowerShell 5.1 lacks; the bash form's programs and words."""
     shell = "\n".join(blocks(document, "powershell"))
     assert list(powershell_lines(shell)) == []
     bash = "\n".join(blocks(document, "bash"))
@@ -119,7 +127,8 @@ def test_the_powershell_form_can_be_read_and_says_the_same(document):
         found = re.findall(
             r"(?:^|= ?|\()((?:az|kubectl|docker build|docker push|hf|runpodctl) [^\n]*?)\)?$", text, re.M
         )
-        alike = [re.sub(r"\$\w+", "$", one.replace("\\", "/").replace('"', "").replace("'", "")).strip() for one in found]  # fmt: skip
+        slashes = str.maketrans({"\\": "/", '"': "", "'": ""})
+        alike = [re.sub(r"\$\w+", "$", one.translate(slashes)).strip() for one in found]
         return [re.sub(r"=\S*(?=\s|$)", "=", one) if "defaults" in one else one for one in alike]
 
     mine, other = calls(shell), calls(bash)
@@ -158,54 +167,79 @@ def test_deploying_is_idempotent_and_takes_away_what_fails(status, absent, code,
 def test_traffic_is_shared_out_and_taken_back(clone, tmp_path):
     environment, log = recorders(tmp_path)
     environment |= {"RESOURCE_GROUP": "rg", "WORKSPACE": "ws"}
-    for share, said in (("mirror", "--mirror-traffic green=10"), ("10", "--traffic green=10 blue=90"), ("0", "--traffic green=0 blue=100"), ("100", "--traffic green=100")):  # fmt: skip
-        done = subprocess.run(["bash", "azureml/endpoint/traffic.sh", "green", share], cwd=clone, env=environment, capture_output=True, text=True)  # fmt: skip
+
+    def share_out(*words: str) -> subprocess.CompletedProcess:
+        command = ["bash", "azureml/endpoint/traffic.sh", *words]
+        return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+
+    for share, said in (
+        ("mirror", "--mirror-traffic green=10"),
+        ("10", "--traffic green=10 blue=90"),
+        ("0", "--traffic green=0 blue=100"),
+        ("100", "--traffic green=100"),
+    ):
+        done = share_out("green", share)
         assert done.returncode == 0 and said in log.read_text().splitlines()[-1] + " "
     for wrong in (["red", "10"], ["green", "101"], ["green", "half"]):
-        done = subprocess.run(["bash", "azureml/endpoint/traffic.sh", *wrong], cwd=clone, env=environment, capture_output=True, text=True)  # fmt: skip
+        done = share_out(*wrong)
         assert done.returncode == 2 and done.stderr.startswith("error: ")
 
 
 # What needs no GPU, no server and no cloud runs for real.
-LOCAL = ("extract_combined_zip", "pdf_to_images", "build_jsonl_from_results", "validate_jsonl", "verify_image_paths", "split_jsonl", "dataset_stats", "plan_training", "estimate_latency")  # fmt: skip
+LOCAL = """
+extract_combined_zip pdf_to_images build_jsonl_from_results validate_jsonl verify_image_paths split_jsonl dataset_stats
+plan_training estimate_latency
+""".split()
+
+
+def local_commands(document: str, language: str) -> list[list[str]]:
+    """The words of each command that runs here, as PowerShell splits them or as bash does."""
+    found = []
+    for line in "\n".join(blocks(document, language)).splitlines():
+        name = re.match(r"python scripts[\\/](\w+)\.py ", line)
+        if name and name[1] in LOCAL and "--calibrate" not in line:
+            found.append(words_of(line) if language == "powershell" else shlex.split(line)[1:])
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("language", ["powershell", "bash"])
-def test_the_local_commands_do_what_they_say_in_the_runbooks_order(language, clone):
-    """On generated documents; as PowerShell splits the words, and as bash does."""
-    made = subprocess.run([sys.executable, "scripts/make_sample_documents.py", "--zips-to", "data", "--documents", "40", "--seed", "8"], cwd=clone)  # fmt: skip
-    assert made.returncode == 0
+def test_the_local_commands_do_what_they_say_in_the_runbooks_order(clone):
+    """On generated documents; both shells give a script the same words but for their slashes, so one run is both."""
+    samples = ["scripts/make_sample_documents.py", "--zips-to", "data", "--documents", "40", "--seed", "8"]
+    assert subprocess.run([sys.executable, *samples], cwd=clone).returncode == 0
     shutil.rmtree(clone / "data/pdfs")
     shutil.copytree(clone / "data/samples/pdfs", clone / "data/pdfs")
     ran = []
     for document in RUNBOOKS:
-        for line in "\n".join(blocks(document, language)).splitlines():
-            name = re.match(r"python scripts[\\/](\w+)\.py ", line)
-            if not name or name[1] not in LOCAL or "--calibrate" in line:
-                continue
-            words = words_of(line) if language == "powershell" else shlex.split(line)[1:]
+        commands = local_commands(document, "powershell")
+        same = [[word.replace("\\", "/") for word in words] for words in commands]
+        assert same == local_commands(document, "bash"), document
+        for words in commands:
             done = subprocess.run([sys.executable, *words], cwd=clone, capture_output=True, text=True)
             # 1: documents without images, which this data has, as real exports have.
-            assert done.returncode in ((0, 1) if "build" in line else (0,)), f"{line}: {done.stderr}"
-            ran.append(name[1])
+            accepted = (0, 1) if "build_jsonl" in words[0] else (0,)
+            assert done.returncode in accepted, f"{words}: {done.stderr}"
+            ran.append(words[0])
     assert len(ran) >= 12 and (clone / "data/splits/train.jsonl").stat().st_size > 0
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("npm") or not shutil.which("node"), reason="the CRD's schema comes as an npm package")  # fmt: skip
+@pytest.mark.skipif(not (shutil.which("npm") and shutil.which("node")), reason="KEDA's schema is an npm package")
 def test_the_autoscaler_fits_keda_s_published_schema(tmp_path):
     import yaml
 
-    installed = subprocess.run(["npm", "install", "--silent", "--prefix", tmp_path, "@kubernetes-models/keda@2.0.0"], cwd=tmp_path, capture_output=True, text=True)  # fmt: skip
+    words = ["npm", "install", "--silent", "--prefix", str(tmp_path), "@kubernetes-models/keda@2.0.0"]
+    installed = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert installed.returncode == 0, installed.stderr
     (tmp_path / "check.mjs").write_text(
         'import {ScaledObject} from "@kubernetes-models/keda/keda.sh/v1alpha1"; import {readFileSync} from "node:fs";'
-        'try { new ScaledObject(JSON.parse(readFileSync(0, "utf8"))).validate(); console.log("valid"); } catch { console.log("refused"); }'
+        'const given = new ScaledObject(JSON.parse(readFileSync(0, "utf8")));'
+        'try { given.validate(); console.log("valid"); } catch { console.log("refused"); }'
     )
 
     def verdict(value) -> str:
-        return subprocess.run(["node", "check.mjs"], cwd=tmp_path, input=json.dumps(value), text=True, capture_output=True).stdout.strip()  # fmt: skip
+        words, given = ["node", "check.mjs"], json.dumps(value)
+        return subprocess.run(words, cwd=tmp_path, input=given, text=True, capture_output=True).stdout.strip()
 
     given = yaml.safe_load((REPOSITORY / "azureml/aks/autoscale.yaml").read_text(encoding="utf-8"))
     assert verdict(given) == "valid"
@@ -216,7 +250,9 @@ def test_the_autoscaler_fits_keda_s_published_schema(tmp_path):
 def test_every_message_of_the_troubleshooting_page_is_in_the_code():
     page = (REPOSITORY / "docs/TROUBLESHOOTING.md").read_text(encoding="utf-8")
     messages = re.findall(r"^\| (?:503 with )?`([^`]+)` \|", page, re.M)
-    sources = [*REPOSITORY.glob("scripts/**/*.py"), *REPOSITORY.glob("azureml/**/*.py"), *REPOSITORY.glob("runpod/**/*.sh")]  # fmt: skip
+    sources = [
+        path for kind in ("scripts/**/*.py", "azureml/**/*.py", "runpod/**/*.sh") for path in REPOSITORY.glob(kind)
+    ]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # texts over several lines
     code = re.sub(r"\{CLIENT_KEY_VARIABLE\}", "EXTRACTION_API_KEY", code)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, free_port
 
 from toolkit.records.record import read_records
 
@@ -506,7 +506,7 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
     curves = {}
     for name, launch, accumulate in (
         ("one", [], 4),
-        ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"], 2),
+        ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())], 2),
     ):
         out = tmp_path / name
         command = arguments(easy_dataset, tiny_model, out, "--epochs", 2, "--limit", 16, "--accumulate", accumulate, "--learning-rate", 1e-3)  # fmt: skip
@@ -542,7 +542,7 @@ def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(ea
         return [float(row["loss"]) for row in rows if row["loss"]]
 
     script = str(REPOSITORY / "scripts/train_lora.py")
-    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519", str(REPOSITORY / "tests/sharded_on_cpu.py"), kind]  # fmt: skip
+    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), str(REPOSITORY / "tests/sharded_on_cpu.py"), kind]  # fmt: skip
     validation = ("--val", easy_dataset / "data/train.jsonl", "--eval-documents", 1, "--eval-each", 4)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     curve = trained(whole, two, "--accumulate", 2, *validation)
