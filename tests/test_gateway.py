@@ -97,13 +97,17 @@ LIMITS = Limits(body_bytes=2_000_000, pages=4, files=4, seconds=20.0, documents=
 
 
 @pytest.fixture(scope="module")
-def gateway():
+def gateway(tmp_path_factory):
+    """Its files lie in a temporary folder of its own: other tests run at the same time."""
+    folder, before = tmp_path_factory.mktemp("gateway"), tempfile.tempdir
+    tempfile.tempdir = str(folder)
     plan = AnswerPlan(LADING, "positional", 2)
     with (
         FaultServer(lambda _: None, answer=reader(plan), vllm=True) as server,
         Gateway(server.url, contract_of(wire="positional", rows_per_shard=2, max_shards=6), LIMITS) as made,
     ):
-        made.model = server
+        made.model, made.files = server, folder
+        tempfile.tempdir = before
         yield made
 
 
@@ -461,24 +465,30 @@ def test_too_many_documents_are_sent_away():
 
 
 def test_nothing_of_a_document_is_logged_or_kept(gateway):
-    """Looks at the whole temporary folder of this run's gateways; how requests fail and what then stays is in test_gateway_files.py."""
-    before = files_below(Path(tempfile.gettempdir()))
+    """Looks at the gateway's whole temporary folder; how requests fail and what then stays is in test_gateway_files.py."""
+    assert any(gateway.files.iterdir()), "the gateway works in this folder"
+    before = files_below(gateway.files)
     for body in (pdf(), b"%PDF-" + SECRET.encode(), part(f"{SECRET}.png", page()) + b"--x--\r\n"):
         gateway.http.post("/v1/extract", content=body, headers={"content-type": FORM} if body.startswith(b"--") else {})
     log = gateway.log.getvalue()
     assert SECRET not in log and "B1" not in log and log.count("\n") >= 3
     assert all(set(json.loads(line)) == {"id", "status", "pages", "seconds"} for line in log.splitlines())
-    assert files_below(Path(tempfile.gettempdir())) == before
+    assert files_below(gateway.files) == before
 
 
 def test_what_the_gateway_adds_besides_rendering(gateway):
-    """Its own milliseconds: all but rendering and the model's part, of one document at a time."""
+    """All but rendering and the model's part costs no more than a few requests that do nothing, on this machine now."""
+    nothing = []
     for _ in range(12):
+        began = time.perf_counter()
+        assert gateway.http.get("/health/live").status_code == 200
+        nothing.append(time.perf_counter() - began)
         assert gateway.http.post("/v1/extract", content=page((200, 300))).status_code == 200
     lines = [json.loads(line)["seconds"] for line in gateway.log.getvalue().splitlines()[-12:]]
     added = sorted(line["total"] - line["render"] - line["model"] for line in lines)
-    print(f"added: p50 {1000 * added[6]:.1f} ms")
-    assert added[6] < 0.015
+    bare = sorted(nothing)[6]
+    print(f"added: p50 {1000 * added[6]:.1f} ms; a request that does nothing {1000 * bare:.1f} ms")
+    assert added[6] < 25 * bare
 
 
 def test_the_script_wants_a_key_where_others_can_reach_it(run, tmp_path, monkeypatch):
