@@ -120,7 +120,9 @@ def whole_loss(model: Any, inputs: dict[str, Any], labels: Any) -> Any:
     )
 
 
-def measured(model: Any, adapter: AdapterSettings, variant: Variant, documents: list[Any], args: Any, device: str) -> dict[str, Any]:  # fmt: skip
+def measured(
+    model: Any, adapter: AdapterSettings, variant: Variant, documents: list[Any], args: Any, device: str
+) -> dict[str, Any]:
     """Forward, backward and optimizer step over the variant's first batches; an "error" where memory does not hold them."""
     import torch
 
@@ -177,10 +179,13 @@ def measured(model: Any, adapter: AdapterSettings, variant: Variant, documents: 
     peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
     work = text * tokens + head * answers + vision * pages
     return {
-        "variant": variant.name, "tokens_per_second": round(tokens / seconds, 1), "padding": round(1 - tokens / spent, 4), "seconds": round(seconds, 2),
+        "variant": variant.name,
+        "tokens_per_second": round(tokens / seconds, 1),
+        "padding": round(1 - tokens / spent, 4),
+        "seconds": round(seconds, 2),
         "mfu": round(work / seconds / peak, 4) if peak else None,
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if on_gpu else None,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

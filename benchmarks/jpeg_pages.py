@@ -79,7 +79,18 @@ def main() -> None:
         name = "png" if quality is None else f"jpeg {quality}"
         file, size = encoded(records, args.work / name.replace(" ", "-"), quality)
         out = file.with_name("predictions.jsonl")
-        words = [sys.executable, REPOSITORY / "scripts/extract_documents.py", *where, "--in", file, "--out", out, "--overwrite", "--tries", 1]  # fmt: skip
+        words = [
+            sys.executable,
+            REPOSITORY / "scripts/extract_documents.py",
+            *where,
+            "--in",
+            file,
+            "--out",
+            out,
+            "--overwrite",
+            "--tries",
+            1,
+        ]
         done = subprocess.run([str(word) for word in words], stdout=subprocess.DEVNULL)
         if done.returncode not in (0, 1):
             sys.exit(f"extract_documents.py ended with code {done.returncode}")
@@ -87,7 +98,11 @@ def main() -> None:
         table = ScoreTable(target)
         for record in records:
             line = lines[record["id"]]
-            table.add(score_document(target, record["id"], json.loads(answer_text(record)), line["prediction"], line["status"]))  # fmt: skip
+            table.add(
+                score_document(
+                    target, record["id"], json.loads(answer_text(record)), line["prediction"], line["status"]
+                )
+            )
         answers = {identity: line["prediction"] for identity, line in lines.items()}
         before = before or answers
         changed = sum(answers[identity] != before[identity] for identity in answers)

@@ -53,13 +53,34 @@ def prepare(work: Path, documents: int, tokens: int) -> None:
             sys.exit(f"{script} failed")
 
     if not (work / "train.jsonl").is_file():
-        stage("make_sample_documents", "--out-dir", work / "samples", "--documents", documents, "--seed", 4, "--layout", "realistic", "--no-mess")  # fmt: skip
+        stage(
+            "make_sample_documents",
+            "--out-dir",
+            work / "samples",
+            "--documents",
+            documents,
+            "--seed",
+            4,
+            "--layout",
+            "realistic",
+            "--no-mess",
+        )
         zips = [word for name in ("combined", "bls_another") for word in ("--zip", work / f"samples/{name}.zip")]
         stage("extract_combined_zip", *zips, "--out-dir", work / "raw")
         stage(
             "pdf_to_images", "--in", work / "samples/pdfs", "--out-dir", work / "images", "--image-max-tokens", tokens
         )
-        stage("build_jsonl_from_results", "--results", work / "samples/results.json", "--images-dir", work / "raw", "--images-dir", work / "images", "--out", work / "train.jsonl")  # fmt: skip
+        stage(
+            "build_jsonl_from_results",
+            "--results",
+            work / "samples/results.json",
+            "--images-dir",
+            work / "raw",
+            "--images-dir",
+            work / "images",
+            "--out",
+            work / "train.jsonl",
+        )
     if not (work / "model/config.json").is_file():
         from toolkit.model.libraries import prepare_model_libraries
         from toolkit.model.tiny import build_config, build_model, build_processor, build_tokenizer
@@ -80,9 +101,31 @@ def settings(work: Path, out: Path, args: Any) -> Any:
     from train_lora import build_parser as training_parser
 
     return training_parser().parse_args(
-        ["--train", str(work / "train.jsonl"), "--model", str(work / "model"), "--out", str(out), "--image-max-tokens", str(args.tokens), "--preset", "none",
-         "--epochs", str(args.epochs), "--batch-size", str(BATCH), "--accumulate", str(ACCUMULATE), "--learning-rate", str(RATE), "--log-each", "1000", "--seed", str(args.seed)]
-    )  # fmt: skip
+        [
+            "--train",
+            str(work / "train.jsonl"),
+            "--model",
+            str(work / "model"),
+            "--out",
+            str(out),
+            "--image-max-tokens",
+            str(args.tokens),
+            "--preset",
+            "none",
+            "--epochs",
+            str(args.epochs),
+            "--batch-size",
+            str(BATCH),
+            "--accumulate",
+            str(ACCUMULATE),
+            "--learning-rate",
+            str(RATE),
+            "--log-each",
+            "1000",
+            "--seed",
+            str(args.seed),
+        ]
+    )
 
 
 def run_arm(args: Any) -> dict[str, Any]:
@@ -107,7 +150,9 @@ def run_arm(args: Any) -> dict[str, Any]:
 
         kept: dict[str, Any] = {}
         train = Trainer.train
-        Trainer.train = lambda self, *a, **k: kept.setdefault("outcome", train(kept.setdefault("trainer", self), *a, **k))  # type: ignore[method-assign]  # fmt: skip
+        Trainer.train = lambda self, *a, **k: kept.setdefault(
+            "outcome", train(kept.setdefault("trainer", self), *a, **k)
+        )  # type: ignore[method-assign]
         contract = contract_of(records, args)
         lengths = [record_length(processor, record, Path(), args.tokens) for record in records]
         measured_training(options, load_config(options.model), processor, contract, records, lengths, [])
@@ -122,9 +167,13 @@ def run_arm(args: Any) -> dict[str, Any]:
     model.eval()
     judged = validation.loss(model)
     return {
-        "arm": args.arm, "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 1), "answer_tokens_per_second": round(answers / seconds, 2), "final_loss": judged,
+        "arm": args.arm,
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 1),
+        "answer_tokens_per_second": round(answers / seconds, 2),
+        "final_loss": judged,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }  # fmt: skip
+    }
 
 
 def contract_of(records: list[dict[str, Any]], args: Any) -> Any:
@@ -138,10 +187,26 @@ def contract_of(records: list[dict[str, Any]], args: Any) -> Any:
 
 def common(args: Any, out: Path) -> dict[str, Any]:
     return {
-        "output_dir": str(out), "num_train_epochs": args.epochs, "learning_rate": RATE, "per_device_train_batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATE,
-        "warmup_steps": 0.05, "lr_scheduler_type": "cosine", "weight_decay": 0.0, "max_grad_norm": 1.0, "bf16": True, "use_cpu": not on_gpu(), "logging_steps": 1000,
-        "save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": args.seed, "data_seed": args.seed, "remove_unused_columns": False, "gradient_checkpointing": False,
-    }  # fmt: skip
+        "output_dir": str(out),
+        "num_train_epochs": args.epochs,
+        "learning_rate": RATE,
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": ACCUMULATE,
+        "warmup_steps": 0.05,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": True,
+        "use_cpu": not on_gpu(),
+        "logging_steps": 1000,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": args.seed,
+        "data_seed": args.seed,
+        "remove_unused_columns": False,
+        "gradient_checkpointing": False,
+    }
 
 
 def on_gpu() -> bool:
@@ -164,9 +229,12 @@ def trl_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: Any
         user = [{"type": "image", "text": None}] * len(pages) + [{"type": "text", "text": prompt.question}]
         return {
             "images": pages,
-            "prompt": [{"role": "system", "content": [{"type": "text", "text": prompt.system}]}, {"role": "user", "content": user}],
+            "prompt": [
+                {"role": "system", "content": [{"type": "text", "text": prompt.system}]},
+                {"role": "user", "content": user},
+            ],
             "completion": [{"role": "assistant", "content": [{"type": "text", "text": answer_text(record)}]}],
-        }  # fmt: skip
+        }
 
     turn = {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
     features = Features({"images": List(ImageFeature()), "prompt": List(turn), "completion": List(turn)})
@@ -187,8 +255,12 @@ def plain_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: A
     def padded(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return collate(examples, processor.tokenizer.pad_token_id)
 
-    trainer = Trainer(model=model, args=one_gpu(TrainingArguments(**common(args, out), label_names=["labels"])),
-                      train_dataset=RecordDataset(records, processor, Path()), data_collator=padded)  # fmt: skip
+    trainer = Trainer(
+        model=model,
+        args=one_gpu(TrainingArguments(**common(args, out), label_names=["labels"])),
+        train_dataset=RecordDataset(records, processor, Path()),
+        data_collator=padded,
+    )
     return float(trainer.train().metrics["train_runtime"])
 
 

@@ -454,14 +454,25 @@ def report_values(args: Any, labels: Labels) -> bool:
     for note in not_used.values():
         near = "" if note.note else suggestions.near(note.path)
         note.note = note.note or (f"did you mean {near}?" if near else "")
-    lines = [{"path": note.path, "values": note.values, "first": note.first, "problem": not note.is_column, "note": note.note} for note in not_used.values()]  # fmt: skip
+    lines = [
+        {
+            "path": note.path,
+            "values": note.values,
+            "first": note.first,
+            "problem": not note.is_column,
+            "note": note.note,
+        }
+        for note in not_used.values()
+    ]
     write_jsonl(path, lines)
     columns = [note for note in not_used.values() if note.is_column]
     inside = [note for note in not_used.values() if not note.is_column]
     if columns:
         say(f"{plural(len(columns), 'column')} of the table feed no field: {few_notes(columns)}; all in {shown(path)}")
     if inside:
-        say(f"{plural(len(inside), 'place')} inside the labels feed no field, so their values are in no record: {few_notes(inside)}; all in {shown(path)}")  # fmt: skip
+        say(
+            f"{plural(len(inside), 'place')} inside the labels feed no field, so their values are in no record: {few_notes(inside)}; all in {shown(path)}"
+        )
     return bool(inside)
 
 
@@ -507,7 +518,11 @@ def report_changes(args: Any, merge: Merge, given: int) -> dict[str, int]:
     said = ", ".join(f"{count} {name}" for name, count in counts.items())
     if merge.changes:
         write_jsonl(path, merge.changes)
-        replaced = [f"{line['document']} ({first_few(line['fields'], 6)})" for line in merge.changes if line["change"] == "replaced"]  # fmt: skip
+        replaced = [
+            f"{line['document']} ({first_few(line['fields'], 6)})"
+            for line in merge.changes
+            if line["change"] == "replaced"
+        ]
         added = [line["document"] for line in merge.changes if line["change"] == "added"]
         details = [f"replaced {first_few(replaced)}"] * bool(replaced) + [f"added {first_few(added)}"] * bool(added)
         say(f"{said}: {'; '.join(details)}; all in {shown(path)}")

@@ -109,7 +109,11 @@ def values_of(schema: TargetSchema, predictions: Path, gold: Path) -> list[Value
         if not known:
             bare += 1
             continue
-        judged = [(name, known[name], right) for name, right in judged_values(schema, answer, line["prediction"]) if name in known]  # fmt: skip
+        judged = [
+            (name, known[name], right)
+            for name, right in judged_values(schema, answer, line["prediction"])
+            if name in known
+        ]
         documents.append(Values(*(list(column) for column in zip(*judged, strict=True))))
     if bare:
         say(

@@ -39,8 +39,13 @@ def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     what = parser.add_argument_group("documents")
     what.add_argument(
-        "--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="one JSONL; or PDFs, images, folders, patterns"
-    )  # fmt: skip
+        "--in",
+        dest="inputs",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="one JSONL; or PDFs, images, folders, patterns",
+    )
     what.add_argument("--out", type=argument_path, required=True, help="prediction JSONL, appended to")
     what.add_argument(
         "--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to"
@@ -197,10 +202,18 @@ async def predicted(
 
             ask: Any = await stack.enter_async_context(
                 ServerModel(
-                    args.server, contract, model=args.served_model, key=os.environ.get(API_KEY_VARIABLE), concurrency=args.concurrency * 2,
-                    timeout=args.timeout, attempts=args.attempts, patience=args.patience, confidence=not args.no_confidence, say=say,
+                    args.server,
+                    contract,
+                    model=args.served_model,
+                    key=os.environ.get(API_KEY_VARIABLE),
+                    concurrency=args.concurrency * 2,
+                    timeout=args.timeout,
+                    attempts=args.attempts,
+                    patience=args.patience,
+                    confidence=not args.no_confidence,
+                    say=say,
                 )
-            )  # fmt: skip
+            )
 
             concurrency = args.concurrency
         else:

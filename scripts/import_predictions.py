@@ -100,7 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         warned += bool(line.get("warnings"))
         lines[identity] = line
     if not lines:
-        raise StageError(f"no answer of {shown(args.input)} is named like a document of {shown(args.gold)}; they are called {first_few(strangers) or 'nothing'}")  # fmt: skip
+        raise StageError(
+            f"no answer of {shown(args.input)} is named like a document of {shown(args.gold)}; they are called {first_few(strangers) or 'nothing'}"
+        )
     if twice:
         raise StageError(f"{shown(args.input)}: {len(twice)} documents have two answers: {first_few(twice)}; keep one")
     missing = [identity for identity, _ in gold if identity not in lines]
@@ -119,8 +121,15 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{len(missing)} documents have no answer and will count as all missed: {first_few(missing)}")
     if strangers:
         say(f"{len(strangers)} answers belong to no document of the gold: {first_few(strangers)}")
-    result = {"answers": len(lines), "states": dict(states), "missing": len(missing), "not_in_gold": len(strangers),
-              "unknown_keys": dict(unknown), "with_warnings": warned, "out": shown(args.out)}  # fmt: skip
+    result = {
+        "answers": len(lines),
+        "states": dict(states),
+        "missing": len(missing),
+        "not_in_gold": len(strangers),
+        "unknown_keys": dict(unknown),
+        "with_warnings": warned,
+        "out": shown(args.out),
+    }
     problems = missing or strangers or unknown or set(states) - {"ok"}
     return console.finish(args, result, ExitCode.PROBLEMS if problems else ExitCode.OK)
 
@@ -142,8 +151,12 @@ def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]
     named = {fold(column): column for _, row in rows for column in row}
     own = [fold(column) for column in (*schema.document_columns, *NAME_KEYS) if fold(column) in named]
     if not own:
-        raise StageError(f"{shown(args.input)}: no column names the document; it has {first_few(named.values(), 8)}, give it with --mapping")  # fmt: skip
-    wrappers = [named[key] for key in ("answer", "prediction", "response", "output", "content", "text", "body") if key in named]  # fmt: skip
+        raise StageError(
+            f"{shown(args.input)}: no column names the document; it has {first_few(named.values(), 8)}, give it with --mapping"
+        )
+    wrappers = [
+        named[key] for key in ("answer", "prediction", "response", "output", "content", "text", "body") if key in named
+    ]
     if wrappers:
         for where, row in rows:
             name = next((row[c] for c in row if fold(c) == own[0]), None)

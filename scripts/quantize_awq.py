@@ -115,11 +115,17 @@ def main(argv: list[str] | None = None) -> int:
         copy_companions(args.model, folder)
         facts: dict[str, Any] = {"method": args.method, "backend": args.backend, "calibration_records": len(records)}
         write_provenance(
-            folder, "quantize_awq.py", {"model": args.model}, quantization=facts, scores={"before": before, "after": after}
-        )  # fmt: skip
+            folder,
+            "quantize_awq.py",
+            {"model": args.model},
+            quantization=facts,
+            scores={"before": before, "after": after},
+        )
         check_model_folder(folder)
     size = {"gigabytes_before": weight_bytes(args.model) / 1e9, "gigabytes": weight_bytes(args.out) / 1e9}
-    say(f"{size['gigabytes_before']:.3f} GB -> {size['gigabytes']:.3f} GB in {time.monotonic() - began:.0f} s -> {shown(args.out)}")  # fmt: skip
+    say(
+        f"{size['gigabytes_before']:.3f} GB -> {size['gigabytes']:.3f} GB in {time.monotonic() - began:.0f} s -> {shown(args.out)}"
+    )
     result = facts | size | {"before": before, "after": after, "out": shown(args.out)}
     if after:
         result["same_answers"] = round(same / len(answers_after), 4)

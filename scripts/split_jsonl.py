@@ -376,7 +376,9 @@ def add_record(documents: Documents, record: dict[str, Any], pages: list[PageFin
 def schema_of(name: str | None) -> TargetSchema | None:
     """The record's own target schema; without one there are no label keys and no rows to count."""
     if name is None or not Path(name).is_file():
-        say(f"note: {f'the schema {name} is not there' if name else 'records name no schema in meta.schema'}; label keys and rows are not looked at")  # fmt: skip
+        say(
+            f"note: {f'the schema {name} is not there' if name else 'records name no schema in meta.schema'}; label keys and rows are not looked at"
+        )
         return None
     return TargetSchema.load(Path(name))
 

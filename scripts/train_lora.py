@@ -37,9 +37,16 @@ def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--train", type=argument_path, required=True, help="training JSONL")
-    data.add_argument("--val", type=argument_path, default=None, help="validation JSONL: its loss and field scores choose the best adapter")  # fmt: skip
+    data.add_argument(
+        "--val",
+        type=argument_path,
+        default=None,
+        help="validation JSONL: its loss and field scores choose the best adapter",
+    )
     data.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
-    data.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)")  # fmt: skip
+    data.add_argument(
+        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
+    )
     data.add_argument(
         "--image-max-tokens",
         type=int,
@@ -55,41 +62,135 @@ def build_parser() -> console.Parser:
     )
     data.add_argument("--limit", type=int, default=None, help="only the first N training records")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct")  # fmt: skip
-    model.add_argument("--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora, or the preset's)")  # fmt: skip
-    model.add_argument("--wire", choices=WIRES, default="json", help="what the model writes: the public JSON, or its short positional form (default: json)")  # fmt: skip
-    model.add_argument("--rows-per-shard", type=int, default=0, metavar="ROWS", help="answer in shards of so many rows, decoded at the same time over the same pages; 0: one answer (default: 0)")  # fmt: skip
-    model.add_argument("--fields-per-shard", type=int, default=0, metavar="FIELDS", help="with it: header fields of a shard; 0: all (default: 0)")  # fmt: skip
+    model.add_argument(
+        "--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct"
+    )
+    model.add_argument(
+        "--method",
+        choices=["lora", "qlora"],
+        default="lora",
+        help="qlora keeps the base in 4 bit (default: lora, or the preset's)",
+    )
+    model.add_argument(
+        "--wire",
+        choices=WIRES,
+        default="json",
+        help="what the model writes: the public JSON, or its short positional form (default: json)",
+    )
+    model.add_argument(
+        "--rows-per-shard",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="answer in shards of so many rows, decoded at the same time over the same pages; 0: one answer (default: 0)",
+    )
+    model.add_argument(
+        "--fields-per-shard",
+        type=int,
+        default=0,
+        metavar="FIELDS",
+        help="with it: header fields of a shard; 0: all (default: 0)",
+    )
     model.add_argument("--rank", type=int, default=16, help="LoRA rank (default: 16)")
     model.add_argument("--alpha", type=int, default=32, help="LoRA alpha (default: 32)")
     model.add_argument("--dropout", type=float, default=0.0, help="LoRA dropout (default: 0)")
-    model.add_argument("--train-vision", action="store_true", help="LoRA on the vision tower too; such an adapter must be merged to be served")  # fmt: skip
-    model.add_argument("--train-merger", action="store_true", help="LoRA on the vision mergers too; must be merged to be served")  # fmt: skip
-    model.add_argument("--train-experts", action="store_true", help="MoE: LoRA on the experts too; must be merged to be served")  # fmt: skip
+    model.add_argument(
+        "--train-vision",
+        action="store_true",
+        help="LoRA on the vision tower too; such an adapter must be merged to be served",
+    )
+    model.add_argument(
+        "--train-merger", action="store_true", help="LoRA on the vision mergers too; must be merged to be served"
+    )
+    model.add_argument(
+        "--train-experts", action="store_true", help="MoE: LoRA on the experts too; must be merged to be served"
+    )
     model.add_argument("--out", type=argument_path, required=True, help="folder to write")
     run = parser.add_argument_group("run")
-    run.add_argument("--preset", choices=["auto", "none", *PRESETS], default="auto", help="settings by GPU memory (default: auto, by the GPU at hand)")  # fmt: skip
-    run.add_argument("--settings", type=argument_path, default=None, metavar="FILE", help=f"settings to start from: an earlier run's {SETTINGS_FILE}, or your own; flags win")  # fmt: skip
+    run.add_argument(
+        "--preset",
+        choices=["auto", "none", *PRESETS],
+        default="auto",
+        help="settings by GPU memory (default: auto, by the GPU at hand)",
+    )
+    run.add_argument(
+        "--settings",
+        type=argument_path,
+        default=None,
+        metavar="FILE",
+        help=f"settings to start from: an earlier run's {SETTINGS_FILE}, or your own; flags win",
+    )
     run.add_argument("--epochs", type=float, default=3, help="passes over the data (default: 3)")
     run.add_argument(
         "--max-steps", type=int, default=0, help="end after so many optimizer steps (default: by --epochs)"
     )
     run.add_argument("--learning-rate", type=float, default=1e-4, help="peak rate (default: 1e-4)")
-    run.add_argument("--vision-rate", type=float, default=None, help="with --train-vision (default: a tenth of --learning-rate)")  # fmt: skip
-    run.add_argument("--merger-rate", type=float, default=None, help="with --train-merger (default: a tenth of --learning-rate)")  # fmt: skip
-    run.add_argument("--batch-size", type=int, default=1, help="records a forward pass, without --tokens-per-batch (default: 1)")  # fmt: skip
-    run.add_argument("--tokens-per-batch", type=int, default=0, metavar="TOKENS", help="as many records a forward pass as fit into this (default: 0, count records; or the preset's)")  # fmt: skip
-    run.add_argument("--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8, or the preset's)")  # fmt: skip
-    run.add_argument("--packing", choices=["auto", "on", "off"], default="auto", help="records one behind the other instead of padded (default: auto, with FlashAttention)")  # fmt: skip
-    run.add_argument("--attention", choices=["auto", "sdpa", "flash_attention_2"], default="auto", help="attention kernels (default: auto, FlashAttention where it is installed)")  # fmt: skip
-    run.add_argument("--liger", action="store_true", help="Liger's fused norms and MLP (pip install liger-kernel; a GPU)")  # fmt: skip
-    run.add_argument("--checkpointing", choices=["auto", "on", "off"], default="auto", help="recompute activations: less memory, slower (default: auto, by a trial of the longest batch)")  # fmt: skip
-    run.add_argument("--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)")  # fmt: skip
-    run.add_argument("--loader-workers", type=int, default=0, help="processes that decode images (default: 0, or the preset's)")  # fmt: skip
-    run.add_argument("--eval-each", type=int, default=0, metavar="STEPS", help="evaluate each N steps (default: each epoch)")  # fmt: skip
-    run.add_argument("--eval-documents", type=int, default=16, metavar="N", help="validation documents answered each time for field scores; 0: loss only (default: 16)")  # fmt: skip
-    run.add_argument("--patience", type=int, default=0, metavar="N", help="stop after N evaluations without a better score; 0: never (default: 0)")  # fmt: skip
-    run.add_argument("--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)")  # fmt: skip
+    run.add_argument(
+        "--vision-rate", type=float, default=None, help="with --train-vision (default: a tenth of --learning-rate)"
+    )
+    run.add_argument(
+        "--merger-rate", type=float, default=None, help="with --train-merger (default: a tenth of --learning-rate)"
+    )
+    run.add_argument(
+        "--batch-size", type=int, default=1, help="records a forward pass, without --tokens-per-batch (default: 1)"
+    )
+    run.add_argument(
+        "--tokens-per-batch",
+        type=int,
+        default=0,
+        metavar="TOKENS",
+        help="as many records a forward pass as fit into this (default: 0, count records; or the preset's)",
+    )
+    run.add_argument(
+        "--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8, or the preset's)"
+    )
+    run.add_argument(
+        "--packing",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="records one behind the other instead of padded (default: auto, with FlashAttention)",
+    )
+    run.add_argument(
+        "--attention",
+        choices=["auto", "sdpa", "flash_attention_2"],
+        default="auto",
+        help="attention kernels (default: auto, FlashAttention where it is installed)",
+    )
+    run.add_argument(
+        "--liger", action="store_true", help="Liger's fused norms and MLP (pip install liger-kernel; a GPU)"
+    )
+    run.add_argument(
+        "--checkpointing",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="recompute activations: less memory, slower (default: auto, by a trial of the longest batch)",
+    )
+    run.add_argument(
+        "--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)"
+    )
+    run.add_argument(
+        "--loader-workers", type=int, default=0, help="processes that decode images (default: 0, or the preset's)"
+    )
+    run.add_argument(
+        "--eval-each", type=int, default=0, metavar="STEPS", help="evaluate each N steps (default: each epoch)"
+    )
+    run.add_argument(
+        "--eval-documents",
+        type=int,
+        default=16,
+        metavar="N",
+        help="validation documents answered each time for field scores; 0: loss only (default: 16)",
+    )
+    run.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        metavar="N",
+        help="stop after N evaluations without a better score; 0: never (default: 0)",
+    )
+    run.add_argument(
+        "--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)"
+    )
     run.add_argument("--log-each", type=int, default=10, metavar="STEPS", help="log each N steps (default: 10)")
     run.add_argument("--seed", type=int, default=0, help="order of the records and initial adapter (default: 0)")
     run.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0: its own choice (default: 0)")
@@ -130,13 +231,21 @@ def main(argv: list[str] | None = None) -> int:
     processor = qwen3vl.load_processor(args.model, args.image_max_tokens)
     records, lengths, too_long = keep_short(records, processor, args)
     contract = Contract(
-        schema=schema.raw, schema_source=schema.source, system=prompt.system, question=prompt.question, image_max_tokens=args.image_max_tokens, wire=args.wire,
-        rows_per_shard=args.rows_per_shard, fields_per_shard=args.fields_per_shard, max_shards=max(len(r.get("parts", [1])) for r in records + validation),
-        max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64, base_model=args.model,
+        schema=schema.raw,
+        schema_source=schema.source,
+        system=prompt.system,
+        question=prompt.question,
+        image_max_tokens=args.image_max_tokens,
+        wire=args.wire,
+        rows_per_shard=args.rows_per_shard,
+        fields_per_shard=args.fields_per_shard,
+        max_shards=max(len(r.get("parts", [1])) for r in records + validation),
+        max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64,
+        base_model=args.model,
         max_pages=max(len(images_of(record)) for record in records + validation),
         prompt_tokens=max(prompt_length(processor, prompt.asking(line)) for line in shard_lines(records + validation)),
         versions=package_versions("torch", "transformers", "peft", "accelerate"),
-    )  # fmt: skip
+    )
     say_settings(args, records, validation, contract, too_long)
     if is_first_process():
         say_how_to_use_all_gpus(process, sys.argv[1:] if argv is None else argv)

@@ -78,13 +78,18 @@ def main(argv: list[str] | None = None) -> int:
                 raise StageError(f"{shown(path)}: no records")
             tally.end_of_file(path, count)
         if valid and (twice := check.ids.suspects()):
-            raise StageError(f"ids stand twice ({first_few(repeated(files, twice))}); --fix-out cannot choose one: remove or rename them first", ExitCode.PROBLEMS)  # fmt: skip
+            raise StageError(
+                f"ids stand twice ({first_few(repeated(files, twice))}); --fix-out cannot choose one: remove or rename them first",
+                ExitCode.PROBLEMS,
+            )
     for sentence in repeated(files, check.ids.suspects()):
         tally.add_plain(sentence)
     if args.fix_out:
         write_problems(args.fix_out.with_suffix(".problems.jsonl"), tally.filed, say)
         say(f"{tally.records - tally.invalid} valid records -> {shown(args.fix_out)}")
-    print(f"{tally.records} records, {tally.records - tally.invalid} valid, {tally.invalid} invalid, {tally.warnings} warnings")  # fmt: skip
+    print(
+        f"{tally.records} records, {tally.records - tally.invalid} valid, {tally.invalid} invalid, {tally.warnings} warnings"
+    )
     return console.finish(args, tally.result(), ExitCode.PROBLEMS if tally.invalid else ExitCode.OK)
 
 

@@ -9,7 +9,13 @@ FIELDS = ("bl_number", "vessel_name", "port_of_loading")
 
 
 def row(number, **change):
-    return {"Filename": f"BL{number}.pdf", "bl_number": f"A{number}", "vessel_name": "MSC", "port_of_loading": "Rotterdam", **change}  # fmt: skip
+    return {
+        "Filename": f"BL{number}.pdf",
+        "bl_number": f"A{number}",
+        "vessel_name": "MSC",
+        "port_of_loading": "Rotterdam",
+        **change,
+    }
 
 
 def build(run, *words):
@@ -111,7 +117,12 @@ def test_update_merges_by_document_and_says_what_changed(run, dataset):
     write_results(dataset / "reviewed.json", [row(1), row(2, vessel_name="EVER", bl_number="A9"), row(7)])
     done = build(run, "--results", "reviewed.json", "--update")
     assert (done.code, done.json["records"]) == (0, 7), done.err
-    assert {name: done.json[name] for name in ("added", "replaced", "unchanged", "kept")} == {"added": 1, "replaced": 1, "unchanged": 1, "kept": 4}  # fmt: skip
+    assert {name: done.json[name] for name in ("added", "replaced", "unchanged", "kept")} == {
+        "added": 1,
+        "replaced": 1,
+        "unchanged": 1,
+        "kept": 4,
+    }
     assert "BL2.pdf (bl_number, vessel_name)" in done.err
     after = records(dataset)
     assert list(after) == [*before, "BL7.pdf"]
@@ -119,9 +130,13 @@ def test_update_merges_by_document_and_says_what_changed(run, dataset):
     assert all(after[name] == before[name] for name in before if name != "BL2.pdf")
     changes = [json.loads(line) for line in (dataset / "data/train.changes.jsonl").read_text().splitlines()]
     assert changes == [
-        {"document": "BL2.pdf", "change": "replaced", "fields": {"bl_number": ["A2", "A9"], "vessel_name": ["MSC", "EVER"]}},
+        {
+            "document": "BL2.pdf",
+            "change": "replaced",
+            "fields": {"bl_number": ["A2", "A9"], "vessel_name": ["MSC", "EVER"]},
+        },
         {"document": "BL7.pdf", "change": "added", "fields": {}},
-    ]  # fmt: skip
+    ]
     again = build(run, "--results", "reviewed.json", "--update")
     assert (again.json["added"], again.json["replaced"], again.json["unchanged"]) == (0, 0, 3)
     assert records(dataset) == after and not (dataset / "data/train.changes.jsonl").exists()
@@ -138,7 +153,9 @@ def test_after_an_update_neither_table_alone_replaces_the_records(run, dataset):
 
 def test_rows_of_a_list_that_changed_are_named(run, dataset):
     def with_rows(*numbers):
-        return row(1, containers=[{"container_number": n, "container_size": "40", "container_type": "HC"} for n in numbers])  # fmt: skip
+        return row(
+            1, containers=[{"container_number": n, "container_size": "40", "container_type": "HC"} for n in numbers]
+        )
 
     write_results(dataset / "data/results.json", [with_rows("CSQU3054383", "MSCU6639870"), row(2, containers=[])])
     assert build(run, "--allow-problems").json["records"] == 2
@@ -183,7 +200,9 @@ def test_update_refuses_a_schema_or_a_prompt_that_old_records_do_not_follow(run,
     (dataset / "prompt.txt").write_text("Another instruction.")
     refused = build(run, "--results", "reviewed.json", "--update", "--prompt", "prompt.txt")
     assert refused.code == 2 and "instruction" in refused.err
-    assert build(run, "--results", "reviewed.json", "--update", "--schema", "schemas/bill_of_lading.schema.json").code == 0  # fmt: skip
+    assert (
+        build(run, "--results", "reviewed.json", "--update", "--schema", "schemas/bill_of_lading.schema.json").code == 0
+    )
 
 
 def test_a_document_with_problems_stays_as_it_was(run, dataset):

@@ -99,7 +99,7 @@ def test_an_address_that_cannot_be_is_refused_and_nothing_stays(shelf, tmp_path,
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-@pytest.mark.parametrize("names", [["../config.json"], ["a/config.json", "b/config.json"], ["notes.txt"]])  # fmt: skip
+@pytest.mark.parametrize("names", [["../config.json"], ["a/config.json", "b/config.json"], ["notes.txt"]])
 def test_an_archive_that_is_no_model_leaves_nothing(tmp_path, names):
     digest = archive_of(tmp_path / "m.tgz", names)
     with pytest.raises(StageError):

@@ -84,7 +84,15 @@ def test_an_answer_shaped_like_the_schema_is_kept_whole(run, build):
     assert built["a"] == ANSWER, outcome.err
     assert outcome.json["fields_left_out"] == [] and outcome.json["labels_not_used"] == {}
     values = outcome.json["values"]
-    assert values == {"given": 19, "used": 18, "not_mapped": 0, "with_problems": 0, "without_images": 0, "beyond_limit": 0, "blank": 1}  # fmt: skip
+    assert values == {
+        "given": 19,
+        "used": 18,
+        "not_mapped": 0,
+        "with_problems": 0,
+        "without_images": 0,
+        "beyond_limit": 0,
+        "blank": 1,
+    }
     assert run("validate_jsonl", "data/train.jsonl").code == 0
 
 
@@ -146,7 +154,10 @@ def test_one_value_or_one_object_where_a_list_is_wanted_is_a_list_of_one(build):
 
 
 def test_sparse_answers_keep_what_any_document_has(build):
-    table = [{"Filename": "a", "seller": {"name": "S"}, "lines": []}, {"Filename": "b", "seller": None, "lines": None, "number": ""}]  # fmt: skip
+    table = [
+        {"Filename": "a", "seller": {"name": "S"}, "lines": []},
+        {"Filename": "b", "seller": None, "lines": None, "number": ""},
+    ]
     outcome, built = build(table, CONTRACT)
     assert built["b"] == {"number": None, "seller": {"name": None}, "lines": []}
     # No document has a row, so nothing says that a column is missing.
@@ -189,7 +200,10 @@ def test_a_flat_header_with_a_nested_list_is_one_answer(build):
     schema["properties"]["seller"]["properties"]["name"] = leaf("Seller")
     outcome, built = build([row], schema)
     assert outcome.code == 0, outcome.err
-    assert built["a"] == {"seller": {"name": "S", "address": {"city": "X"}}, "lines": [{"text": "nuts", "price": {"amount": 2}}]}  # fmt: skip
+    assert built["a"] == {
+        "seller": {"name": "S", "address": {"city": "X"}},
+        "lines": [{"text": "nuts", "price": {"amount": 2}}],
+    }
 
 
 def test_a_short_name_that_fits_two_fields_feeds_neither(build):
@@ -256,17 +270,53 @@ def test_what_stands_beside_the_rows_is_counted(build):
 def test_values_of_documents_without_images_and_beyond_the_limit_are_counted(build):
     table = json.dumps([{"Filename": name, "number": "1", "note": "n"} for name in ("a", "b", "gone")])
     outcome, _ = build(table, CONTRACT, "--limit", 1)
-    assert outcome.json["values"] == {"given": 9, "used": 2, "not_mapped": 3, "with_problems": 0, "without_images": 2, "beyond_limit": 2, "blank": 0}  # fmt: skip
+    assert outcome.json["values"] == {
+        "given": 9,
+        "used": 2,
+        "not_mapped": 3,
+        "with_problems": 0,
+        "without_images": 2,
+        "beyond_limit": 2,
+        "blank": 0,
+    }
 
 
 # --- every value is accounted for -----------------------------------------------------------------------------------------
 
-WORD = st.text(string.ascii_letters, min_size=1, max_size=4).filter(lambda t: t.casefold() not in ("null", "none", "nan"))  # fmt: skip
+WORD = st.text(string.ascii_letters, min_size=1, max_size=4).filter(
+    lambda t: t.casefold() not in ("null", "none", "nan")
+)
 SCALAR = st.one_of(WORD, st.integers(0, 99), st.none(), st.just(""), st.booleans())
-KEY = st.sampled_from(["number", "party", "kinds", "seller", "buyer", "lines", "name", "city", "address", "contacts", "text",
-                       "price", "amount", "seller.name", "lines[].text", "lines.price.amount", "Number", "extra", "party[]", "price.amount"])  # fmt: skip
-TREE = st.recursive(SCALAR, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEY, inner, max_size=4)), max_leaves=12)  # fmt: skip
-TABLE = st.lists(st.tuples(st.sampled_from("abc"), st.dictionaries(KEY, TREE, min_size=1, max_size=6)), min_size=1, max_size=5)  # fmt: skip
+KEY = st.sampled_from(
+    [
+        "number",
+        "party",
+        "kinds",
+        "seller",
+        "buyer",
+        "lines",
+        "name",
+        "city",
+        "address",
+        "contacts",
+        "text",
+        "price",
+        "amount",
+        "seller.name",
+        "lines[].text",
+        "lines.price.amount",
+        "Number",
+        "extra",
+        "party[]",
+        "price.amount",
+    ]
+)
+TREE = st.recursive(
+    SCALAR, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEY, inner, max_size=4)), max_leaves=12
+)
+TABLE = st.lists(
+    st.tuples(st.sampled_from("abc"), st.dictionaries(KEY, TREE, min_size=1, max_size=6)), min_size=1, max_size=5
+)
 
 
 def count(value):

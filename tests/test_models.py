@@ -115,9 +115,38 @@ def adapter(easy_dataset, tiny_model, tmp_path_factory):
     validation = easy_dataset / "data/validation_of_two.jsonl"
     lines = (easy_dataset / "data/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     validation.write_text("".join(lines[:2]), encoding="utf-8")
-    arguments = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--val", validation, "--root", easy_dataset,
-                 "--schema", easy_dataset / "data/train.schema.json", "--out", out, "--image-max-tokens", 384, "--limit", 8, "--batch-size", 4, "--accumulate", 1,
-                 "--epochs", 2, "--learning-rate", "5e-3", "--log-each", 1, "--eval-documents", 1, "--eval-each", 4]  # fmt: skip
+    arguments = [
+        "--model",
+        tiny_model,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--val",
+        validation,
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--out",
+        out,
+        "--image-max-tokens",
+        384,
+        "--limit",
+        8,
+        "--batch-size",
+        4,
+        "--accumulate",
+        1,
+        "--epochs",
+        2,
+        "--learning-rate",
+        "5e-3",
+        "--log-each",
+        1,
+        "--eval-documents",
+        1,
+        "--eval-each",
+        4,
+    ]
     assert train_lora.main([str(a) for a in arguments]) == 0
     return out
 
@@ -241,8 +270,28 @@ def test_a_model_without_a_contract_is_one_sentence(run, easy_dataset, tiny_mode
 
 
 def test_the_moe_model_trains_with_lora_and_refuses_qlora(run, easy_dataset, tiny_moe, tmp_path):
-    common = ["--model", tiny_moe, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
-              "--image-max-tokens", 384, "--limit", 2, "--batch-size", 2, "--accumulate", 1, "--epochs", 1, "--out", tmp_path / "moe"]  # fmt: skip
+    common = [
+        "--model",
+        tiny_moe,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--limit",
+        2,
+        "--batch-size",
+        2,
+        "--accumulate",
+        1,
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "moe",
+    ]
     refused = run("train_lora", *common, "--method", "qlora")
     assert refused.code == 2 and "QLoRA saves almost nothing on a MoE model" in refused.err
     assert run("train_lora", *common).code == 0
@@ -259,13 +308,40 @@ def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_mo
     from toolkit.records.record import read_records
 
     out, merged = tmp_path / "experts", tmp_path / "merged"
-    done = run("train_lora", "--model", tiny_moe, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
-               "--image-max-tokens", 384, "--limit", 3, "--batch-size", 1, "--accumulate", 1, "--epochs", 1, "--learning-rate", "1e-2", "--train-experts", "--out", out)  # fmt: skip
+    done = run(
+        "train_lora",
+        "--model",
+        tiny_moe,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--limit",
+        3,
+        "--batch-size",
+        1,
+        "--accumulate",
+        1,
+        "--epochs",
+        1,
+        "--learning-rate",
+        "1e-2",
+        "--train-experts",
+        "--out",
+        out,
+    )
     assert done.code == 0, done.err
     done = run("merge_adapter", "--adapter", out, "--model", tiny_moe, "--out", merged, "--dtype", "float32", "--json")
     assert done.code == 0 and done.json["targets"] == 5 * (4 + 2), done.err
-    models = {"adapter": load_adapter(load_model(str(tiny_moe), dtype=torch.float32), out), "merged": load_model(str(merged), dtype=torch.float32),
-              "base": load_model(str(tiny_moe), dtype=torch.float32)}  # fmt: skip
+    models = {
+        "adapter": load_adapter(load_model(str(tiny_moe), dtype=torch.float32), out),
+        "merged": load_model(str(merged), dtype=torch.float32),
+        "base": load_model(str(tiny_moe), dtype=torch.float32),
+    }
     record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
     example = encode_record(load_processor(str(merged), 384), record, easy_dataset)
     inputs = {k: v[None] if k in ("input_ids", "mm_token_type_ids") else v for k, v in example.items() if k != "labels"}
@@ -285,15 +361,53 @@ def test_qlora_trains_in_four_bit_with_vision_and_head_left_alone(easy_dataset, 
     model = load_model(str(tiny_model), nf4=True)
     kinds = {name: type(module).__name__ for name, module in model.named_modules() if "Linear" in type(module).__name__}
     assert all((kind == "Linear4bit") == (".language_model." in name) for name, kind in kinds.items())
-    done = run("train_lora", "--method", "qlora", "--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset,
-               "--schema", easy_dataset / "data/train.schema.json", "--image-max-tokens", 384, "--limit", 2, "--batch-size", 2, "--accumulate", 1, "--epochs", 1,
-               "--out", tmp_path / "q")  # fmt: skip
+    done = run(
+        "train_lora",
+        "--method",
+        "qlora",
+        "--model",
+        tiny_model,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--limit",
+        2,
+        "--batch-size",
+        2,
+        "--accumulate",
+        1,
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "q",
+    )
     assert done.code == 0, done.err
 
 
 def test_records_that_are_too_long_are_listed_and_never_cut(run, easy_dataset, tiny_model, tmp_path):
-    common = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
-              "--image-max-tokens", 384, "--out", tmp_path / "o", "--limit", 6, "--max-length", 450]  # fmt: skip
+    common = [
+        "--model",
+        tiny_model,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--out",
+        tmp_path / "o",
+        "--limit",
+        6,
+        "--max-length",
+        450,
+    ]
     done = run("train_lora", *common)
     assert done.code == 1 and "longer than --max-length 450" in done.err
     listed = [json.loads(line) for line in (tmp_path / "o/too_long.jsonl").read_text().splitlines()]

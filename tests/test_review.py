@@ -31,12 +31,27 @@ def reviewed_folder(run, easy_dataset, tmp_path, monkeypatch):
 
 def test_what_needs_a_person_comes_first(run, reviewed_folder):
     folder, lines = reviewed_folder
-    outcome = run("review_predictions", "--pred", "p.jsonl", "--records", "data/train.jsonl", "--out", "r/review.html", "--json")  # fmt: skip
+    outcome = run(
+        "review_predictions", "--pred", "p.jsonl", "--records", "data/train.jsonl", "--out", "r/review.html", "--json"
+    )
     assert (outcome.code, outcome.json["documents"], outcome.json["without_pages"]) == (0, 6, 0)
     data = page_data(folder / "r/review.html")
     assert data["documents"][0]["id"] == lines[4]["id"] and "truncated" in data["documents"][0]["reasons"][0]
     assert all((folder / "r" / unquote(page)).is_file() for d in data["documents"] for page in d["pages"])
-    by_name = run("review_predictions", "--pred", "p.jsonl", "--images-dir", "data/raw", "--images-dir", "data/images", "--schema", "schemas/bill_of_lading.schema.json", "--out", "r/b.html", "--json")  # fmt: skip
+    by_name = run(
+        "review_predictions",
+        "--pred",
+        "p.jsonl",
+        "--images-dir",
+        "data/raw",
+        "--images-dir",
+        "data/images",
+        "--schema",
+        "schemas/bill_of_lading.schema.json",
+        "--out",
+        "r/b.html",
+        "--json",
+    )
     assert by_name.json["without_pages"] == 0
     assert "--records FILE or --images-dir" in run("review_predictions", "--pred", "p.jsonl", "--out", "x.html").err
 
@@ -45,7 +60,11 @@ def test_what_needs_a_person_comes_first(run, reviewed_folder):
 def test_corrections_become_labels_that_build(run, reviewed_folder, tmp_path):
     folder, lines = reviewed_folder
     run("review_predictions", "--pred", "p.jsonl", "--records", "data/train.jsonl", "--out", "review.html")
-    other = next(d["id"] for d in page_data(folder / "review.html")["documents"] if not d["reasons"] and d["id"] != lines[2]["id"])  # fmt: skip
+    other = next(
+        d["id"]
+        for d in page_data(folder / "review.html")["documents"]
+        if not d["reasons"] and d["id"] != lines[2]["id"]
+    )
     with Browser(tmp_path / "browser") as browser:
         browser.open(folder / "review.html")
         browser.click("#list button", lines[2]["id"])
@@ -63,12 +82,29 @@ def test_corrections_become_labels_that_build(run, reviewed_folder, tmp_path):
         table = json.loads(browser.downloaded("reviewed.json"))
         assert browser.errors() == [] and len(table) == 2
     (folder / "reviewed.json").write_text(json.dumps(table))
-    built = run("build_jsonl_from_results", "--results", "reviewed.json", "--images-dir", "data/raw", "--images-dir", "data/images", "--out", "data/reviewed.jsonl", "--json")  # fmt: skip
+    built = run(
+        "build_jsonl_from_results",
+        "--results",
+        "reviewed.json",
+        "--images-dir",
+        "data/raw",
+        "--images-dir",
+        "data/images",
+        "--out",
+        "data/reviewed.jsonl",
+        "--json",
+    )
     assert built.json["records"] == 2 and built.json["documents_with_problems"] == 0, built.err
-    records = {json.loads(line)["id"]: json.loads(json.loads(line)["messages"][-1]["content"][0]["text"]) for line in (folder / "data/reviewed.jsonl").read_text().splitlines()}  # fmt: skip
+    records = {
+        json.loads(line)["id"]: json.loads(json.loads(line)["messages"][-1]["content"][0]["text"])
+        for line in (folder / "data/reviewed.jsonl").read_text().splitlines()
+    }
     corrected = records[lines[2]["id"]]
     assert (corrected["vessel_name"], corrected["detention_free_days"]) == ("RIGHT NAME", 12)
-    assert corrected["containers"] == [*lines[2]["prediction"]["containers"], {"container_number": "CSQU3054383", "container_size": "40", "container_type": "HC"}]  # fmt: skip
+    assert corrected["containers"] == [
+        *lines[2]["prediction"]["containers"],
+        {"container_number": "CSQU3054383", "container_size": "40", "container_type": "HC"},
+    ]
     # A document that was only ticked comes back as it was predicted.
     untouched = next(line for line in lines if line["id"] in records and line["id"] != lines[2]["id"])
     kept = {key: value for key, value in untouched["prediction"].items() if key in records[untouched["id"]]}

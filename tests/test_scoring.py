@@ -201,7 +201,17 @@ def test_a_schema_without_lists_has_no_row_scores():
 
 # --- properties -------------------------------------------------------------------------------------------------------
 
-RATED = ("micro_f1", "macro_f1", "header_macro_f1", "row_precision", "row_recall", "row_f1", "cell_f1", "document_exact", "row_set_exact")  # fmt: skip
+RATED = (
+    "micro_f1",
+    "macro_f1",
+    "header_macro_f1",
+    "row_precision",
+    "row_recall",
+    "row_f1",
+    "cell_f1",
+    "document_exact",
+    "row_set_exact",
+)
 texts = strategies.sampled_from(["ACME", "acme ltd", "Penang", "7", "x", ""])
 rows_strategy = strategies.lists(
     strategies.fixed_dictionaries(
@@ -239,7 +249,9 @@ def test_permuting_keys_and_rows_changes_nothing_and_swapping_sides_swaps_precis
     assert scored(gold, shuffled) == result
     back = scored(predicted, gold)
     assert back["micro_f1"] == pytest.approx(result["micro_f1"])
-    assert (back["micro_precision"], back["row_precision"]) == pytest.approx((result["micro_recall"], result["row_recall"]))  # fmt: skip
+    assert (back["micro_precision"], back["row_precision"]) == pytest.approx(
+        (result["micro_recall"], result["row_recall"])
+    )
 
 
 @given(answers, answers)

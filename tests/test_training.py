@@ -25,8 +25,28 @@ def weights(folder: Path):
 
 
 def arguments(dataset: Path, model: Path, out: Path, *more: object) -> list[str]:
-    fixed = ["--train", dataset / "data/train.jsonl", "--root", dataset, "--schema", dataset / "schemas/bill_of_lading.schema.json",
-             "--model", model, "--out", out, "--image-max-tokens", 384, "--max-length", 4096, "--rank", 4, "--threads", 1, "--log-each", 1]  # fmt: skip
+    fixed = [
+        "--train",
+        dataset / "data/train.jsonl",
+        "--root",
+        dataset,
+        "--schema",
+        dataset / "schemas/bill_of_lading.schema.json",
+        "--model",
+        model,
+        "--out",
+        out,
+        "--image-max-tokens",
+        384,
+        "--max-length",
+        4096,
+        "--rank",
+        4,
+        "--threads",
+        1,
+        "--log-each",
+        1,
+    ]
     return [str(word) for word in (*fixed, *more)]
 
 
@@ -39,7 +59,9 @@ def test_the_loss_is_the_mean_over_all_answer_tokens_by_hand(easy_dataset, tiny_
 
     processor = load_processor(str(tiny_model), 384)
     model = load_model(str(tiny_model)).eval()
-    records = sorted(read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"]))  # fmt: skip
+    records = sorted(
+        read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"])
+    )
     examples = [encode_record(processor, record, easy_dataset) for record in (records[0], records[-1])]
     batch = collate(examples, processor.tokenizer.pad_token_id)
     with torch.no_grad():
@@ -74,7 +96,9 @@ def test_packed_padded_and_single_records_have_the_same_loss_and_gradients(easy_
     from toolkit.training.run import summed_loss
 
     processor = load_processor(str(tiny_model), 384)
-    records = sorted(read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"]))  # fmt: skip
+    records = sorted(
+        read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"])
+    )
     two_pages = json.loads(json.dumps(records[5])) | {"id": "two pages"}
     content = two_pages["messages"][1]["content"]
     content.insert(0, next(part for part in records[9]["messages"][1]["content"] if part["type"] == "image"))
@@ -87,7 +111,10 @@ def test_packed_padded_and_single_records_have_the_same_loss_and_gradients(easy_
     losses, gradients, whole = {}, {}, 0.0
     for record in records:  # transformers' own loss, over the whole sequence, as the reference
         example = encode_record(processor, record, easy_dataset)
-        inputs = {name: value[None] if name in ("input_ids", "mm_token_type_ids", "labels") else value for name, value in example.items()}  # fmt: skip
+        inputs = {
+            name: value[None] if name in ("input_ids", "mm_token_type_ids", "labels") else value
+            for name, value in example.items()
+        }
         supervised = int((example["labels"] != -100).sum())
         whole += float(model(**inputs).loss) * supervised
     for way, batches in batches_of(records, processor, easy_dataset):
@@ -165,7 +192,11 @@ def test_positions_are_the_models_own(easy_dataset, tiny_model):
     from toolkit.records.record import images_of
 
     processor, model = load_processor(str(tiny_model), 384), load_model(str(tiny_model))
-    pages = [open_page(easy_dataset / image) for record in list(read_records(easy_dataset / "data/train.jsonl"))[:3] for image in images_of(record)]  # fmt: skip
+    pages = [
+        open_page(easy_dataset / image)
+        for record in list(read_records(easy_dataset / "data/train.jsonl"))[:3]
+        for image in images_of(record)
+    ]
     inputs = encode_prompt(
         processor, Prompt("a system turn", "a question"), [pages[0], pages[1].resize((320, 96)), pages[2]]
     )
@@ -509,7 +540,19 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
         ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())], 2),
     ):
         out = tmp_path / name
-        command = arguments(easy_dataset, tiny_model, out, "--epochs", 2, "--limit", 16, "--accumulate", accumulate, "--learning-rate", 1e-3)  # fmt: skip
+        command = arguments(
+            easy_dataset,
+            tiny_model,
+            out,
+            "--epochs",
+            2,
+            "--limit",
+            16,
+            "--accumulate",
+            accumulate,
+            "--learning-rate",
+            1e-3,
+        )
         words = [sys.executable, *launch, str(REPOSITORY / "scripts/train_lora.py"), *command]
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -523,7 +566,9 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), [("fsdp2", "dense"), ("fsdp2", "moe"), ("zero2", "dense")])
-def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(easy_dataset, request, tmp_path, kind, size):  # fmt: skip
+def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(
+    easy_dataset, request, tmp_path, kind, size
+):
     """Two CPU processes with the settings of scripts/accelerate: FSDP2, layer by layer, and DeepSpeed's ZeRO-2, where that package is installed. The losses
     are those of one process with the same global batch, the adapter is a whole one, and a run that goes on from its checkpoint is the run that was never stopped."""
     import torch
@@ -534,15 +579,28 @@ def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(ea
     told: list[str] = []
 
     def trained(out: Path, launch: list[str], *more: object) -> list[float]:
-        command = arguments(easy_dataset, model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2, *more)  # fmt: skip
+        command = arguments(
+            easy_dataset, model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2, *more
+        )
         done = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        told[:] = [line.removeprefix("in shards: ") for line in done.stderr.splitlines() if line.startswith("in shards: ")]  # fmt: skip
+        told[:] = [
+            line.removeprefix("in shards: ") for line in done.stderr.splitlines() if line.startswith("in shards: ")
+        ]
         rows = csv.DictReader((out / "training_log.csv").open(encoding="utf-8"))
         return [float(row["loss"]) for row in rows if row["loss"]]
 
     script = str(REPOSITORY / "scripts/train_lora.py")
-    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), str(REPOSITORY / "tests/sharded_on_cpu.py"), kind]  # fmt: skip
+    two = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+        str(REPOSITORY / "tests/sharded_on_cpu.py"),
+        kind,
+    ]
     validation = ("--val", easy_dataset / "data/train.jsonl", "--eval-documents", 1, "--eval-each", 4)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     curve = trained(whole, two, "--accumulate", 2, *validation)
@@ -571,9 +629,30 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(easy_dataset, tiny_mode
     import torch
 
     def start(out: Path, *more: str) -> subprocess.Popen:
-        command = arguments(easy_dataset, tiny_model, out, "--limit", 12, "--epochs", 2, "--accumulate", 4, "--save-each", 3, "--dropout", 0.1, *more)  # fmt: skip
+        command = arguments(
+            easy_dataset,
+            tiny_model,
+            out,
+            "--limit",
+            12,
+            "--epochs",
+            2,
+            "--accumulate",
+            4,
+            "--save-each",
+            3,
+            "--dropout",
+            0.1,
+            *more,
+        )
         environment = os.environ | {"PYTHONHASHSEED": "0"}
-        return subprocess.Popen([sys.executable, str(REPOSITORY / "scripts/train_lora.py"), *command], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "scripts/train_lora.py"), *command],
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     running = start(broken)

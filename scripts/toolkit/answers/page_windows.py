@@ -106,6 +106,10 @@ def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:
 def filled(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """`row` with its absent cells taken from `other`."""
     return {
-        name: filled(value, other.get(name) or {}) if isinstance(value, dict) else other.get(name) if is_absent(value) else value
+        name: filled(value, other.get(name) or {})
+        if isinstance(value, dict)
+        else other.get(name)
+        if is_absent(value)
+        else value
         for name, value in row.items()
-    }  # fmt: skip
+    }

@@ -118,8 +118,10 @@ class AnswerPlan:
         """The header's shards, and of each list as many that the last one has room left for a row more than were counted: it ends the
         list by not being full."""
         return self.header + [
-            shard for rows in self.schema.lists for shard in self.row_shards(rows, 0, counts[rows.name] // self.rows + 1)
-        ]  # fmt: skip
+            shard
+            for rows in self.schema.lists
+            for shard in self.row_shards(rows, 0, counts[rows.name] // self.rows + 1)
+        ]
 
     def shards_behind(self, shards: list[Shard], parts: list[dict[str, Any]], counts: dict[str, int]) -> list[Shard]:
         """What is to be asked next: behind every list whose last shard came back full one more, then one, two, four, ...: a count that was
@@ -168,7 +170,9 @@ class AnswerPlan:
             parts.append(shard.schema.ordered(part))
         return parts
 
-    def joined(self, shards: list[Shard], parts: list[dict[str, Any]]) -> tuple[dict[str, Any], list[tuple[int, int]], list[str]]:  # fmt: skip
+    def joined(
+        self, shards: list[Shard], parts: list[dict[str, Any]]
+    ) -> tuple[dict[str, Any], list[tuple[int, int]], list[str]]:
         """`(answer, rows, sentences)`: the public answer of a document from its shards' answers; where each of its rows comes from, as (shard,
         row within it), list by list; a sentence for whatever does not fit together: a row that two shards give (taken once), rows
         behind a shard that was not full."""
@@ -189,7 +193,9 @@ class AnswerPlan:
                     continue
                 given = value_at(part, rows.path) or []
                 if given and short:
-                    sentences.append(f"{shard.line} holds rows, but {short} was not full: rows may be missing between them")  # fmt: skip
+                    sentences.append(
+                        f"{shard.line} holds rows, but {short} was not full: rows may be missing between them"
+                    )
                     short = ""
                 if not shard.is_full(part):
                     short = short or shard.line
@@ -214,9 +220,14 @@ class AnswerPlan:
         try:
             answer = self.schema.ordered(strict_json(answer_text(record)))
             shards = self.training_shards(answer)
-            parts = [(s.line, self.wire_of(s).encoded(part)) for s, part in zip(shards, self.cut(answer, shards), strict=True)]  # fmt: skip
+            parts = [
+                (s.line, self.wire_of(s).encoded(part))
+                for s, part in zip(shards, self.cut(answer, shards), strict=True)
+            ]
         except ValueError as error:
-            raise StageError(f"record {record['id']!r}: its answer cannot be cut into shards: {error}; run validate_jsonl.py") from None  # fmt: skip
+            raise StageError(
+                f"record {record['id']!r}: its answer cannot be cut into shards: {error}; run validate_jsonl.py"
+            ) from None
         return record | {"parts": parts}
 
     def requests(self, record: dict[str, Any], shards: list[Shard]) -> list[dict[str, Any]]:

@@ -121,7 +121,10 @@ def named(value: Any, schema: dict[str, Any], where: str) -> Any:
         fields = schema["properties"]
         if not isinstance(value, list) or len(value) != len(fields):
             raise ValueError(f"{where}: {len(fields)} values in a list are needed")
-        return {name: named(item, child, f"{where}.{name}") for item, (name, child) in zip(value, fields.items(), strict=True)}  # fmt: skip
+        return {
+            name: named(item, child, f"{where}.{name}")
+            for item, (name, child) in zip(value, fields.items(), strict=True)
+        }
     if "items" in schema:
         if not isinstance(value, list):
             raise ValueError(f"{where}: a list is needed")
@@ -137,7 +140,13 @@ def named(value: Any, schema: dict[str, Any], where: str) -> Any:
 def positional_grammar(schema: dict[str, Any]) -> dict[str, Any]:
     if "properties" in schema:
         places = [positional_grammar(child) for child in schema["properties"].values()]
-        return {"type": "array", "prefixItems": places, "items": False, "minItems": len(places), "maxItems": len(places)}  # fmt: skip
+        return {
+            "type": "array",
+            "prefixItems": places,
+            "items": False,
+            "minItems": len(places),
+            "maxItems": len(places),
+        }
     if "items" in schema:
         return {**schema, "items": positional_grammar(schema["items"])}
     choices = numbered_choices(schema)

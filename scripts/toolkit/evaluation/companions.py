@@ -61,10 +61,13 @@ def _anls_lists(gold: list[Any], predicted: list[Any]) -> tuple[float, int]:
     # Equal items are favoured by the smallest step there is, to settle ties.
     means = numpy.array(
         [
-            [math.nextafter(s / n if n else 1.0, math.inf) if g == p else (s / n if n else 1.0) for p, (s, n) in zip(predicted, row, strict=True)]
+            [
+                math.nextafter(s / n if n else 1.0, math.inf) if g == p else (s / n if n else 1.0)
+                for p, (s, n) in zip(predicted, row, strict=True)
+            ]
             for g, row in zip(gold, scores, strict=True)
         ]
-    ).reshape(len(gold), len(predicted))  # fmt: skip
+    ).reshape(len(gold), len(predicted))
     rows, columns = linear_sum_assignment(means, maximize=True)
     total = sum(scores[i][j][0] for i, j in zip(rows, columns, strict=True))
     length = sum(scores[i][j][1] for i, j in zip(rows, columns, strict=True))
@@ -96,7 +99,11 @@ def _node(value: Any, label: str = "<root>") -> Node:
         return label, False, [_node(value[key], key) for key in keys if not _is_none(value[key])]
     if isinstance(value, list):
         rows = [item for item in value if not _is_none(item)]
-        return label, False, [_node(item, "<subtree>") if isinstance(item, dict) else (str(item), True, []) for item in rows]  # fmt: skip
+        return (
+            label,
+            False,
+            [_node(item, "<subtree>") if isinstance(item, dict) else (str(item), True, []) for item in rows],
+        )
     return label, False, [(str(value), True, [])]
 
 

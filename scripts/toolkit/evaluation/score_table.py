@@ -74,9 +74,16 @@ class ScoreTable:
             counts = score.fields.get(name)
             self._counts.extend([counts[o] for o in COUNTED] if counts else (0, 0, 0, 0))
         self._counts.extend(
-            (score.rows_gold, score.rows_predicted, score.rows_right, abs(score.rows_gold - score.rows_predicted),
-             score.rows_exact, score.exact, score.answered)
-        )  # fmt: skip
+            (
+                score.rows_gold,
+                score.rows_predicted,
+                score.rows_right,
+                abs(score.rows_gold - score.rows_predicted),
+                score.rows_exact,
+                score.exact,
+                score.answered,
+            )
+        )
         own = [f"rows {row_bucket(score.rows_gold)}"] if self.has_rows else []
         for group in (*own, f"pages {score.pages}", *groups):
             self.groups.setdefault(group, []).append(number)

@@ -21,8 +21,15 @@ class LocalModel:
     computes in bfloat16 as training does."""
 
     def __init__(
-        self, model: str, adapter: Path | None, contract: Contract, *, grammar: bool = True, loaded: Any = None, autocast: bool = False
-    ) -> None:  # fmt: skip
+        self,
+        model: str,
+        adapter: Path | None,
+        contract: Contract,
+        *,
+        grammar: bool = True,
+        loaded: Any = None,
+        autocast: bool = False,
+    ) -> None:
         from toolkit.model.loading import load_adapter, load_config, load_model, load_processor
 
         self.contract = contract
@@ -88,9 +95,13 @@ class LocalModel:
         device = self.model.device.type
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self.autocast):
             output = self.model.generate(
-                **batch, **sampling, max_new_tokens=self.contract.max_answer_tokens, logits_processor=processors,
-                eos_token_id=self.end_id, pad_token_id=self.processor.tokenizer.pad_token_id,
-            )  # fmt: skip
+                **batch,
+                **sampling,
+                max_new_tokens=self.contract.max_answer_tokens,
+                logits_processor=processors,
+                eos_token_id=self.end_id,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+            )
         seconds = time.monotonic() - started
         logprobs = chosen.logprobs(output)
         result = []
@@ -165,8 +176,12 @@ class BatchingAsker:
             self._waiting = [item for item in self._waiting if id(item) not in taken]
             try:
                 answers = await asyncio.to_thread(
-                    self.model.answers, [pages for pages, *_ in batch], [shard for _, shard, *_ in batch], temperature=how[0], seed=how[1]
-                )  # fmt: skip
+                    self.model.answers,
+                    [pages for pages, *_ in batch],
+                    [shard for _, shard, *_ in batch],
+                    temperature=how[0],
+                    seed=how[1],
+                )
             except Exception as error:
                 for *_, future in batch:
                     if not future.done():

@@ -148,7 +148,9 @@ async def prediction_of(
     if failed:
         where = "" if len(parts) == 1 else f"window {parts.index(failed) + 1} of {len(parts)}: "
         more = {"error": where + (" ".join(failed["sentences"]) or failed["status"])}
-        return prediction_line(document.identity, failed["status"], failed["prediction"] if len(parts) == 1 else None, raw, **line, **more)  # fmt: skip
+        return prediction_line(
+            document.identity, failed["status"], failed["prediction"] if len(parts) == 1 else None, raw, **line, **more
+        )
     answers = [part["prediction"] for part in parts]
     prediction, disagreements = union(judge.schema, answers)
     scores = parts[0]["scores"]
@@ -158,7 +160,14 @@ async def prediction_of(
     if len(parts) > 1:
         line["windows"] = len(parts)
         if problem := complaint(judge.validator, prediction):
-            return prediction_line(document.identity, "schema_error", prediction, raw, **line, error=f"the {len(parts)} windows together: {problem}")  # fmt: skip
+            return prediction_line(
+                document.identity,
+                "schema_error",
+                prediction,
+                raw,
+                **line,
+                error=f"the {len(parts)} windows together: {problem}",
+            )
     warnings = sentences + disagreements
     more = judge.trust(prediction, scores, words) | ({"warnings": warnings} if warnings else {})
     return prediction_line(document.identity, "ok", prediction, raw, **line, **more)
@@ -233,7 +242,11 @@ async def window_answer(
             "sentences": [f"the shards together: {problem}"],
         }
     # More rows than counted is what the closing shard is for; it is said, since a count that is wrong is a page misread.
-    short = [f"{name}: {n} rows counted, {len(value_at(prediction, tuple(name.split('.'))))} read" for name, n in counts.items() if n != len(value_at(prediction, tuple(name.split("."))))]  # fmt: skip
+    short = [
+        f"{name}: {n} rows counted, {len(value_at(prediction, tuple(name.split('.'))))} read"
+        for name, n in counts.items()
+        if n != len(value_at(prediction, tuple(name.split("."))))
+    ]
     scores = [part["scores"] for part in found]
     if all(known is not None for known in scores):
         result["scores"] = shard_scores(plan, shards, scores, origin)

@@ -73,8 +73,14 @@ class SentPage:
 
 
 def request_body(
-    contract: Contract, model: str, pages: list[str], shard: Shard | None = None, *, temperature: float = 0.0, seed: int = 0
-) -> dict[str, Any]:  # fmt: skip
+    contract: Contract,
+    model: str,
+    pages: list[str],
+    shard: Shard | None = None,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> dict[str, Any]:
     """The one request shape, for the whole answer or one shard of it; `pages` are data URLs."""
     plan = contract.answer_plan
     shard = shard or plan.first
@@ -271,8 +277,15 @@ class ServerModel:
             self._known.pop(next(iter(self._known)))
 
     async def __call__(
-        self, pages: list[SentPage], shard: Shard, temperature: float, seed: int, hearing: Hearing | None = None, *, forced: str | None = None
-    ) -> Answer:  # fmt: skip
+        self,
+        pages: list[SentPage],
+        shard: Shard,
+        temperature: float,
+        seed: int,
+        hearing: Hearing | None = None,
+        *,
+        forced: str | None = None,
+    ) -> Answer:
         """One answer about the pages, which `hearing` is told of while it is written; with `forced` the grammar allows this text alone (vLLM only), which
         tells what it costs to write it. Raises NoAnswer where there is none, StageError where nobody will get one."""
         import httpx

@@ -23,13 +23,23 @@ QUANTILES = (50, 90, 95, 99)
 RESAMPLES = 1000
 # Of vLLM's own histograms: what a request's time went into.
 SERVER_TIMES = {
-    "queue": "vllm:request_queue_time_seconds", "prefill": "vllm:request_prefill_time_seconds", "decode": "vllm:request_decode_time_seconds",
-}  # fmt: skip
+    "queue": "vllm:request_queue_time_seconds",
+    "prefill": "vllm:request_prefill_time_seconds",
+    "decode": "vllm:request_decode_time_seconds",
+}
 SERVER_COUNTS = {
-    "prefix_cache_queries": "vllm:prefix_cache_queries_total", "prefix_cache_hits": "vllm:prefix_cache_hits_total",
-    "page_cache_queries": "vllm:mm_cache_queries_total", "page_cache_hits": "vllm:mm_cache_hits_total",
-}  # fmt: skip
-COMPARISONS = {"<=": lambda a, b: a <= b, ">=": lambda a, b: a >= b, "<": lambda a, b: a < b, ">": lambda a, b: a > b, "=": lambda a, b: a == b}  # fmt: skip
+    "prefix_cache_queries": "vllm:prefix_cache_queries_total",
+    "prefix_cache_hits": "vllm:prefix_cache_hits_total",
+    "page_cache_queries": "vllm:mm_cache_queries_total",
+    "page_cache_hits": "vllm:mm_cache_hits_total",
+}
+COMPARISONS = {
+    "<=": lambda a, b: a <= b,
+    ">=": lambda a, b: a >= b,
+    "<": lambda a, b: a < b,
+    ">": lambda a, b: a > b,
+    "=": lambda a, b: a == b,
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,12 @@ class Objective:
         own = [one for one in documents if self.concerns(one["rows"])]
         found = quantile([one["seconds"] if one["status"] == "ok" else float("inf") for one in own], self.quantile)
         met = bool(own) and found <= self.seconds
-        return {"slo": self.text, "documents": len(own), "seconds": None if found == float("inf") or not own else round(found, 4), "met": met}  # fmt: skip
+        return {
+            "slo": self.text,
+            "documents": len(own),
+            "seconds": None if found == float("inf") or not own else round(found, 4),
+            "met": met,
+        }
 
 
 class Recorder:
@@ -96,7 +111,15 @@ class Recorder:
             (part,) = self.plan.cut(self.gold, [shard]) if self.plan.sharded else [self.gold]
             forced = self.plan.wire_of(shard).encoded(part)
         answer = await self.server(pages, shard, temperature, seed, hearing, forced=forced)
-        self.calls.append({"line": shard.line, "began": began, "ended": time.monotonic(), "first_token": answer.first_token, **answer.usage})  # fmt: skip
+        self.calls.append(
+            {
+                "line": shard.line,
+                "began": began,
+                "ended": time.monotonic(),
+                "first_token": answer.first_token,
+                **answer.usage,
+            }
+        )
         return answer
 
     def waves(self) -> list[list[dict[str, Any]]]:
@@ -111,8 +134,15 @@ class Recorder:
 
 
 async def measured(
-    server: ServerModel, judge: Judge, document: Document, pages: list[Path], *, window: int, vision_tokens: int, gold: dict[str, Any] | None = None
-) -> dict[str, Any]:  # fmt: skip
+    server: ServerModel,
+    judge: Judge,
+    document: Document,
+    pages: list[Path],
+    *,
+    window: int,
+    vision_tokens: int,
+    gold: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """One document asked once (with `gold`: made to give that answer): `status`, `rows`, `seconds` (pages encoded, sent, answered, judged), and what they are made of."""
     began = time.monotonic()
     recorder = Recorder(server, judge.plan, gold)
@@ -129,12 +159,23 @@ async def measured(
     answer = line["prediction"] if isinstance(line["prediction"], dict) else None
     rows = max(judge.plan.counts(answer).values(), default=0) if answer else 0
     return {
-        "id": document.identity, "status": line["status"], "error": line.get("error"), "rows": rows, "seconds": seconds,
-        "prepare": recorder.prepare_seconds, "first_token": waves[0][0]["first_token"] if waves else None, "per_token": per_token,
-        "requests": len(calls), "waves": tokens, "completion_tokens": sum(map(sum, tokens)),
-        "prompt_tokens": sum(int(call.get("prompt_tokens", 0)) for call in calls), "cached_tokens": sum(int(call.get("cached_tokens", 0)) for call in calls),
-        "vision_tokens": vision_tokens, "text_tokens": max(0, int(calls[0].get("prompt_tokens", 0)) - vision_tokens) if calls else 0, "prediction": answer,
-    }  # fmt: skip
+        "id": document.identity,
+        "status": line["status"],
+        "error": line.get("error"),
+        "rows": rows,
+        "seconds": seconds,
+        "prepare": recorder.prepare_seconds,
+        "first_token": waves[0][0]["first_token"] if waves else None,
+        "per_token": per_token,
+        "requests": len(calls),
+        "waves": tokens,
+        "completion_tokens": sum(map(sum, tokens)),
+        "prompt_tokens": sum(int(call.get("prompt_tokens", 0)) for call in calls),
+        "cached_tokens": sum(int(call.get("cached_tokens", 0)) for call in calls),
+        "vision_tokens": vision_tokens,
+        "text_tokens": max(0, int(calls[0].get("prompt_tokens", 0)) - vision_tokens) if calls else 0,
+        "prediction": answer,
+    }
 
 
 async def run_load(
@@ -196,28 +237,41 @@ def spread(values: Sequence[float], *, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def summary(load: Load, documents: list[dict[str, Any]], seconds: float, server: dict[str, Any] | None) -> dict[str, Any]:  # fmt: skip
+def summary(
+    load: Load, documents: list[dict[str, Any]], seconds: float, server: dict[str, Any] | None
+) -> dict[str, Any]:
     """The figures of one run; times are of documents with an answer, and those that had none are counted."""
     fine = [one for one in documents if one["status"] == "ok"]
     warm = [one for one in fine if not one.get("cold")]
-    rows = sorted({row_bucket(one["rows"]) for one in warm}, key=lambda name: min(one["rows"] for one in warm if row_bucket(one["rows"]) == name))  # fmt: skip
+    rows = sorted(
+        {row_bucket(one["rows"]) for one in warm},
+        key=lambda name: min(one["rows"] for one in warm if row_bucket(one["rows"]) == name),
+    )
     errors: dict[str, int] = {}
     for one in documents:
         if one["status"] != "ok":
             errors[one["status"]] = errors.get(one["status"], 0) + 1
     return {
-        "load": load.name, "concurrency": load.concurrency, "rate": load.rate, "documents_asked": len(documents), "errors": errors,
-        "wall_seconds": round(seconds, 3), "documents_per_second": round(len(fine) / seconds, 3) if seconds else None,
+        "load": load.name,
+        "concurrency": load.concurrency,
+        "rate": load.rate,
+        "documents_asked": len(documents),
+        "errors": errors,
+        "wall_seconds": round(seconds, 3),
+        "documents_per_second": round(len(fine) / seconds, 3) if seconds else None,
         "tokens_per_second": round(sum(one["completion_tokens"] for one in fine) / seconds, 1) if seconds else None,
         "cold": [round(one["seconds"], 4) for one in fine if one.get("cold")],
         "seconds": spread([one["seconds"] for one in warm]),
         "first_token": spread([one["first_token"] for one in warm if one["first_token"] is not None]),
         "per_token": spread([one["per_token"] for one in warm if one["per_token"] is not None]),
-        "prepare": spread([one["prepare"] for one in warm]), "late": spread([one["late"] for one in warm if "late" in one]),
-        "requests": spread([one["requests"] for one in warm]), "completion_tokens": spread([one["completion_tokens"] for one in warm]),
+        "prepare": spread([one["prepare"] for one in warm]),
+        "late": spread([one["late"] for one in warm if "late" in one]),
+        "requests": spread([one["requests"] for one in warm]),
+        "completion_tokens": spread([one["completion_tokens"] for one in warm]),
         "rows": {name: spread([one["seconds"] for one in warm if row_bucket(one["rows"]) == name]) for name in rows},
-        "cached_share": round(sum(o["cached_tokens"] for o in warm) / max(1, sum(o["prompt_tokens"] for o in warm)), 4), "server": server,
-    }  # fmt: skip
+        "cached_share": round(sum(o["cached_tokens"] for o in warm) / max(1, sum(o["prompt_tokens"] for o in warm)), 4),
+        "server": server,
+    }
 
 
 def server_figures(before: str, after: str) -> dict[str, Any] | None:
@@ -225,7 +279,10 @@ def server_figures(before: str, after: str) -> dict[str, Any] | None:
     cache queries and hits in tokens (prefix) and page images. None where the server has no such metrics."""
 
     def total(text: str, name: str) -> float:
-        return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([0-9.eE+-]+)$", text, re.MULTILINE))  # fmt: skip
+        return sum(
+            float(value)
+            for value in re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([0-9.eE+-]+)$", text, re.MULTILINE)
+        )
 
     count = total(after, SERVER_TIMES["queue"] + "_count") - total(before, SERVER_TIMES["queue"] + "_count")
     if count <= 0:

@@ -77,9 +77,16 @@ def decode_bytes(shape: ModelShape, precision: str, prompt: float, waves: Waves,
 
 
 def terms(
-    shape: ModelShape, gpu: Gpu, precision: str, *, vision_tokens: float, text_tokens: float, waves: Waves, efficiency: Efficiency = ASSUMED,
+    shape: ModelShape,
+    gpu: Gpu,
+    precision: str,
+    *,
+    vision_tokens: float,
+    text_tokens: float,
+    waves: Waves,
+    efficiency: Efficiency = ASSUMED,
     kv_bytes: float = 2,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """What a document's time is made of, each with the factor that calibration fits: 1 document, further waves, further requests, milliseconds of
     vision, prefill and decoding at the assumed shares of the peaks (vision and prefill in one), steps, tokens."""
     peak = (gpu.fp8 if precision == "fp8" and gpu.fp8 else gpu.bf16) * 1e12
@@ -95,15 +102,30 @@ def terms(
 
 
 def predicted_latency(
-    shape: ModelShape, gpu: Gpu, precision: str, *, vision_tokens: float, text_tokens: float, answer_tokens: float = 0, waves: Waves | None = None,
-    efficiency: Efficiency = ASSUMED, kv_bytes: float = 2,
-) -> Latency:  # fmt: skip
+    shape: ModelShape,
+    gpu: Gpu,
+    precision: str,
+    *,
+    vision_tokens: float,
+    text_tokens: float,
+    answer_tokens: float = 0,
+    waves: Waves | None = None,
+    efficiency: Efficiency = ASSUMED,
+    kv_bytes: float = 2,
+) -> Latency:
     """One document: `vision_tokens` of all pages, `text_tokens` of the instruction, and `answer_tokens` decoded one by one, or `waves` of
     shards. `kv_bytes` of a key or value: 2 in bf16, 1 in an FP8 cache."""
     e = efficiency
     one, further, requests, vision, prefill, decode, steps, tokens = terms(
-        shape, gpu, precision, vision_tokens=vision_tokens, text_tokens=text_tokens, waves=waves or [[answer_tokens]], efficiency=e, kv_bytes=kv_bytes,
-    )  # fmt: skip
+        shape,
+        gpu,
+        precision,
+        vision_tokens=vision_tokens,
+        text_tokens=text_tokens,
+        waves=waves or [[answer_tokens]],
+        efficiency=e,
+        kv_bytes=kv_bytes,
+    )
     return Latency(
         one * e.fixed_ms + further * e.wave_ms + requests * e.request_ms,
         vision * e.prompt_scale,
@@ -125,6 +147,12 @@ def calibrated(
     wanted = numpy.array(milliseconds, dtype=float)
     fixed, wave, request, prompt, decode, step, token = nnls(table / wanted[:, None], numpy.ones(len(wanted)))[0]
     return replace(
-        assumed, fixed_ms=float(fixed), wave_ms=float(wave), request_ms=float(request), prompt_scale=float(prompt), decode_scale=float(decode),
-        step_ms=float(step), token_ms=float(token),
-    )  # fmt: skip
+        assumed,
+        fixed_ms=float(fixed),
+        wave_ms=float(wave),
+        request_ms=float(request),
+        prompt_scale=float(prompt),
+        decode_scale=float(decode),
+        step_ms=float(step),
+        token_ms=float(token),
+    )

@@ -44,9 +44,13 @@ def lora_model(model: Any, settings: AdapterSettings) -> Any:
     parts += [VISION_TARGETS] if settings.vision_rate is not None else []
     parts += [MERGER_TARGETS] if settings.merger_rate is not None else []
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules="|".join(f"({part})" for part in parts) if len(parts) > 1 else parts[0],
-        target_parameters=EXPERT_PARAMETERS if settings.experts else None, task_type="CAUSAL_LM",
-    )  # fmt: skip
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="|".join(f"({part})" for part in parts) if len(parts) > 1 else parts[0],
+        target_parameters=EXPERT_PARAMETERS if settings.experts else None,
+        task_type="CAUSAL_LM",
+    )
     return get_peft_model(model, config)  # in float32: a step of 1e-4 is lost in bfloat16's seven bits
 
 
@@ -77,7 +81,13 @@ def weight_bytes(model: Any) -> dict[str, tuple[int, int]]:
     """`{part: (bytes in 4 bit, bytes in other forms)}` for language model, vision tower, embeddings and head."""
     found = {"language model": (0, 0), "vision tower": (0, 0), "embeddings and head": (0, 0)}
     for name, parameter in model.named_parameters():
-        part = "vision tower" if ".visual." in f".{name}" else "embeddings and head" if re.search(r"embed_tokens|lm_head", name) else "language model"  # fmt: skip
+        part = (
+            "vision tower"
+            if ".visual." in f".{name}"
+            else "embeddings and head"
+            if re.search(r"embed_tokens|lm_head", name)
+            else "language model"
+        )
         size = parameter.numel() * parameter.element_size()
         four, other = found[part]
         found[part] = (four + size, other) if type(parameter).__name__ == "Params4bit" else (four, other + size)
@@ -89,11 +99,17 @@ def check_nf4(model: Any) -> str:
     bit, or the vision tower or the head did not (which is what a wrong skip list does silently)."""
     import torch
 
-    kinds = {name: type(module.weight).__name__ == "Params4bit" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}  # fmt: skip
+    kinds = {
+        name: type(module.weight).__name__ == "Params4bit"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
     for name, four_bit in kinds.items():
         skipped = any(name == part or name.startswith(part + ".") for part in NF4_SKIPPED)
         if four_bit is skipped:
-            raise StageError(f"{name} is {'in 4 bit' if four_bit else 'not in 4 bit'} after loading; another layout of the model or of bitsandbytes")  # fmt: skip
+            raise StageError(
+                f"{name} is {'in 4 bit' if four_bit else 'not in 4 bit'} after loading; another layout of the model or of bitsandbytes"
+            )
     return ", ".join(
         f"{part} {(four + other) / MIB:.1f} MiB{f' ({four / MIB:.1f} of it in 4 bit)' if four else ''}"
         for part, (four, other) in weight_bytes(model).items()

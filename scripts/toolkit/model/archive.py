@@ -92,7 +92,10 @@ def download(url: str, target: Path) -> None:
                         check(url)
                         continue
                     if answer.status_code != 200:
-                        raise StageError(f"--archive: {host} answers {answer.status_code}; is the address still valid?", ExitCode.PROBLEMS)  # fmt: skip
+                        raise StageError(
+                            f"--archive: {host} answers {answer.status_code}; is the address still valid?",
+                            ExitCode.PROBLEMS,
+                        )
                     received = 0
                     with target.open("wb") as file:
                         for chunk in answer.iter_bytes(1 << 20):
@@ -104,4 +107,6 @@ def download(url: str, target: Path) -> None:
                     return
             raise StageError(f"--archive: {host} redirects without end", ExitCode.PROBLEMS)
     except httpx.TransportError as error:
-        raise StageError(f"--archive: the download from {host} failed ({type(error).__name__}); start again", ExitCode.PROBLEMS) from None  # fmt: skip
+        raise StageError(
+            f"--archive: the download from {host} failed ({type(error).__name__}); start again", ExitCode.PROBLEMS
+        ) from None

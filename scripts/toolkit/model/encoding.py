@@ -115,9 +115,7 @@ def shard_prompts(processor: Any, record: dict[str, Any]) -> tuple[list[list[int
 
 def prompt_ids(processor: Any, prompt: Prompt, pages: int) -> list[int]:
     """Token ids before the answer with one placeholder a page."""
-    text = processor.apply_chat_template(
-        prompt.messages(["page"] * pages), add_generation_prompt=True, tokenize=False
-    )  # fmt: skip
+    text = processor.apply_chat_template(prompt.messages(["page"] * pages), add_generation_prompt=True, tokenize=False)
     return list(processor.tokenizer.encode(text, add_special_tokens=False))
 
 

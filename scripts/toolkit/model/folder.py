@@ -157,7 +157,9 @@ def check_adapter_folder(folder: Path, base: dict[str, tuple[int, ...]] | None) 
     return config
 
 
-def expert_weight(base: dict[str, tuple[int, ...]], module: str, side: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:  # fmt: skip
+def expert_weight(
+    base: dict[str, tuple[int, ...]], module: str, side: str, shape: tuple[int, ...]
+) -> tuple[int, ...] | None:
     """The fused experts' weight, [experts, out, in], that a LoRA pair on a parameter belongs to: peft names such a pair by its module, one `base_layer`
     deeper for each further parameter, so the sizes tell which it is. None where there is none."""
     place = -1 if side == "A" else -2

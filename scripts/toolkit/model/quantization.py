@@ -162,11 +162,21 @@ def with_autoawq(model: Any, processor: Any, records: list[dict[str, Any]], root
             """Pairs of (what can absorb a scale, layers whose input it scales), as in the AWQ paper (arXiv 2306.00978)."""
             attention, mlp = module.self_attn, module.mlp
             pairs = [
-                {"prev_op": module.input_layernorm, "layers": [attention.q_proj, attention.k_proj, attention.v_proj],
-                 "inp": features["self_attn.q_proj"], "module2inspect": attention, "kwargs": kwargs},
-                {"prev_op": module.post_attention_layernorm, "layers": [mlp.gate_proj, mlp.up_proj], "inp": features["mlp.gate_proj"], "module2inspect": mlp},
+                {
+                    "prev_op": module.input_layernorm,
+                    "layers": [attention.q_proj, attention.k_proj, attention.v_proj],
+                    "inp": features["self_attn.q_proj"],
+                    "module2inspect": attention,
+                    "kwargs": kwargs,
+                },
+                {
+                    "prev_op": module.post_attention_layernorm,
+                    "layers": [mlp.gate_proj, mlp.up_proj],
+                    "inp": features["mlp.gate_proj"],
+                    "module2inspect": mlp,
+                },
                 {"prev_op": mlp.up_proj, "layers": [mlp.down_proj], "inp": features["mlp.down_proj"]},
-            ]  # fmt: skip
+            ]
             if attention.v_proj.weight.shape == attention.o_proj.weight.shape:
                 inner = {"prev_op": attention.v_proj, "layers": [attention.o_proj], "inp": features["self_attn.o_proj"]}
                 pairs.insert(1, inner)

@@ -95,11 +95,21 @@ def shape_of_config(config: dict[str, Any], name: str) -> ModelShape:
     text, vision = config["text_config"], config["vision_config"]
     experts = int(text.get("num_experts") or 0)
     return ModelShape(
-        name, text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"], text["num_key_value_heads"],
-        text["moe_intermediate_size"] if experts else text["intermediate_size"], vision["hidden_size"], vision["depth"], vision["intermediate_size"],
-        tied=bool(config.get("tie_word_embeddings")), experts=experts, active_experts=text["num_experts_per_tok"] if experts else 1,
-        head_width=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"], vocabulary=text["vocab_size"],
-    )  # fmt: skip
+        name,
+        text["hidden_size"],
+        text["num_hidden_layers"],
+        text["num_attention_heads"],
+        text["num_key_value_heads"],
+        text["moe_intermediate_size"] if experts else text["intermediate_size"],
+        vision["hidden_size"],
+        vision["depth"],
+        vision["intermediate_size"],
+        tied=bool(config.get("tie_word_embeddings")),
+        experts=experts,
+        active_experts=text["num_experts_per_tok"] if experts else 1,
+        head_width=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
+        vocabulary=text["vocab_size"],
+    )
 
 
 def config_of(shape: ModelShape) -> Any:
@@ -109,19 +119,47 @@ def config_of(shape: ModelShape) -> Any:
     if shape.experts:
         raise ValueError("only the dense sizes are built from their shape")
     text = {
-        "vocab_size": VOCABULARY, "hidden_size": shape.hidden, "intermediate_size": shape.intermediate, "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_width, "max_position_embeddings": 262144,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0, "mrope_interleaved": True,
-                            "mrope_section": [shape.head_width // 2 - 2 * (shape.head_width * 5 // 32), shape.head_width * 5 // 32, shape.head_width * 5 // 32]},
-        "tie_word_embeddings": shape.tied, "attention_bias": False,
-    }  # fmt: skip
+        "vocab_size": VOCABULARY,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_width,
+        "max_position_embeddings": 262144,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5000000.0,
+            "mrope_interleaved": True,
+            "mrope_section": [
+                shape.head_width // 2 - 2 * (shape.head_width * 5 // 32),
+                shape.head_width * 5 // 32,
+                shape.head_width * 5 // 32,
+            ],
+        },
+        "tie_word_embeddings": shape.tied,
+        "attention_bias": False,
+    }
     third = max(1, shape.vision_layers // 3)
     vision = {
-        "depth": shape.vision_layers, "hidden_size": shape.vision_hidden, "intermediate_size": shape.vision_intermediate, "num_heads": 16, "patch_size": 16,
-        "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3, "out_hidden_size": shape.hidden, "num_position_embeddings": 2304,
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_hidden,
+        "intermediate_size": shape.vision_intermediate,
+        "num_heads": 16,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "in_channels": 3,
+        "out_hidden_size": shape.hidden,
+        "num_position_embeddings": 2304,
         "deepstack_visual_indexes": [third - 1, 2 * third - 1, 3 * third - 1] if shape.vision_layers >= 3 else [0],
-    }  # fmt: skip
+    }
     return transformers.Qwen3VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=shape.tied, image_token_id=IMAGE_TOKEN,
-        video_token_id=151656, vision_start_token_id=151652, vision_end_token_id=151653,
-    )  # fmt: skip
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=shape.tied,
+        image_token_id=IMAGE_TOKEN,
+        video_token_id=151656,
+        vision_start_token_id=151652,
+        vision_end_token_id=151653,
+    )

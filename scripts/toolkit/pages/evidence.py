@@ -127,7 +127,9 @@ class DocumentWords:
                 found[first, last] = self.span(first, last, value)
         if leaf.compare == "date" and (day := iso_date(str(value), day_first=bool(leaf.extract.get("day_first")))):
             for first, last, text in self.short_spans(3):
-                if (first, last) not in found and iso_date(text.strip(".,;:"), day_first=bool(leaf.extract.get("day_first", True))) == day:  # fmt: skip
+                if (first, last) not in found and iso_date(
+                    text.strip(".,;:"), day_first=bool(leaf.extract.get("day_first", True))
+                ) == day:
                     found[first, last] = self.span(first, last, value, "normalised")
         return list(found.values())
 

@@ -186,7 +186,11 @@ def flattened(value: dict[str, Any]) -> dict[str, Any]:
 
     def walk(item: dict[str, Any], prefix: str) -> None:
         for key, child in item.items():
-            if isinstance(child, dict) and set(child) & {"value", "content"} and not set(child) - {"value", "content", "confidence", "boundingRegions", "type", "spans"}:  # fmt: skip
+            if (
+                isinstance(child, dict)
+                and set(child) & {"value", "content"}
+                and not set(child) - {"value", "content", "confidence", "boundingRegions", "type", "spans"}
+            ):
                 flat[f"{prefix}{key}"] = child.get(
                     "value", child.get("content")
                 )  # a field with its confidence beside it

@@ -121,7 +121,9 @@ def audited_field(leaf: Leaf, documents: list[Document]) -> list[Finding]:
             finding.reason = f"the page says {near.text!r}"
         else:
             finding.suspicion = 0.95 if found_share >= ENOUGH else 0.2
-            finding.reason = "not printed on any page" + (f"; {phrase(document.words, behind[0])!r} stands where this field's values stand" if behind else "")  # fmt: skip
+            finding.reason = "not printed on any page" + (
+                f"; {phrase(document.words, behind[0])!r} stands where this field's values stand" if behind else ""
+            )
         findings.append(finding)
     findings += unlabelled(leaf, labelled, anchors, places)
     return findings

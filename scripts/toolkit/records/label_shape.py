@@ -63,7 +63,11 @@ class RowShaper:
 
     def mark(self, of: ObjectField, values: dict[str, Any]) -> None:
         """Note which objects and lists are given whole; those that a short name reaches, only where nothing on the way is."""
-        inside = [(self.keys.names(of).meaning(key), inner) for key, value in values.items() if (inner := inner_of(value)) is not None]  # fmt: skip
+        inside = [
+            (self.keys.names(of).meaning(key), inner)
+            for key, value in values.items()
+            if (inner := inner_of(value)) is not None
+        ]
         for short in (False, True):
             for meaning, inner in inside:
                 for route in self.usable(meaning) if meaning.is_short == short else ():
@@ -123,8 +127,15 @@ class RowShaper:
             self.reach(route, into, serial).extend(chosen(cells))
 
     def no_field(
-        self, prefix: str, key: str, value: Any, where: str, meaning: Meaning, name_column: str | None, row: dict[str, Any]
-    ) -> None:  # fmt: skip
+        self,
+        prefix: str,
+        key: str,
+        value: Any,
+        where: str,
+        meaning: Meaning,
+        name_column: str | None,
+        row: dict[str, Any],
+    ) -> None:
         if name_column is not None and not isinstance(value, NESTED):
             named = fold(key) in {fold(column) for column in self.keys.document_columns}
             if key == name_column or (named and value == row[name_column]):
@@ -179,7 +190,9 @@ class RowShaper:
         assert isinstance(target, ListField)
         where, value = f"{cell.where}: {cell.key}", cell.value
         if isinstance(inner, list):
-            items = [self.shape_item(target, item, cell, f"{cell.where}.{cell.key}[{n}]") for n, item in enumerate(inner)]  # fmt: skip
+            items = [
+                self.shape_item(target, item, cell, f"{cell.where}.{cell.key}[{n}]") for n, item in enumerate(inner)
+            ]
             self.reach(route, into, serial).whole.append((cell.where, [item for item in items if item is not None]))
         elif isinstance(target.item, ObjectField):
             if isinstance(inner, dict):  # as converters from XML write a list of one

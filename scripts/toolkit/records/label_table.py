@@ -126,7 +126,9 @@ def sheet_rows(path: Path, sheet: str | None) -> list[Located]:
     except (*NOT_EXCEL, zipfile.BadZipFile, openpyxl.utils.exceptions.InvalidFileException) as error:
         raise StageError(f"{shown(path)}: not an Excel file ({' '.join(str(error).split())[:100]})") from None
     if sheet is None and len(book.sheetnames) > 1:
-        raise StageError(f"{shown(path)}: {len(book.sheetnames)} sheets; name one with --sheet: {', '.join(book.sheetnames[:6])}")  # fmt: skip
+        raise StageError(
+            f"{shown(path)}: {len(book.sheetnames)} sheets; name one with --sheet: {', '.join(book.sheetnames[:6])}"
+        )
     if sheet is not None and sheet not in book.sheetnames:
         raise StageError(f"{shown(path)}: no sheet {sheet!r}; it has {', '.join(book.sheetnames[:6])}")
     lines = iter(book[sheet or book.sheetnames[0]].iter_rows())

@@ -113,8 +113,13 @@ class RecordCheck:
             return [("answer" + error.json_path[1:], error.message[:300], "error") for error in broken]
         found: list[Problem] = []
         if not compact or not in_order(answer):
-            found.append(("answer", "not compact JSON in schema order; the server's grammar could not write it", "warning"))  # fmt: skip
-        found += [("answer" + where[1:], sentence, severity) for where, sentence, severity in business_problems(target, answer)]  # fmt: skip
+            found.append(
+                ("answer", "not compact JSON in schema order; the server's grammar could not write it", "warning")
+            )
+        found += [
+            ("answer" + where[1:], sentence, severity)
+            for where, sentence, severity in business_problems(target, answer)
+        ]
         return found
 
     @staticmethod

@@ -95,9 +95,15 @@ def predicted_table(predicted: dict[str, Any]) -> str:
         for name, line in predicted["training"].items()
     ]
     serving = [
-        [name, f"{line['weights_gib']} GiB", "yes" if line["fits"] else "no", f"{line['p50_ms']} ms", f"{line['p95_ms']} ms"]
+        [
+            name,
+            f"{line['weights_gib']} GiB",
+            "yes" if line["fits"] else "no",
+            f"{line['p50_ms']} ms",
+            f"{line['p95_ms']} ms",
+        ]
         for name, line in predicted["serving"].items()
-    ]  # fmt: skip
+    ]
     return (
         note
         + table(["training", "memory", "fits", "time"], training)

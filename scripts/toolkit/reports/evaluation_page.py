@@ -68,9 +68,17 @@ def write_report(
         "runs": results,
         "first": first,
         "header": [{"name": leaf.name, "path": list(leaf.path)} for leaf in schema.header],
-        "lists": [{"name": rows.name, "path": list(rows.path), "leaves": [{"name": leaf.name, "path": list(leaf.path)} for leaf in rows.leaves], "key": list(rows.key.path) if rows.key else None} for rows in schema.lists],
+        "lists": [
+            {
+                "name": rows.name,
+                "path": list(rows.path),
+                "leaves": [{"name": leaf.name, "path": list(leaf.path)} for leaf in rows.leaves],
+                "key": list(rows.key.path) if rows.key else None,
+            }
+            for rows in schema.lists
+        ],
         "documents": documents,
-    }  # fmt: skip
+    }
     write_page(path, "evaluation_page.html", data)
 
 

@@ -29,20 +29,28 @@ def write_latency_page(path: Path, result: dict[str, Any], earlier: dict[str, An
     named = [(run["load"], run) for run in result["runs"]]
     if earlier:
         named += [(f"{earlier['name']}, {run['load']}", run) for run in earlier["runs"]]
-    form = f"{result['wire']} answers" + (f" in shards of {result['rows_per_shard']} rows" if result["rows_per_shard"] else ", whole")  # fmt: skip
+    form = f"{result['wire']} answers" + (
+        f" in shards of {result['rows_per_shard']} rows" if result["rows_per_shard"] else ", whole"
+    )
     title = f"Latency of {result['name']}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(result['server'])}; {form}; pages of at most {result['image_max_tokens']} vision tokens. A document counts from its page images to its judged answer; "
         "brackets are 95 % intervals of a bootstrap over documents.</p>",
         objectives(result["slo"]),
-        "<h2>Seconds a document</h2>", figures_table(named),
+        "<h2>Seconds a document</h2>",
+        figures_table(named),
         f"<h2>Distribution</h2><div class=plots>{distribution(named)}{by_rows_plot(named)}</div>",
-        "<h2>By rows</h2>", rows_table(named),
-        "<h2>What the time is made of (means, seconds)</h2>", made_of(named, result),
-    ]  # fmt: skip
+        "<h2>By rows</h2>",
+        rows_table(named),
+        "<h2>What the time is made of (means, seconds)</h2>",
+        made_of(named, result),
+    ]
     body = "\n".join(parts)
-    write_text(path, f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title><style>{STYLE}</style><body>{body}</body></html>\n")  # fmt: skip
+    write_text(
+        path,
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title><style>{STYLE}</style><body>{body}</body></html>\n",
+    )
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:
@@ -66,19 +74,29 @@ def objectives(slo: list[dict[str, Any]]) -> str:
     if not slo:
         return ""
     lines = [
-        [html.escape(one["slo"]), html.escape(one["load"]), str(one["documents"]), seconds(one["seconds"]) or "no answer",
-         f"<span class={'met' if one['met'] else 'missed'}>{'met' if one['met'] else 'missed'}</span>"]
+        [
+            html.escape(one["slo"]),
+            html.escape(one["load"]),
+            str(one["documents"]),
+            seconds(one["seconds"]) or "no answer",
+            f"<span class={'met' if one['met'] else 'missed'}>{'met' if one['met'] else 'missed'}</span>",
+        ]
         for one in slo
-    ]  # fmt: skip
+    ]
     return "<h2>Objectives</h2>" + table(["objective", "load", "documents", "seconds", ""], lines)
 
 
 def figures_table(named: list[tuple[str, dict[str, Any]]]) -> str:
     lines = [
-        [html.escape(name), *(with_interval(run["seconds"], q) for q in ("p50", "p90", "p95", "p99")), seconds(run["cold"][0] if run["cold"] else None),
-         seconds(run["documents_per_second"], 2), ", ".join(f"{count} {status}" for status, count in run["errors"].items()) or "0"]
+        [
+            html.escape(name),
+            *(with_interval(run["seconds"], q) for q in ("p50", "p90", "p95", "p99")),
+            seconds(run["cold"][0] if run["cold"] else None),
+            seconds(run["documents_per_second"], 2),
+            ", ".join(f"{count} {status}" for status, count in run["errors"].items()) or "0",
+        ]
         for name, run in named
-    ]  # fmt: skip
+    ]
     return table(["load", "p50", "p90", "p95", "p99", "first of all", "documents/s", "no answer"], lines)
 
 
@@ -87,7 +105,7 @@ def rows_table(named: list[tuple[str, dict[str, Any]]]) -> str:
         [html.escape(name), rows, str(f["n"]), with_interval(f, "p50"), with_interval(f, "p95")]
         for name, run in named
         for rows, f in run["rows"].items()
-    ]  # fmt: skip
+    ]
     return table(["load", "rows", "documents", "p50", "p95"], lines)
 
 
@@ -99,12 +117,39 @@ def made_of(named: list[tuple[str, dict[str, Any]]], result: dict[str, Any]) -> 
         return f"{run['server'][name]:.3f}" if run["server"] else ""
 
     lines = [
-        [html.escape(name), mean(run["prepare"]), mean(run["first_token"]), mean(run["per_token"], 4), mean(run["requests"], 1), mean(run["completion_tokens"], 0),
-         f"{run['cached_share']:.0%}", own(run, "queue"), own(run, "prefill"), own(run, "decode"), mean(run["late"])]
+        [
+            html.escape(name),
+            mean(run["prepare"]),
+            mean(run["first_token"]),
+            mean(run["per_token"], 4),
+            mean(run["requests"], 1),
+            mean(run["completion_tokens"], 0),
+            f"{run['cached_share']:.0%}",
+            own(run, "queue"),
+            own(run, "prefill"),
+            own(run, "decode"),
+            mean(run["late"]),
+        ]
         for name, run in named
-    ]  # fmt: skip
-    render = f"<p>Rendering a document beforehand: p50 {result['render']['p50']:.3f}, p95 {result['render']['p95']:.3f} s.</p>" if result["render"] else ""  # fmt: skip
-    head = ["load", "encode pages", "to first token", "a token", "requests", "tokens", "prompt cached", "server: queue", "prefill", "decode", "client late"]  # fmt: skip
+    ]
+    render = (
+        f"<p>Rendering a document beforehand: p50 {result['render']['p50']:.3f}, p95 {result['render']['p95']:.3f} s.</p>"
+        if result["render"]
+        else ""
+    )
+    head = [
+        "load",
+        "encode pages",
+        "to first token",
+        "a token",
+        "requests",
+        "tokens",
+        "prompt cached",
+        "server: queue",
+        "prefill",
+        "decode",
+        "client late",
+    ]
     return table(head, lines) + render
 
 
@@ -113,7 +158,10 @@ def answered(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def legend(named: list[tuple[str, dict[str, Any]]]) -> str:
-    return "".join(f"<span class=key style='background:{COLOURS[i % len(COLOURS)]}'></span>{html.escape(name)}" for i, (name, _) in enumerate(named))  # fmt: skip
+    return "".join(
+        f"<span class=key style='background:{COLOURS[i % len(COLOURS)]}'></span>{html.escape(name)}"
+        for i, (name, _) in enumerate(named)
+    )
 
 
 def axes(most_x: float, most_y: float, x_name: str, y_name: str, percent: bool = False) -> tuple[str, Any, Any]:
@@ -127,10 +175,14 @@ def axes(most_x: float, most_y: float, x_name: str, y_name: str, percent: bool =
 
     parts = []
     for value in ticks(most_x):
-        parts.append(f"<line class=grid x1={x(value):.1f} x2={x(value):.1f} y1={TOP} y2={HEIGHT - BOTTOM} /><text x={x(value):.1f} y={HEIGHT - BOTTOM + 15} text-anchor=middle>{value:g}</text>")  # fmt: skip
+        parts.append(
+            f"<line class=grid x1={x(value):.1f} x2={x(value):.1f} y1={TOP} y2={HEIGHT - BOTTOM} /><text x={x(value):.1f} y={HEIGHT - BOTTOM + 15} text-anchor=middle>{value:g}</text>"
+        )
     for value in ticks(most_y):
         label = f"{value:.0%}" if percent else f"{value:g}"
-        parts.append(f"<line class=grid x1={LEFT} x2={WIDTH - 10} y1={y(value):.1f} y2={y(value):.1f} /><text x={LEFT - 6} y={y(value) + 4:.1f} text-anchor=end>{label}</text>")  # fmt: skip
+        parts.append(
+            f"<line class=grid x1={LEFT} x2={WIDTH - 10} y1={y(value):.1f} y2={y(value):.1f} /><text x={LEFT - 6} y={y(value) + 4:.1f} text-anchor=end>{label}</text>"
+        )
     parts.append(f"<text x={WIDTH - 10} y={HEIGHT - 4} text-anchor=end>{x_name}</text><text x=4 y=12>{y_name}</text>")
     return "".join(parts), x, y
 
@@ -152,13 +204,20 @@ def distribution(named: list[tuple[str, dict[str, Any]]]) -> str:
         for number, value in enumerate(own, 1):
             points += [f"{x(value):.1f},{y(before):.1f}", f"{x(value):.1f},{y(number / len(own)):.1f}"]
             before = number / len(own)
-        lines.append(f"<polyline fill=none stroke={COLOURS[index % len(COLOURS)]!r} stroke-width=2 points='{' '.join(points)}' />")  # fmt: skip
-    return f"<figure><figcaption>Documents answered within so many seconds {legend(named)}</figcaption><svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>{grid}{''.join(lines)}</svg></figure>"  # fmt: skip
+        lines.append(
+            f"<polyline fill=none stroke={COLOURS[index % len(COLOURS)]!r} stroke-width=2 points='{' '.join(points)}' />"
+        )
+    return f"<figure><figcaption>Documents answered within so many seconds {legend(named)}</figcaption><svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>{grid}{''.join(lines)}</svg></figure>"
 
 
 def by_rows_plot(named: list[tuple[str, dict[str, Any]]]) -> str:
     """Each document's seconds by its rows."""
     points = [(index, one["rows"], one["seconds"]) for index, (_, run) in enumerate(named) for one in answered(run)]
-    grid, x, y = axes(max((p[1] for p in points), default=1) or 1, max((p[2] for p in points), default=1.0), "rows", "seconds")  # fmt: skip
-    marks = "".join(f"<circle cx={x(rows):.1f} cy={y(value):.1f} r=3 fill={COLOURS[index % len(COLOURS)]!r} fill-opacity=.6 />" for index, rows, value in points)  # fmt: skip
-    return f"<figure><figcaption>Seconds by rows {legend(named)}</figcaption><svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>{grid}{marks}</svg></figure>"  # fmt: skip
+    grid, x, y = axes(
+        max((p[1] for p in points), default=1) or 1, max((p[2] for p in points), default=1.0), "rows", "seconds"
+    )
+    marks = "".join(
+        f"<circle cx={x(rows):.1f} cy={y(value):.1f} r=3 fill={COLOURS[index % len(COLOURS)]!r} fill-opacity=.6 />"
+        for index, rows, value in points
+    )
+    return f"<figure><figcaption>Seconds by rows {legend(named)}</figcaption><svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>{grid}{marks}</svg></figure>"

@@ -245,14 +245,23 @@ def invoice(rng: random.Random) -> dict[str, object]:
     tax = round(subtotal * rng.choice([0, 0.06, 0.19, 0.2]), 2)
     month, day = rng.randint(1, 11), rng.randint(1, 28)
     return {
-        "invoice_number": "INV-" + digits(rng, 6), "invoice_date": f"2026-{month:02d}-{day:02d}", "due_date": f"2026-{month + 1:02d}-{day:02d}",
-        "seller_name": company(rng), "buyer_name": company(rng), "currency": rng.choice(["EUR", "USD", "MYR", "SGD"]),
-        "subtotal": subtotal, "tax_total": tax, "total": round(subtotal + tax, 2), "lines": lines,
-    }  # fmt: skip
+        "invoice_number": "INV-" + digits(rng, 6),
+        "invoice_date": f"2026-{month:02d}-{day:02d}",
+        "due_date": f"2026-{month + 1:02d}-{day:02d}",
+        "seller_name": company(rng),
+        "buyer_name": company(rng),
+        "currency": rng.choice(["EUR", "USD", "MYR", "SGD"]),
+        "subtotal": subtotal,
+        "tax_total": tax,
+        "total": round(subtotal + tax, 2),
+        "lines": lines,
+    }
 
 
 def receipt(rng: random.Random) -> dict[str, object]:
     return {
-        "company": company(rng), "date": f"{rng.randint(1, 28):02d}/{rng.randint(1, 12):02d}/20{rng.randint(18, 26)}",
-        "address": ", ".join(address(rng)), "total": f"{money(rng, 100, 50000):.2f}",
-    }  # fmt: skip
+        "company": company(rng),
+        "date": f"{rng.randint(1, 28):02d}/{rng.randint(1, 12):02d}/20{rng.randint(18, 26)}",
+        "address": ", ".join(address(rng)),
+        "total": f"{money(rng, 100, 50000):.2f}",
+    }

@@ -177,11 +177,28 @@ class Bounded:
 
 async def refused(send: Any, status: int, sentence: str, kind: str = "refused") -> None:
     body = json.dumps({"error": {"message": sentence, "type": kind}}).encode()
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), (b"connection", b"close")]})  # fmt: skip
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"application/json"), (b"connection", b"close")],
+        }
+    )
     await send({"type": "http.response.body", "body": body})
 
 
-def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, server_key: str | None = None, render_timeout: float = 30, workers: int = 2, ready_file: Path | None = None, log: Any = sys.stderr) -> Any:  # fmt: skip
+def make_app(
+    contract: Contract,
+    url: str,
+    limits: Limits,
+    *,
+    key: str | None,
+    server_key: str | None = None,
+    render_timeout: float = 30,
+    workers: int = 2,
+    ready_file: Path | None = None,
+    log: Any = sys.stderr,
+) -> Any:
     """The FastAPI application. `url`: the vLLM behind it, up to /v1; `key`: what clients must bring as a bearer token (None: nobody has to);
     `ready_file`: exists while the model is warm (None: its health alone counts)."""
     import httpx
@@ -191,7 +208,13 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
     judge = Judge(contract.answer_plan, contract.confidence)
     registry = CollectorRegistry()
     asked = Counter("extract_requests", "documents by their status", ["status"], registry=registry)
-    took = Histogram("extract_seconds", "seconds of a document by part", ["part"], registry=registry, buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60))  # fmt: skip
+    took = Histogram(
+        "extract_seconds",
+        "seconds of a document by part",
+        ["part"],
+        registry=registry,
+        buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60),
+    )
     pages_seen = Counter("extract_pages", "page images rendered", registry=registry)
     under_way = Gauge("extract_documents_under_way", "documents that are worked on or wait", registry=registry)
     gate, opening = asyncio.Semaphore(limits.documents), asyncio.Lock()
@@ -219,7 +242,15 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         """The served model; looked for at the first request, since the gateway may be up before vLLM is."""
         async with opening:
             if "model" not in state:
-                made = ServerModel(url, contract, key=server_key, concurrency=limits.documents, timeout=limits.seconds, attempts=3, patience=limits.seconds)  # fmt: skip
+                made = ServerModel(
+                    url,
+                    contract,
+                    key=server_key,
+                    concurrency=limits.documents,
+                    timeout=limits.seconds,
+                    attempts=3,
+                    patience=limits.seconds,
+                )
                 try:
                     state["model"] = await made.__aenter__()
                 except BaseException:
@@ -265,7 +296,9 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         if not suffix and b"%PDF-" in data[:PDF_START]:
             suffix = ".pdf"
         if not suffix:
-            raise fastapi.HTTPException(415 if data else 400, "a PDF, PNG, JPEG or TIFF is needed" if data else "the body is empty")  # fmt: skip
+            raise fastapi.HTTPException(
+                415 if data else 400, "a PDF, PNG, JPEG or TIFF is needed" if data else "the body is empty"
+            )
         path = folder / f"{number:04d}{suffix}"
         path.write_bytes(data)
         return path
@@ -355,15 +388,24 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             asked.labels(line["status"]).inc()
             for name, seconds in parts.items():
                 took.labels(name).observe(seconds)
-            said = {"id": identity, "status": line["status"], "pages": line.get("pages", 0), "seconds": {name: round(s, 4) for name, s in parts.items()}}  # fmt: skip
+            said = {
+                "id": identity,
+                "status": line["status"],
+                "pages": line.get("pages", 0),
+                "seconds": {name: round(s, 4) for name, s in parts.items()},
+            }
             said |= {"error": line["place"]} if "place" in line else {}
             print(json.dumps(said), file=log, flush=True)
         code = STATUS_CODES[line["status"]]
         if code != 200:
-            return problem(code, line.get("error") or line["status"], {"Retry-After": "2"} if code == 503 else {}, line["status"])  # fmt: skip
+            return problem(
+                code, line.get("error") or line["status"], {"Retry-After": "2"} if code == 503 else {}, line["status"]
+            )
         return JSONResponse({"id": identity, **{name: line[name] for name in ANSWERED if name in line}})
 
-    async def answered(request: fastapi.Request, identity: str, parts: dict[str, float], deadline: float, heard: Heard | None) -> dict[str, Any]:  # fmt: skip
+    async def answered(
+        request: fastapi.Request, identity: str, parts: dict[str, float], deadline: float, heard: Heard | None
+    ) -> dict[str, Any]:
         """The document's prediction line; its files are gone when this ends. Raises TimeoutError at `deadline` (of the loop's clock); an upload that takes
         as long is `Bounded`'s to end."""
         with state["renderer"].workspace() as work:
@@ -371,7 +413,9 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
             async with until_client_leaves(request), asyncio.timeout_at(deadline), gate:
                 return await read_and_asked(identity, work, sources, parts, heard)
 
-    async def read_and_asked(identity: str, work: Workspace, sources: list[Path], parts: dict[str, float], heard: Heard | None) -> dict[str, Any]:  # fmt: skip
+    async def read_and_asked(
+        identity: str, work: Workspace, sources: list[Path], parts: dict[str, float], heard: Heard | None
+    ) -> dict[str, Any]:
         from toolkit.console import StageError
 
         began = time.monotonic()
@@ -387,7 +431,16 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         began = time.monotonic()
         words = DocumentWords(layer) if layer else None
         try:
-            line = await prediction_of(judge, await model(), Document(identity), pages, window=contract.max_pages, tries=3, words=words, heard=heard)  # fmt: skip
+            line = await prediction_of(
+                judge,
+                await model(),
+                Document(identity),
+                pages,
+                window=contract.max_pages,
+                tries=3,
+                words=words,
+                heard=heard,
+            )
         except StageError:
             # The server's address or key is wrong, or it is not up: nothing that the client could cure.
             return {"status": "http_error", "error": "the model server does not answer", "pages": len(pages)}
@@ -412,7 +465,24 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
         return StreamingResponse(answer.aiter_raw(), answer.status_code, kept, background=_closing(answer))
 
-    @app.post("/v1/chat/completions", summary="OpenAI's chat completions, passed on to the model server", openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object", "required": ["messages"], "properties": {"messages": {"type": "array", "items": {"type": "object"}}}}}}}}, responses=PASSED_ON)  # fmt: skip
+    @app.post(
+        "/v1/chat/completions",
+        summary="OpenAI's chat completions, passed on to the model server",
+        openapi_extra={
+            "requestBody": {
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["messages"],
+                            "properties": {"messages": {"type": "array", "items": {"type": "object"}}},
+                        }
+                    }
+                }
+            }
+        },
+        responses=PASSED_ON,
+    )
     async def completions(request: fastapi.Request) -> Any:
         allowed(request)
         try:
@@ -445,7 +515,11 @@ def make_app(contract: Contract, url: str, limits: Limits, *, key: str | None, s
         sentence = await not_ready()
         return problem(503, sentence, None, "http_error") if sentence else {"status": "ready"}
 
-    @app.get("/ping", summary="The same for load balancers that tell starting (204) from broken", responses={204: {"description": "it is not ready yet"}})  # fmt: skip
+    @app.get(
+        "/ping",
+        summary="The same for load balancers that tell starting (204) from broken",
+        responses={204: {"description": "it is not ready yet"}},
+    )
     async def ping() -> Any:
         return fastapi.Response(status_code=204) if await not_ready() else {"status": "ready"}
 
@@ -491,7 +565,18 @@ def _closing(answer: Any) -> Any:
     return BackgroundTask(answer.aclose)
 
 
-ANSWERED = ("prediction", "confidence", "evidence", "checks", "warnings", "pages", "windows", "shards", "usage", "seconds")  # fmt: skip
+ANSWERED = (
+    "prediction",
+    "confidence",
+    "evidence",
+    "checks",
+    "warnings",
+    "pages",
+    "windows",
+    "shards",
+    "usage",
+    "seconds",
+)
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 REQUEST_BODY = {
     "requestBody": {
@@ -500,16 +585,31 @@ REQUEST_BODY = {
             "application/pdf": _FILE,
             "image/png": _FILE,
             "image/jpeg": _FILE,
-            "multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}}}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            },
         },
     }
-}  # fmt: skip
+}
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "the document's values; asked for as lines: each shard's values when they are there, the whole answer last", "content": {"application/json": {}, LINES: {}}},
-    400: {"description": "no file, or a form that cannot be read"}, 401: {"description": "another API key is needed"}, 408: {"description": "the upload took too long"},
-    413: {"description": "the body is too large"}, 415: {"description": "neither PDF nor image"}, 422: {"description": "the document cannot be read"},
-    429: {"description": "too many documents wait"}, 502: {"description": "the model gave no valid answer"}, 503: {"description": "the model server does not answer"},
-    504: {"description": "not done in time"}, 500: {"description": "an error that nobody foresaw"},
-}  # fmt: skip
+    200: {
+        "description": "the document's values; asked for as lines: each shard's values when they are there, the whole answer last",
+        "content": {"application/json": {}, LINES: {}},
+    },
+    400: {"description": "no file, or a form that cannot be read"},
+    401: {"description": "another API key is needed"},
+    408: {"description": "the upload took too long"},
+    413: {"description": "the body is too large"},
+    415: {"description": "neither PDF nor image"},
+    422: {"description": "the document cannot be read"},
+    429: {"description": "too many documents wait"},
+    502: {"description": "the model gave no valid answer"},
+    503: {"description": "the model server does not answer"},
+    504: {"description": "not done in time"},
+    500: {"description": "an error that nobody foresaw"},
+}
 PASSED_ON: dict[int | str, dict[str, Any]] = {404: {"description": "no such model"}}
 PASSED_ON.update({code: RESPONSES[code] for code in (400, 401, 408, 413, 500, 503)})

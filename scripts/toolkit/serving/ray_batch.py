@@ -74,11 +74,14 @@ class VllmEngine:
 
         sampling = [
             SamplingParams(
-                temperature=temperature, seed=seed, max_tokens=self.contract.max_answer_tokens, logprobs=0,
+                temperature=temperature,
+                seed=seed,
+                max_tokens=self.contract.max_answer_tokens,
+                logprobs=0,
                 structured_outputs=StructuredOutputsParams(json=self.plan.wire_of(shard).grammar()),
             )
             for shard in shards
-        ]  # fmt: skip
+        ]
         tokenizer = self.engine.get_tokenizer()
         messages = [
             request_body(self.contract, "", urls, shard)["messages"]
@@ -171,9 +174,17 @@ def extracted_with_ray(args: Any, contract: Contract, documents: list[Document])
     config = check_model_folder(model, contract=False)
     driver = installed_driver() if torch.version.cuda else None
     plan = plan_serving(
-        model, config, contract, profile="throughput", gpu=known_gpu(driver) if driver else None, adapters={}, served_name=model.name,
-        host="", port=0, max_pages=args.window,
-    )  # fmt: skip
+        model,
+        config,
+        contract,
+        profile="throughput",
+        gpu=known_gpu(driver) if driver else None,
+        adapters={},
+        served_name=model.name,
+        host="",
+        port=0,
+        max_pages=args.window,
+    )
     # Workers find the toolkit as this process does.
     here = str(SCRIPTS)
     environment = {"env_vars": {"PYTHONPATH": here, "OMP_WAIT_POLICY": "PASSIVE", **plan.environment}}
@@ -204,9 +215,21 @@ def extracted_with_ray(args: Any, contract: Contract, documents: list[Document])
             num_cpus=0.5,
         )
         dataset = dataset.map_batches(
-            Extractor, batch_size=batch, batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=actors), num_gpus=1 if gpus else 0, num_cpus=1,
-            fn_constructor_args=(str(model), contract, plan, args.window or contract.max_pages, args.tries, args.batch_size),
-        )  # fmt: skip
+            Extractor,
+            batch_size=batch,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_gpus=1 if gpus else 0,
+            num_cpus=1,
+            fn_constructor_args=(
+                str(model),
+                contract,
+                plan,
+                args.window or contract.max_pages,
+                args.tries,
+                args.batch_size,
+            ),
+        )
         for row in dataset.iter_rows():
             yield json.loads(row["line"])
     finally:

@@ -12,9 +12,23 @@ from toolkit.files import atomic
 from toolkit.model.gpus import GPUS
 
 FIELDS = (
-    "seconds", "step", "epoch", "loss", "val_loss", "val_micro_f1", "val_row_f1", "val_valid", "learning_rate", "grad_norm", "tokens_per_second",
-    "answer_tokens_per_second", "padding", "data_wait", "mfu", "memory_gib",
-)  # fmt: skip
+    "seconds",
+    "step",
+    "epoch",
+    "loss",
+    "val_loss",
+    "val_micro_f1",
+    "val_row_f1",
+    "val_valid",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "answer_tokens_per_second",
+    "padding",
+    "data_wait",
+    "mfu",
+    "memory_gib",
+)
 
 
 class TrainingLog:
@@ -46,9 +60,17 @@ class TrainingLog:
 def sentence(values: dict[str, Any]) -> str:
     """A log event in words."""
     parts = []
-    for name, words in (("loss", "loss {:.4f}"), ("val_loss", "validation loss {:.4f}"), ("val_micro_f1", "field micro-F1 {:.3f}"), ("val_valid", "{:.0%} valid"),
-                        ("tokens_per_second", "{:,.0f} tokens/s"), ("mfu", "MFU {:.0%}"), ("padding", "{:.0%} padding"), ("data_wait", "{:.0%} waiting for data"),
-                        ("memory_gib", "{:.1f} GiB")):  # fmt: skip
+    for name, words in (
+        ("loss", "loss {:.4f}"),
+        ("val_loss", "validation loss {:.4f}"),
+        ("val_micro_f1", "field micro-F1 {:.3f}"),
+        ("val_valid", "{:.0%} valid"),
+        ("tokens_per_second", "{:,.0f} tokens/s"),
+        ("mfu", "MFU {:.0%}"),
+        ("padding", "{:.0%} padding"),
+        ("data_wait", "{:.0%} waiting for data"),
+        ("memory_gib", "{:.1f} GiB"),
+    ):
         if values.get(name) not in (None, ""):
             parts.append(words.format(values[name]))
     return ", ".join(parts)
@@ -107,7 +129,11 @@ def work_per_token(model: Any) -> tuple[float, float, float]:
     config = model.config.text_config
     text = vision = head = 0.0
     for name, parameter in model.named_parameters():
-        count = float(getattr(parameter, "quant_state", None).shape.numel() if getattr(parameter, "quant_state", None) else parameter.numel())  # type: ignore[union-attr]  # fmt: skip
+        count = float(
+            getattr(parameter, "quant_state", None).shape.numel()
+            if getattr(parameter, "quant_state", None)
+            else parameter.numel()
+        )  # type: ignore[union-attr]
         if ".visual." in name:
             vision += (2 if not parameter.requires_grad else 6) * 4 * count
         elif "lm_head" in name:
@@ -153,7 +179,14 @@ def curve_picture(log: Path, picture: Path) -> None:
     draw(axes[0][0], {"loss": ("training loss", "-"), "val_loss": ("validation loss", "o-")})
     axes[0][0].set(ylabel="cross-entropy per answer token", yscale="log")
     if scored:
-        draw(axes[0][1], {"val_micro_f1": ("field micro-F1", "o-"), "val_row_f1": ("row F1", "o-"), "val_valid": ("valid answers", "o--")})  # fmt: skip
+        draw(
+            axes[0][1],
+            {
+                "val_micro_f1": ("field micro-F1", "o-"),
+                "val_row_f1": ("row F1", "o-"),
+                "val_valid": ("valid answers", "o--"),
+            },
+        )
         axes[0][1].set(ylabel="share, on the validation sample", ylim=(-0.02, 1.02))
     figure.tight_layout()
     with atomic(picture, "wb") as target:

@@ -84,8 +84,16 @@ def trainer_class() -> Any:
         optimizer: Any
         control: Any
 
-        def prepare_run(self, args: Any, adapter: AdapterSettings, batches: TokenBatches, log: TrainingLog, validation: Any) -> None:  # fmt: skip
-            self.run, self.adapter, self.batches, self.training_log, self.validation = args, adapter, batches, log, validation  # fmt: skip
+        def prepare_run(
+            self, args: Any, adapter: AdapterSettings, batches: TokenBatches, log: TrainingLog, validation: Any
+        ) -> None:
+            self.run, self.adapter, self.batches, self.training_log, self.validation = (
+                args,
+                adapter,
+                batches,
+                log,
+                validation,
+            )
             self.model_accepts_loss_kwargs = True  # so that the answer tokens of all batches of a step are counted
             self.speed = Speed(self.model)
             self.best_score, self.best_step, self.without_gain = -1.0, 0, 0
@@ -94,11 +102,15 @@ def trainer_class() -> Any:
         def get_train_dataloader(self) -> Any:
             # Not prepared by accelerate: the sampler already gives each process its own batches.
             return Loader(
-                self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
-                num_workers=self.args.dataloader_num_workers, pin_memory=torch.cuda.is_available(),
-                persistent_workers=False, prefetch_factor=2 if self.args.dataloader_num_workers else None,
+                self.train_dataset,
+                batch_sampler=self.batches,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=False,
+                prefetch_factor=2 if self.args.dataloader_num_workers else None,
                 multiprocessing_context="spawn" if self.args.dataloader_num_workers else None,
-            )  # fmt: skip
+            )
 
         def create_optimizer(self, *_: Any, **__: Any) -> Any:
             if self.optimizer is None:
@@ -137,7 +149,11 @@ def trainer_class() -> Any:
                 logs |= self.speed.look()
             super().log(logs, *arguments, **named)
             if self.is_world_process_zero() and ("loss" in logs or "eval_loss" in logs):
-                self.training_log.add(self.state.global_step, self.state.epoch or 0, {n.replace("eval_", "val_"): v for n, v in logs.items()})  # fmt: skip
+                self.training_log.add(
+                    self.state.global_step,
+                    self.state.epoch or 0,
+                    {n.replace("eval_", "val_"): v for n, v in logs.items()},
+                )
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             """Loss per answer token over all validation records, and field scores of a sample by generation as it is served."""
@@ -194,8 +210,9 @@ def trainer_class() -> Any:
                 kept = newest_checkpoint(self.run.out)
                 raise StageError(
                     f"checkpoint-{self.state.global_step} could not be written ({reason}); free the disk and go on with --resume "
-                    f"({shown(kept) if kept else 'no earlier checkpoint'})", ExitCode.PROBLEMS,
-                ) from None  # fmt: skip
+                    f"({shown(kept) if kept else 'no earlier checkpoint'})",
+                    ExitCode.PROBLEMS,
+                ) from None
             self.speed.since += time.monotonic() - began
 
     return AnswerTrainer
@@ -302,8 +319,9 @@ def choose_checkpointing(trainer: Any, args: Any, dataset: RecordDataset, length
     if not fits_without_checkpointing(trainer, batch):
         raise StageError(
             f"the longest batch ({named}; {first_few(dataset.records[i]['id'] for i in indexes)}) does not fit into memory even with activations recomputed; "
-            f"lower --tokens-per-batch or --image-max-tokens, or take --method qlora", ExitCode.PROBLEMS,
-        )  # fmt: skip
+            f"lower --tokens-per-batch or --image-max-tokens, or take --method qlora",
+            ExitCode.PROBLEMS,
+        )
     say(f"the longest batch ({named}) needs activations recomputed (--checkpointing on): about a third slower")
     return True
 
@@ -333,7 +351,10 @@ def reports() -> list[str]:
     found = ["tensorboard"] if find_spec("tensorboard") else []
     if os.environ.get("MLFLOW_TRACKING_URI"):
         if not find_spec("mlflow"):
-            raise StageError("MLFLOW_TRACKING_URI is set, but mlflow is not installed; pip install mlflow azureml-mlflow, or unset it", ExitCode.DEPENDENCY)  # fmt: skip
+            raise StageError(
+                "MLFLOW_TRACKING_URI is set, but mlflow is not installed; pip install mlflow azureml-mlflow, or unset it",
+                ExitCode.DEPENDENCY,
+            )
         found.append("mlflow")
     return found
 
@@ -405,26 +426,61 @@ def measured_training(
     if args.resume and checkpoint is None:
         say("no checkpoint to resume from; starting at step 0")
     batches = TokenBatches(
-        lengths, records=args.batch_size, tokens=args.tokens_per_batch, packed=pack, passes=args.accumulate, seed=args.seed,
-        rank=process.index, world=process.count,
-    )  # fmt: skip
+        lengths,
+        records=args.batch_size,
+        tokens=args.tokens_per_batch,
+        packed=pack,
+        passes=args.accumulate,
+        seed=args.seed,
+        rank=process.index,
+        world=process.count,
+    )
     steps_per_epoch = math.ceil(len(batches) / args.accumulate)
     each = args.eval_each or steps_per_epoch
     steps = args.max_steps or args.epochs * steps_per_epoch
-    settings = one_gpu(TrainingArguments(
-        output_dir=str(args.out), num_train_epochs=args.epochs, max_steps=args.max_steps or -1, learning_rate=args.learning_rate,
-        per_device_train_batch_size=args.batch_size, gradient_accumulation_steps=args.accumulate,
-        warmup_steps=math.ceil(args.warmup * steps), lr_scheduler_type="cosine", weight_decay=0.0, max_grad_norm=1.0,
-        bf16=True, use_cpu=process.device == "cpu", logging_steps=args.log_each, logging_first_step=True,
-        eval_strategy="steps" if validation else "no", eval_steps=each, eval_on_start=bool(validation) and checkpoint is None,
-        save_strategy="steps", save_steps=args.save_each or each, save_total_limit=2,
-        seed=args.seed, data_seed=args.seed, dataloader_num_workers=args.loader_workers, remove_unused_columns=False, label_names=["labels"],
-        # The loss is ours and over answer tokens only, so Liger's own has nothing to do.
-        use_liger_kernel=args.liger, liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if args.liger else None,
-        report_to=reports(), disable_tqdm=True, logging_nan_inf_filter=False, ddp_find_unused_parameters=False,
-    ))  # fmt: skip
-    trainer = trainer_class()(model=model, args=settings, train_dataset=dataset, eval_dataset=validation or None,
-                              data_collator=Collator(processor.tokenizer.pad_token_id, pack=pack))  # fmt: skip
+    settings = one_gpu(
+        TrainingArguments(
+            output_dir=str(args.out),
+            num_train_epochs=args.epochs,
+            max_steps=args.max_steps or -1,
+            learning_rate=args.learning_rate,
+            per_device_train_batch_size=args.batch_size,
+            gradient_accumulation_steps=args.accumulate,
+            warmup_steps=math.ceil(args.warmup * steps),
+            lr_scheduler_type="cosine",
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            bf16=True,
+            use_cpu=process.device == "cpu",
+            logging_steps=args.log_each,
+            logging_first_step=True,
+            eval_strategy="steps" if validation else "no",
+            eval_steps=each,
+            eval_on_start=bool(validation) and checkpoint is None,
+            save_strategy="steps",
+            save_steps=args.save_each or each,
+            save_total_limit=2,
+            seed=args.seed,
+            data_seed=args.seed,
+            dataloader_num_workers=args.loader_workers,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            # The loss is ours and over answer tokens only, so Liger's own has nothing to do.
+            use_liger_kernel=args.liger,
+            liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if args.liger else None,
+            report_to=reports(),
+            disable_tqdm=True,
+            logging_nan_inf_filter=False,
+            ddp_find_unused_parameters=False,
+        )
+    )
+    trainer = trainer_class()(
+        model=model,
+        args=settings,
+        train_dataset=dataset,
+        eval_dataset=validation or None,
+        data_collator=Collator(processor.tokenizer.pad_token_id, pack=pack),
+    )
     trainer.remove_callback(PrinterCallback)
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else None
     log = TrainingLog(args.out / "training_log.csv", resumed_at=resumed_at)
@@ -435,10 +491,15 @@ def measured_training(
         trainer.best_score, trainer.best_step, trainer.without_gain = best["score"], best["step"], best["without_gain"]
     with without_casts(model):
         recomputed = choose_checkpointing(trainer, args, dataset, lengths)
-        say(f"{len(batches)} batches an epoch, {steps_per_epoch} optimizer steps, {'packed' if pack else f'{batches.padding():.1%} padding'}, attention {attention}")  # fmt: skip
+        say(
+            f"{len(batches)} batches an epoch, {steps_per_epoch} optimizer steps, {'packed' if pack else f'{batches.padding():.1%} padding'}, attention {attention}"
+        )
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.stop_signal:
-            raise StageError(f"stopped by {trainer.stop_signal} at step {trainer.state.global_step}; go on with --resume", ExitCode.INTERRUPTED)  # fmt: skip
+            raise StageError(
+                f"stopped by {trainer.stop_signal} at step {trainer.state.global_step}; go on with --resume",
+                ExitCode.INTERRUPTED,
+            )
         if validation and trainer.last_evaluated != trainer.state.global_step:
             trainer.evaluate()
     save_result(trainer, processor, args.out)
