@@ -129,11 +129,8 @@ def work_per_token(model: Any) -> tuple[float, float, float]:
     config = model.config.text_config
     text = vision = head = 0.0
     for name, parameter in model.named_parameters():
-        count = float(
-            getattr(parameter, "quant_state", None).shape.numel()
-            if getattr(parameter, "quant_state", None)
-            else parameter.numel()
-        )  # type: ignore[union-attr]
+        stored: Any = getattr(parameter, "quant_state", None)  # a 4-bit weight knows its own shape
+        count = float(stored.shape.numel() if stored else parameter.numel())
         if ".visual." in name:
             vision += (2 if not parameter.requires_grad else 6) * 4 * count
         elif "lm_head" in name:
