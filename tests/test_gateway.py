@@ -22,7 +22,8 @@ from toolkit.schema.target import TargetSchema
 fastapi = pytest.importorskip("fastapi")
 import httpx  # noqa: E402
 
-from toolkit.serving.gateway import Limits, make_app  # noqa: E402
+from toolkit.serving.gateway import Gateway as Application  # noqa: E402
+from toolkit.serving.settings import Limits, Settings  # noqa: E402
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 SECRET = "GEHEIMNIS-4711"  # stands in a document; must stand in no log
@@ -67,7 +68,8 @@ class Gateway:
         from toolkit.serving.connections import Connections, server_of
 
         self.log = io.StringIO()
-        app = make_app(contract, url, limits, key=key, workers=1, log=self.log, **more)
+        settings = Settings(url, key=key, workers=1, **more)
+        app = Application(contract, settings, limits, self.log).application()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

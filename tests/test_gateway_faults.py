@@ -18,7 +18,7 @@ from test_gateway import LADING, LIMITS, SECRET, Gateway, bill, contract_of, pag
 from toolkit.answers.answer import NoAnswer
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.server_client import ServerModel
-from toolkit.serving.gateway import Limits
+from toolkit.serving.settings import Limits
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 

@@ -19,7 +19,7 @@ from test_gateway import FORM, LADING, Gateway, contract_of, encrypted, page, pa
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.documents import Document, PageRenderer
 from toolkit.pages.scratch import ScratchFolder
-from toolkit.serving.gateway import Limits
+from toolkit.serving.settings import Limits
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 
