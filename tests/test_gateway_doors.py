@@ -17,7 +17,7 @@ from test_page_workers import until
 
 pytest.importorskip("fastapi")
 import httpx
-from test_gateway import LADING, LIMITS, Gateway, contract_of, page, pdf, raw, reader
+from served_gateway import LADING, LIMITS, Gateway, contract_of, page, pdf, raw, reader
 
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.server_client import request_body
