@@ -182,8 +182,9 @@ def supervise(
                     raise StageError(sentence, ExitCode(server.returncode))
                 ended = [moment for moment in ended if now - moment < WINDOW] + [now]
                 if len(ended) > restarts:
-                    times = f"{len(ended)} times in {WINDOW / 60:.0f} minutes"
-                    raise StageError(f"the model server ended {times}; its log says why", ExitCode.PROBLEMS)
+                    minutes = f"{WINDOW / 60:.0f}"
+                    sentence = f"the model server ended {len(ended)} times in {minutes} minutes; its log says why"
+                    raise StageError(sentence, ExitCode.PROBLEMS)
                 again = now + min(30, 2 ** (len(ended) - 1) - 1)
                 say(f"the model server ended with code {server.returncode}; starting it again")
             if now >= again:
