@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     done = finished_ids(args.out)
     if args.ray:
-        from toolkit.serving.ray_batch import extracted_with_ray
-
-        lines: Any = extracted_with_ray(args, contract, [d for d in documents_of(args) if d.identity not in done])
-        return written(args, done, as_async_lines(lines), None)
+        return written(args, done, as_async_lines(predicted_with_ray(args, contract, done)), None)
     documents = None if args.watch else documents_of(args)
     todo = [document for document in documents or [] if document.identity not in done]
     if documents is not None and len(documents) > len(todo):
@@ -156,6 +153,24 @@ def contract_folder(args: Any) -> Path:
     if args.batch_size < 1 or args.concurrency < 1 or args.tries < 1:
         raise StageError("--batch-size, --concurrency and --tries must be at least 1")
     return Path(args.contract or args.adapter or args.model)
+
+
+def predicted_with_ray(args: Any, contract: Contract, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Prediction lines of the documents that are not done yet, from Ray."""
+    from toolkit.serving.ray_batch import RaySettings, extracted_with_ray
+
+    if args.adapter:
+        raise StageError("--ray serves a merged model; merge the adapter with merge_adapter.py")
+    settings = RaySettings(
+        address=args.ray,
+        model=Path(args.model),
+        actors=args.ray_actors,
+        batch_size=args.batch_size,
+        window=args.window,
+        tries=args.tries,
+        render_timeout=args.render_timeout,
+    )
+    return extracted_with_ray(settings, contract, [d for d in documents_of(args) if d.identity not in done])
 
 
 def documents_of(args: Any) -> list[Document]:

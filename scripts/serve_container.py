@@ -1,13 +1,14 @@
-"""Serve documents from one container: find or fetch the model, start vLLM, put the gateway in front of it, keep both up.
+"""Serve documents from one container: find or fetch the model, start vLLM and the gateway, keep both up.
 
-What the images of azureml/ and runpod/ start; it runs as well on any machine whose Python has vLLM. The model is a folder (--model, or
-MODEL_DIR, or what Azure ML mounts as AZUREML_MODEL_DIR: the one model folder in it), or an archive (--archive https://... --sha256 ...),
-unpacked once under --cache. The gateway answers from the first second (/health/live; /health/ready and /ping say when the model is warm).
-A vLLM that ends is started again, as often as --restarts in ten minutes; then, or where the gateway ends, this ends too, with exit code 1,
-and the platform starts a new container. SIGTERM lets requests under way finish. What follows -- goes to vLLM.
+What the images of azureml/ and runpod/ start; it also runs on any machine whose Python has vLLM. The model is a folder
+(--model, or MODEL_DIR, or what Azure ML mounts as AZUREML_MODEL_DIR: the one model folder in it), or an archive
+(--archive https://... --sha256 ...), unpacked once under --cache. The gateway answers from the first second
+(/health/live); /health/ready and /ping tell when the model is warm. If vLLM ends, it is started again, up to --restarts
+times in ten minutes. After that, or if the gateway ends, this script ends with exit code 1, and the platform starts
+a new container. SIGTERM lets requests under way finish. Arguments after -- are passed to vLLM.
 
     python scripts/serve_container.py --model outputs/bl-8b-awq --port 8080
-    python scripts/serve_container.py --archive https://storage.example/bl-8b-awq.tgz --sha256 SHA256 --cache /workspace/models --host 0.0.0.0
+    python scripts/serve_container.py --archive https://storage.example/bl-8b-awq.tgz --sha256 SHA256 --host 0.0.0.0
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from toolkit.model.archive import fetched_model, model_folder_in
 
 HERE = Path(__file__).resolve().parent
 WINDOW = 600.0  # seconds in which --restarts counts
-TO_GATEWAY = ("max_bytes", "max_pages", "max_seconds", "concurrency", "queue", "workers", "render_timeout")
+TO_GATEWAY = "max-bytes max-pages max-seconds concurrency queue workers render-timeout".split()
 
 
 def build_parser() -> console.Parser:
@@ -77,9 +78,7 @@ def build_parser() -> console.Parser:
     )
     gateway.add_argument("--no-key", action="store_true", help="where the platform in front asks for the key")
     for name in TO_GATEWAY:
-        gateway.add_argument(
-            f"--{name.replace('_', '-')}", default=None, help=f"the gateway's --{name.replace('_', '-')}"
-        )
+        gateway.add_argument(f"--{name}", default=None, help=f"the gateway's --{name}")
     return parser
 
 
@@ -91,37 +90,35 @@ def main(argv: list[str] | None = None) -> int:
     stopping = stop_on_signals()
     model = chosen_model(args)
     say(f"model: {shown(model)}")
+    log = Path(os.environ.get("MODEL_LOG") or f"outputs/vllm-{args.model_port}.log")
+    # serve_vllm.py writes this file when the model is warm and removes it when the model ends.
+    ready = log.with_suffix(".json")
+    server = server_command(args, model, log, words[cut + 1 :])
+    return supervise(gateway_command(args, model, ready), server, ready, args.restarts, stopping)
+
+
+def server_command(args: Any, model: Path, log: Path, vllm_words: list[str]) -> list[str]:
+    """The words that start serve_vllm.py; `vllm_words` are passed to vLLM."""
+    command = [sys.executable, str(HERE / "serve_vllm.py"), str(model)]
+    command += ["--port", str(args.model_port), "--profile", args.profile]
+    command += ["--start-timeout", str(args.start_timeout), "--log", str(log)]
+    command += [word for adapter in args.adapter for word in ("--adapter", adapter)]
+    return command + (["--", *vllm_words] if vllm_words else [])
+
+
+def gateway_command(args: Any, model: Path, ready: Path) -> list[str]:
+    """The words that start serve_gateway.py; `ready` exists while the model is warm."""
     contract = model
     if args.adapter:
         name, equals, folder = args.adapter[0].partition("=")
         contract = argument_path(folder if equals else name)
-    log = Path(os.environ.get("MODEL_LOG") or f"outputs/vllm-{args.model_port}.log")
-    server = [
-        sys.executable,
-        str(HERE / "serve_vllm.py"),
-        str(model),
-        "--port",
-        str(args.model_port),
-        "--profile",
-        args.profile,
-    ]
-    server += ["--start-timeout", str(args.start_timeout), "--log", str(log)]
-    server += [word for adapter in args.adapter for word in ("--adapter", adapter)]
-    server += ["--", *words[cut + 1 :]] if words[cut + 1 :] else []
-    gateway = [
-        sys.executable,
-        str(HERE / "serve_gateway.py"),
-        "--server",
-        f"http://127.0.0.1:{args.model_port}/v1",
-        "--contract",
-        str(contract),
-    ]
-    # serve_vllm.py writes this file when the model is warm and removes it when the model ends.
-    gateway += ["--host", args.host, "--port", str(args.port), "--ready-file", str(log.with_suffix(".json"))]
-    gateway += ["--no-key"] if args.no_key else []
+    command = [sys.executable, str(HERE / "serve_gateway.py"), "--server", f"http://127.0.0.1:{args.model_port}/v1"]
+    command += ["--contract", str(contract), "--host", args.host, "--port", str(args.port), "--ready-file", str(ready)]
+    command += ["--no-key"] if args.no_key else []
     for name in TO_GATEWAY:
-        gateway += [f"--{name.replace('_', '-')}", getattr(args, name)] if getattr(args, name) is not None else []
-    return supervise(gateway, server, log.with_suffix(".json"), args.restarts, stopping)
+        value = getattr(args, name.replace("-", "_"))
+        command += [f"--{name}", value] if value is not None else []
+    return command
 
 
 def chosen_model(args: Any) -> Path:
@@ -155,22 +152,25 @@ def stop_on_signals() -> list[int]:
 
 
 def supervise(
-    gateway_command: list[str], server_command: list[str], ready: Path, restarts: int, stopping: list[int]
+    gateway_words: list[str], server_words: list[str], ready: Path, restarts: int, stopping: list[int]
 ) -> int:
-    """Both processes until a signal (0), or until one cannot be kept up (StageError). `ready`: the file that exists while the model is warm."""
+    """Keep both processes up until a signal comes; returns 0 then.
+
+    ready: the file that exists while the model is warm. stopping: holds the signal once it came.
+    Raises StageError where a process cannot be kept up.
+    """
     ready.unlink(missing_ok=True)  # of a model server that was killed
     # Sessions of their own: Ctrl-C and a platform's signal reach only this process, which ends them in order.
-    gateway = subprocess.Popen(gateway_command, start_new_session=True)
-    server = subprocess.Popen(server_command, start_new_session=True)
+    gateway = subprocess.Popen(gateway_words, start_new_session=True)
+    server = subprocess.Popen(server_words, start_new_session=True)
     ended: list[float] = []
     again, was_ready = 0.0, False
     try:
         while not stopping:
             time.sleep(0.2)
             if gateway.poll() is not None:
-                raise StageError(
-                    f"the gateway ended with code {gateway.returncode}; what it said stands above", ExitCode.PROBLEMS
-                )
+                sentence = f"the gateway ended with code {gateway.returncode}; what it said stands above"
+                raise StageError(sentence, ExitCode.PROBLEMS)
             if server.poll() is None:
                 was_ready = was_ready or ready.is_file()
                 continue
@@ -178,20 +178,18 @@ def supervise(
             if not again:
                 # What cannot be cured by starting again (no such model, no memory, no driver) is not tried again.
                 if not was_ready and server.returncode in (ExitCode.USAGE, ExitCode.DEPENDENCY):
-                    raise StageError(
-                        "the model server cannot start; what it said stands above", ExitCode(server.returncode)
-                    )
+                    sentence = "the model server cannot start; what it said stands above"
+                    raise StageError(sentence, ExitCode(server.returncode))
                 ended = [moment for moment in ended if now - moment < WINDOW] + [now]
                 if len(ended) > restarts:
-                    raise StageError(
-                        f"the model server ended {len(ended)} times in {WINDOW / 60:.0f} minutes; its log says why",
-                        ExitCode.PROBLEMS,
-                    )
+                    minutes = f"{WINDOW / 60:.0f}"
+                    sentence = f"the model server ended {len(ended)} times in {minutes} minutes; its log says why"
+                    raise StageError(sentence, ExitCode.PROBLEMS)
                 again = now + min(30, 2 ** (len(ended) - 1) - 1)
                 say(f"the model server ended with code {server.returncode}; starting it again")
             if now >= again:
                 again = 0.0
-                server = subprocess.Popen(server_command, start_new_session=True)
+                server = subprocess.Popen(server_words, start_new_session=True)
         say("stopping: requests under way are finished")
         return 0
     finally:
@@ -200,6 +198,7 @@ def supervise(
 
 
 def end(process: subprocess.Popen[bytes], patience: float) -> None:
+    """Ask the process to end; kill it and its children after `patience` seconds."""
     process.terminate()
     try:
         process.wait(patience)

@@ -1,12 +1,13 @@
 """Serve documents: a PDF or page images in, strict JSON with confidence out, over HTTP, in front of a vLLM.
 
-Start the model first (serve_vllm.py, same machine or container), then this. POST /v1/extract takes a PDF, PNG, JPEG or TIFF as body, or a
-form with page images in order; /v1/chat/completions and /v1/models are passed on. Pages are rendered at the contract's size, the wire form
-is expanded, shards are fanned out, the answer is validated. Clients bring the key in EXTRACTION_API_KEY as a bearer token. /health/live,
-/health/ready, /ping (204 until it is ready), /metrics (Prometheus), /docs. Its log has a line a request with times and status, nothing of any document.
+Start the model first (serve_vllm.py, same machine or container), then this. POST /v1/extract takes a PDF, PNG, JPEG or
+TIFF as body, or a form with page images in order. /v1/chat/completions and /v1/models are passed on. Pages are rendered
+at the contract's size, the wire form is expanded, shards are fanned out, the answer is validated. Clients bring the key
+in EXTRACTION_API_KEY as a bearer token. Also: /health/live, /health/ready, /ping (204 until it is ready), /metrics
+(Prometheus), /docs. Its log has a line a request with times and status, nothing of any document.
 
     python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged
-    python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --host 0.0.0.0 --port 5001 --max-pages 20
+    python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --max-pages 20
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from toolkit import console
 from toolkit.console import StageError, say
 from toolkit.files import argument_path
 from toolkit.model.contract import load_contract
+from toolkit.serving.settings import Limits, Settings
 from toolkit.serving.vllm_plan import check_port
 
 CLIENT_KEY_VARIABLE = "EXTRACTION_API_KEY"
@@ -55,37 +57,28 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if (
-        min(args.max_bytes, args.max_pages, args.concurrency, args.workers) < 1
-        or args.max_seconds <= 0
-        or args.queue < 0
-    ):
-        raise StageError("--max-bytes, --max-pages, --max-seconds, --concurrency and --workers must be over 0")
-    key = None if args.no_key else os.environ.get(CLIENT_KEY_VARIABLE) or None
-    if key is None and args.host not in LOOPBACK and not args.no_key:
-        raise StageError(f"--host {args.host} lets others in; set {CLIENT_KEY_VARIABLE}, or say --no-key")
-    contract = load_contract(args.contract)
-    check_port(args.host, args.port)
-    from toolkit.serving.connections import Connections, server_of
-    from toolkit.serving.gateway import Limits, make_app
-
     limits = Limits(args.max_bytes, args.max_pages, args.max_pages, args.max_seconds, args.concurrency, args.queue)
-    app = make_app(
-        contract,
+    settings = Settings(
         args.server.rstrip("/"),
-        limits,
-        key=key,
+        key=None if args.no_key else os.environ.get(CLIENT_KEY_VARIABLE) or None,
         server_key=os.environ.get("VLLM_API_KEY") or None,
         render_timeout=args.render_timeout,
         workers=args.workers,
         ready_file=args.ready_file,
     )
-    say(
-        f"http://{args.host}:{args.port}/v1/extract for {contract.target.title}, in front of {args.server}; key {'from ' + CLIENT_KEY_VARIABLE if key else 'none'}"
-    )
-    server_of(
-        app, args.host, args.port, Connections(stalled_seconds=args.max_seconds), shutdown_seconds=args.max_seconds
-    ).run()
+    if settings.key is None and args.host not in LOOPBACK and not args.no_key:
+        raise StageError(f"--host {args.host} lets others in; set {CLIENT_KEY_VARIABLE}, or say --no-key")
+    contract = load_contract(args.contract)
+    check_port(args.host, args.port)
+    from toolkit.serving.connections import Connections, server_of
+    from toolkit.serving.gateway import Gateway
+
+    app = Gateway(contract, settings, limits).application()
+    key = f"key from {CLIENT_KEY_VARIABLE}" if settings.key else "key none"
+    url = f"http://{args.host}:{args.port}/v1/extract"
+    say(f"{url} for {contract.target.title}, in front of {args.server}; {key}")
+    connections = Connections(stalled_seconds=args.max_seconds)
+    server_of(app, args.host, args.port, connections, shutdown_seconds=args.max_seconds).run()
     return 0
 
 

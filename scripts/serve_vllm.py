@@ -1,13 +1,13 @@
 """Serve a model with vLLM behind an OpenAI-compatible endpoint that answers strict JSON only.
 
-Reads the contract beside the model (or beside the adapter) and sets every option of `vllm serve` from it, each printed with
-its reason; checks driver, memory, model files and port first; starts the real server, waits until it is healthy, sends
-warm-up requests in the served shape, and says "ready". Ctrl-C or SIGTERM stops it cleanly. What follows -- goes to vLLM.
-The API key, where one is wanted, is the environment variable VLLM_API_KEY.
+Reads the contract beside the model (or beside the adapter) and sets every option of `vllm serve` from it, each printed
+with its reason. Checks driver, memory, model files and port first. Starts the real server, waits until it is healthy,
+sends warm-up requests in the served shape, and says "ready". Ctrl-C or SIGTERM stops it cleanly. Arguments after -- are
+passed to vLLM. The API key, if you want one, is the environment variable VLLM_API_KEY.
 
     python scripts/serve_vllm.py outputs/bl-8b-merged
     python scripts/serve_vllm.py outputs/bl-8b-awq --profile throughput --gpu a6000 --dry-run
-    python scripts/serve_vllm.py models/Qwen3-VL-8B-Instruct --adapter outputs/bl-8b --adapter invoices=outputs/invoices-8b
+    python scripts/serve_vllm.py models/Qwen3-VL-8B-Instruct --adapter invoices=outputs/invoices-8b
 """
 
 from __future__ import annotations
@@ -118,21 +118,19 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         return console.finish(args, result)
     if python is None:
-        raise StageError(
-            "vLLM is not installed; make its environment: python scripts/make_environment.py serve (on a GPU) or serve-cpu",
-            ExitCode.DEPENDENCY,
-        )
+        command = "python scripts/make_environment.py serve (on a GPU) or serve-cpu"
+        raise StageError(f"vLLM is not installed; make its environment: {command}", ExitCode.DEPENDENCY)
     return serve(args, plan, python, contract, result)
 
 
 def live_adapters(args: Any) -> dict[str, tuple[Path, dict[str, Any]]]:
     """`{name: (folder, LoRA config)}`; each must fit the base model, and not be what vLLM would ignore silently."""
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    adapters: dict[str, tuple[Path, dict[str, Any]]] = {}
     for text in args.adapter:
         name, equals, folder_text = text.partition("=")
         folder = argument_path(folder_text if equals else text)
         name = name if equals else folder.resolve().name
-        if name in found:
+        if name in adapters:
             raise StageError(f"two adapters are called {name!r}; name them: --adapter NAME=FOLDER")
         lora = check_adapter_folder(folder, model_shapes(args.model))
         load_contract(folder)
@@ -140,8 +138,8 @@ def live_adapters(args: Any) -> dict[str, tuple[Path, dict[str, Any]]]:
             raise StageError(
                 f"{shown(folder)}: LoRA on a MoE's experts cannot be served live; merge it with merge_adapter.py"
             )
-        found[name] = (folder, lora)
-    return found
+        adapters[name] = (folder, lora)
+    return adapters
 
 
 def vllm_python(args: Any) -> Path | None:
@@ -169,9 +167,9 @@ def cuda_of(python: Path) -> str | None:
 
 def tell(plan: serving.Plan, args: Any, gpu: serving.Gpu | None) -> None:
     """Every setting with its reason."""
-    say(
-        f"{shown(args.model)} for {gpu.name if gpu else 'the CPU'}, profile {args.profile}: weights {plan.weights_gib:.2f} GiB, {plan.kv_gib_per_request * 1024:.0f} MiB of cache a request, {plan.sequences} requests at once"
-    )
+    cache = f"{plan.kv_gib_per_request * 1024:.0f} MiB of cache a request"
+    memory = f"weights {plan.weights_gib:.2f} GiB, {cache}, {plan.sequences} requests at once"
+    say(f"{shown(args.model)} for {gpu.name if gpu else 'the CPU'}, profile {args.profile}: {memory}")
     for setting in plan.settings:
         text = " ".join((setting.flag, *setting.words))
         say(f"  {text:56s}  {setting.reason}".rstrip())
@@ -191,9 +189,9 @@ def serve(args: Any, plan: serving.Plan, python: Path, contract: Any, result: di
         wait_until_healthy(process, args, log)
         healthy = time.monotonic() - began
         seconds = warm_up(args, contract, result["models"])
-        say(
-            f"healthy after {healthy:.0f} s; warm-up requests took {', '.join(f'{s:.2f}' for s in seconds)} s; models: {', '.join(result['models'])}"
-        )
+        took = ", ".join(f"{s:.2f}" for s in seconds)
+        models = ", ".join(result["models"])
+        say(f"healthy after {healthy:.0f} s; warm-up requests took {took} s; models: {models}")
         say(f"ready: {result['url']}")
         result |= {"start_seconds": round(healthy, 1), "warm_up_seconds": [round(s, 3) for s in seconds]}
         write_json(log.with_suffix(".json"), result | {"pid": process.pid})
@@ -229,6 +227,7 @@ def running(command: list[str], environment: dict[str, str], log: Path) -> Itera
 
 
 def wait_until_healthy(process: subprocess.Popen[bytes], args: Any, log: Path) -> None:
+    """Return once the server is healthy. Raises StageError if it ends before, or takes longer than --start-timeout."""
     import httpx
 
     deadline = time.monotonic() + args.start_timeout
@@ -240,14 +239,16 @@ def wait_until_healthy(process: subprocess.Popen[bytes], args: Any, log: Path) -
                 return
         time.sleep(0.5)
     raise StageError(
-        f"vLLM is not healthy after {args.start_timeout:g} s; its log: {shown(log)}; a large model on a slow disk wants a longer --start-timeout",
+        f"vLLM is not healthy after {args.start_timeout:g} s; its log: {shown(log)}; "
+        "a large model on a slow disk wants a longer --start-timeout",
         ExitCode.DEPENDENCY,
     )
 
 
 def warm_up(args: Any, contract: Any, models: list[str]) -> list[float]:
-    """Requests in the served shape (largest pages, grammar); seconds of each. With adapters: each must differ from the base.
+    """Send requests in the served shape (largest pages, grammar); returns the seconds of each.
 
+    Raises StageError where an adapter's answer is the base model's own.
     An adapter that vLLM does not apply answers as the base does, to the last digit of its log-probabilities.
     """
     from toolkit.extraction.server_client import blank_request, post
@@ -265,10 +266,8 @@ def warm_up(args: Any, contract: Any, models: list[str]) -> list[float]:
 
     for adapter in adapters:
         if first_tokens(adapter) == first_tokens(base):
-            raise StageError(
-                f"the adapter {adapter!r} answers exactly as its base model does: vLLM did not apply it; merge it with merge_adapter.py",
-                ExitCode.PROBLEMS,
-            )
+            same = f"the adapter {adapter!r} answers exactly as its base model does: vLLM did not apply it"
+            raise StageError(f"{same}; merge it with merge_adapter.py", ExitCode.PROBLEMS)
     return seconds
 
 

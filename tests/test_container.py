@@ -1,4 +1,7 @@
-"""What a container does before and around the server: the model is found or fetched and proved, processes are kept up, a GPU that cannot be used is said."""
+"""What a container does before and around the server.
+
+The model is found, or fetched and checked. Processes are kept up. A GPU that cannot be used is reported.
+"""
 
 import functools
 import http.server
@@ -29,7 +32,10 @@ def archive_of(path: Path, names: list[str]) -> str:
 
 @pytest.fixture
 def shelf(tmp_path):
-    """A folder behind HTTP on this machine; /away redirects to another host without TLS, /far/... to the file itself."""
+    """A folder behind HTTP on this machine.
+
+    /away redirects to another host without TLS, /far/... to the file itself.
+    """
     folder = tmp_path / "shelf"
     folder.mkdir()
 
@@ -143,7 +149,7 @@ def test_a_signal_ends_both_in_order(tmp_path):
     assert time.monotonic() - began < 10 and not ready.exists()
 
 
-def test_arguments_that_contradict_are_one_sentence(run, tmp_path, monkeypatch):
+def test_arguments_that_contradict_are_one_sentence(run, monkeypatch):
     for name in ("MODEL_DIR", "AZUREML_MODEL_DIR", "MODEL_ARCHIVE"):
         monkeypatch.delenv(name, raising=False)
     for words, said in (

@@ -122,7 +122,7 @@ def test_a_full_disk_is_503_at_the_gateway_and_no_fault_of_the_document(small_di
     from PIL import Image
 
     pytest.importorskip("fastapi")
-    from test_gateway import LIMITS, Gateway, contract_of, reader
+    from served_gateway import LIMITS, Gateway, contract_of, reader
 
     contract = contract_of()
     Image.open(noise(small_disk.parent / "a.png")).save(small_disk.parent / "a.jpeg", quality=10)

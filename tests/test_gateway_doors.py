@@ -17,12 +17,12 @@ from test_page_workers import until
 
 pytest.importorskip("fastapi")
 import httpx
-from test_gateway import LADING, LIMITS, Gateway, contract_of, page, pdf, raw, reader
+from served_gateway import LADING, LIMITS, Gateway, contract_of, page, pdf, raw, reader
 
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.server_client import request_body
 from toolkit.serving.connections import Connections, file_handles
-from toolkit.serving.gateway import Limits
+from toolkit.serving.settings import Limits
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 HTTP = "http://127.0.0.1:8990/secret"

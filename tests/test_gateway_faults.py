@@ -13,12 +13,12 @@ from fault_server import FaultServer
 from test_page_workers import kill_workers, killing, slow_picture, until
 
 pytest.importorskip("fastapi")
-from test_gateway import LADING, LIMITS, SECRET, Gateway, bill, contract_of, page, pdf, reader
+from served_gateway import LADING, LIMITS, SECRET, Gateway, bill, contract_of, page, pdf, reader
 
 from toolkit.answers.answer import NoAnswer
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.server_client import ServerModel
-from toolkit.serving.gateway import Limits
+from toolkit.serving.settings import Limits
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 
@@ -213,7 +213,7 @@ def test_unknown_routes_and_methods_have_the_gateways_form_too(gateway, method, 
 
 
 def test_what_is_not_http_has_the_gateways_form_too(gateway):
-    from test_gateway import raw
+    from served_gateway import raw
 
     head, _, body = raw(gateway.port, b"\x16\x03\x01 hello\r\n\r\n").partition(b"\r\n\r\n")
     assert b" 400 " in head and b'"error"' in body

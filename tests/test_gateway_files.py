@@ -14,12 +14,12 @@ from fault_server import FaultServer
 from test_page_workers import kill_workers, slow_picture, until
 
 pytest.importorskip("fastapi")
-from test_gateway import FORM, LADING, Gateway, contract_of, encrypted, page, part, pdf, reader
+from served_gateway import FORM, LADING, Gateway, contract_of, encrypted, page, part, pdf, reader
 
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.documents import Document, PageRenderer
 from toolkit.pages.scratch import ScratchFolder
-from toolkit.serving.gateway import Limits
+from toolkit.serving.settings import Limits
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
 

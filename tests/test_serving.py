@@ -1,4 +1,4 @@
-"""From adapter to server, as far as no server is needed: merging, model folders, settings with reasons, checks before a start."""
+"""From adapter to server, as far as no server is needed: merging, model folders, settings, checks before a start."""
 
 import io
 import json
@@ -184,7 +184,7 @@ def test_quantization_refuses_what_it_cannot_do(run, merged, adapter, tmp_path):
     assert "this is an adapter" in run("quantize_awq", "--model", adapter, *out, "--method", "fp8").err
 
 
-# --- the server's settings and its checks before a start ---------------------------------------------------------------
+# --- the server's settings and its checks before a start --------------------------------------------------------------
 
 
 def copied(model: Path, folder: Path) -> Path:
@@ -334,7 +334,8 @@ def test_the_gpu_and_its_driver_are_checked_before_anything_is_loaded(run, merge
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     none = run("serve_vllm", merged, *cuda)
     assert none.code == 3 and "no GPU is visible" in none.err and "serve-cpu" in none.err
-    smi = 'if [ -n "$1" ]; then echo "NVIDIA RTX A6000, 49140, 48000"; else echo "| Driver Version: 535.1  CUDA Version: 12.2 |"; fi'
+    versions = "| Driver Version: 535.1  CUDA Version: 12.2 |"
+    smi = f'if [ -n "$1" ]; then echo "NVIDIA RTX A6000, 49140, 48000"; else echo "{versions}"; fi'
     program(tmp_path / "bin/nvidia-smi", smi)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     old = run("serve_vllm", merged, *cuda)

@@ -1,9 +1,11 @@
 """Register a model in an Azure ML workspace, its scores as tags, where its scores hold.
 
-Runs as a step of pipeline.yml: the model is given by its address (azureml://...), so that its files stay where they are. The workspace is that of the running
-job, or --subscription, --resource-group and --workspace. Exit code 1, and nothing registered, where a --require does not hold.
+Runs as a step of pipeline.yml. The model is given by its address (azureml://...): its files stay where they are. The
+workspace is that of the running job, or --subscription, --resource-group and --workspace. Exit code 1, and nothing
+registered, where a --require does not hold.
 
-    python azureml/pipeline/register_model.py --model azureml://datastores/workspaceblobstore/paths/runs/bl-8b-awq --metrics data/reports/metrics.json --name bl-8b-awq --require micro_f1=0.95
+    python azureml/pipeline/register_model.py --model azureml://datastores/workspaceblobstore/paths/runs/bl-8b-awq
+        --metrics data/reports/metrics.json --name bl-8b-awq --require micro_f1=0.95
 """
 
 from __future__ import annotations

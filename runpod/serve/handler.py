@@ -1,8 +1,9 @@
 """RunPod queue worker: a job brings a document, the gateway on this machine answers it.
 
-Input: {"document_base64": "..."} (a PDF, PNG, JPEG or TIFF), or {"pages_base64": ["...", ...]} (page images in order). A job may be 10 MB (/run) or 20 MB
-(/runsync), base64 included; larger documents go to the load-balancing endpoint. Output: what POST /v1/extract answers; or {"error": ...}, which
-RunPod shows as a failed job. Started by runpod/serve/start.sh with MODE=queue; here, on one's own machine, with RunPod's local server:
+Input: {"document_base64": "..."} (a PDF, PNG, JPEG or TIFF), or {"pages_base64": ["...", ...]} (page images in order).
+A job may be 10 MB (/run) or 20 MB (/runsync), base64 included; larger documents go to the load-balancing endpoint.
+Output: what POST /v1/extract answers; or {"error": ...}, which RunPod shows as a failed job. Started by
+runpod/serve/start.sh with MODE=queue; on your own machine, with RunPod's local server:
 
     python runpod/serve/handler.py --rp_serve_api --rp_api_port 8009
 """

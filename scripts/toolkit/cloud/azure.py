@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from toolkit.cloud.templates import Problem, azure_files, leaves, routes_of_the_gateway, words_of_container
+from toolkit.cloud.templates import Problem, azure_files, leaves, words_of_container
 from toolkit.console import one_line
+from toolkit.serving.routes import PATHS
 
 MOST_REQUEST_MS = 180_000
 DEFAULT_REQUEST_MS = 5_000
@@ -100,9 +101,8 @@ def deployments_fit_their_container(repository: Path) -> list[Problem]:
         port = re.search(
             r"\bPORT=(\d+)", (repository / environment["build"]["dockerfile_path"]).read_text(encoding="utf-8")
         )
-        routes = routes_of_the_gateway(repository)
         for name, route in environment.get("inference_config", {}).items():
-            if route["path"] not in routes:
+            if route["path"] not in PATHS:
                 say(f"{name} {route['path']} is no route of the gateway")
             if port and int(port[1]) != route["port"]:
                 say(f"{name} is on port {route['port']}, the container listens on {port[1]}")

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toolkit.cloud.templates import Problem, leaves, routes_of_the_gateway, yaml_of
+from toolkit.cloud.templates import Problem, leaves, yaml_of
 from toolkit.console import one_line
+from toolkit.serving.routes import PATHS
 
 NEEDS_HEALTH = {"Deployment"}
 
@@ -69,7 +70,7 @@ def kubernetes_by_its_schemas(repository: Path) -> list[Problem]:
                     ]
                     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                         route = container.get(probe, {}).get("httpGet", {}).get("path")
-                        if route and route not in routes_of_the_gateway(repository):
+                        if route and route not in PATHS:
                             found.append(Problem(where, f"{name}: {probe} {route} is no route of the gateway"))
     return found
 

@@ -56,8 +56,3 @@ def words_of_container(repository: Path, dockerfile: str) -> list[str]:
     """The ENTRYPOINT and CMD words of a Dockerfile."""
     text = (repository / dockerfile).read_text(encoding="utf-8")
     return [str(w) for match in re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", text, re.M) for w in json.loads(match)]
-
-
-def routes_of_the_gateway(repository: Path) -> set[str]:
-    text = (repository / "scripts/toolkit/serving/gateway.py").read_text(encoding="utf-8")
-    return set(re.findall(r'@app\.(?:get|post)\(\s*"([^"]+)"', text))

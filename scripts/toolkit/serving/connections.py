@@ -76,6 +76,7 @@ class Connection(H11Protocol):
                 self.since = now
 
     def send_400_response(self, msg: str) -> None:
+        del msg  # uvicorn's own sentence
         if self.busy:  # an answer is on its way: nothing can be put into its middle
             self.transport.abort()
             return

@@ -1,7 +1,7 @@
-"""Offline batch on one machine or many: Ray Data hands out the documents, each GPU runs vLLM's own engine on its share.
+"""Offline batch on one machine or many: Ray Data hands out the documents, each GPU runs vLLM's engine on its share.
 
-Ray Data's map over actors is used rather than `ray.data.llm`, whose rows carry no finish reason (2.60): a truncated answer
-must be known as one. Pages are rendered by Ray tasks on any CPU of the cluster.
+Ray Data's map over actors is used rather than `ray.data.llm`, whose rows carry no finish reason (2.60): a truncated
+answer must be known as one. Pages are rendered by Ray tasks on any CPU of the cluster.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from toolkit.answers.answer import Answer
 from toolkit.answers.predictions import prediction_line
 from toolkit.answers.row_shards import Shard
 from toolkit.answers.token_confidence import text_tokens
-from toolkit.console import StageError, say
+from toolkit.console import say
 from toolkit.extraction.documents import Document, PageRenderer, Unreadable
 from toolkit.files import SCRIPTS, name_problem
 from toolkit.model.contract import Contract
 from toolkit.pages.evidence import DocumentWords
 from toolkit.pages.ray_cluster import join_cluster
-from toolkit.serving.vllm_plan import Plan
+from toolkit.serving.vllm_plan import Plan, plan_serving
 
 SERVER_ONLY = (
     "--served-model-name",
@@ -34,6 +35,24 @@ SERVER_ONLY = (
     "--no-enable-log-requests",
     "--disable-access-log-for-endpoints",
 )
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """How a batch runs.
+
+    address: the cluster's, or "local". model: a merged model's folder. actors: engines; None is one a GPU.
+    batch_size: documents decoded together. window: pages of a request; None is the contract's.
+    tries: answers to ask for while they are invalid. render_timeout: seconds for one document.
+    """
+
+    address: str
+    model: Path
+    actors: int | None
+    batch_size: int
+    window: int | None
+    tries: int
+    render_timeout: float
 
 
 def engine_options(plan: Plan) -> dict[str, Any]:
@@ -153,27 +172,68 @@ class Renderer:
         return {"identity": row["identity"], "urls": json.dumps(urls), "error": error, "layer": json.dumps(words)}
 
 
-def extracted_with_ray(args: Any, contract: Contract, documents: list[Document]) -> Iterator[dict[str, Any]]:
+def extracted_with_ray(
+    settings: RaySettings, contract: Contract, documents: list[Document]
+) -> Iterator[dict[str, Any]]:
     """Prediction lines of `documents`, in the order in which actors finish. Paths must be the same on every machine."""
+    todo = []
     for document in documents:
         if document.source is not None and (problem := name_problem(document.source)):
             yield prediction_line(document.identity, "unreadable", None, None, error=problem)
-    documents = [d for d in documents if d.source is None or not name_problem(d.source)]
-    if not documents:
+        else:
+            todo.append(document)
+    if not todo:
         return
     import ray
+
+    model = settings.model.resolve()
+    plan = engine_plan(model, contract, settings.window)
+    # Workers find the toolkit as this process does.
+    variables = {"PYTHONPATH": str(SCRIPTS), "OMP_WAIT_POLICY": "PASSIVE", **plan.environment}
+    join_cluster(settings.address, {"env_vars": variables})
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        actors = max(1, gpus) if settings.actors is None else settings.actors
+        machines = f"{len(ray.nodes())} machines, {gpus} GPUs"
+        say(f"Ray: {machines}, {actors} engines, {int(resources['CPU'])} CPUs")
+        window = settings.window or contract.max_pages
+        engine = (str(model), contract, plan, window, settings.tries, settings.batch_size)
+        dataset = ray.data.from_items(
+            [row_of(document) for document in todo], override_num_blocks=max(1, min(len(todo), 4 * actors))
+        )
+        dataset = dataset.map(
+            Renderer,
+            fn_constructor_args=(contract.image_max_tokens, settings.render_timeout),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, len(todo) // 50)),
+            num_cpus=0.5,
+        )
+        dataset = dataset.map_batches(
+            Extractor,
+            batch_size=max(1, min(settings.batch_size, -(-len(todo) // actors))),
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_gpus=1 if gpus else 0,
+            num_cpus=1,
+            fn_constructor_args=engine,
+        )
+        for row in dataset.iter_rows():
+            yield json.loads(row["line"])
+    finally:
+        ray.shutdown()
+
+
+def engine_plan(model: Path, contract: Contract, window: int | None) -> Plan:
+    """The plan for one engine on this kind of machine. Raises StageError for a folder that is no model."""
     import torch
 
     from toolkit.model.folder import check_model_folder
     from toolkit.model.gpus import installed_driver, known_gpu
-    from toolkit.serving.vllm_plan import plan_serving
 
-    if args.adapter:
-        raise StageError("--ray serves a merged model; merge the adapter with merge_adapter.py")
-    model = Path(args.model).resolve()
     config = check_model_folder(model, contract=False)
     driver = installed_driver() if torch.version.cuda else None
-    plan = plan_serving(
+    return plan_serving(
         model,
         config,
         contract,
@@ -183,54 +243,15 @@ def extracted_with_ray(args: Any, contract: Contract, documents: list[Document])
         served_name=model.name,
         host="",
         port=0,
-        max_pages=args.window,
+        max_pages=window,
     )
-    # Workers find the toolkit as this process does.
-    here = str(SCRIPTS)
-    environment = {"env_vars": {"PYTHONPATH": here, "OMP_WAIT_POLICY": "PASSIVE", **plan.environment}}
-    join_cluster(args.ray, environment)
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        actors = max(1, gpus) if args.ray_actors is None else args.ray_actors
-        say(
-            f"Ray: {len(ray.nodes())} machines, {gpus} GPUs, {actors} engines, {int(ray.cluster_resources()['CPU'])} CPUs"
-        )
-        rows = [
-            {
-                "identity": d.identity,
-                "source": str(d.source.resolve()) if d.source else "",
-                "pages": [str(page.resolve()) for page in d.pages],
-                "text_layer": str(d.text_layer.resolve()) if d.text_layer else "",
-            }
-            for d in documents
-        ]
-        batch = max(1, min(args.batch_size, -(-len(rows) // actors)))
-        dataset = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * actors)))
-        dataset = dataset.map(
-            Renderer,
-            fn_constructor_args=(contract.image_max_tokens, args.render_timeout),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, len(rows) // 50)),
-            num_cpus=0.5,
-        )
-        dataset = dataset.map_batches(
-            Extractor,
-            batch_size=batch,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            num_gpus=1 if gpus else 0,
-            num_cpus=1,
-            fn_constructor_args=(
-                str(model),
-                contract,
-                plan,
-                args.window or contract.max_pages,
-                args.tries,
-                args.batch_size,
-            ),
-        )
-        for row in dataset.iter_rows():
-            yield json.loads(row["line"])
-    finally:
-        ray.shutdown()
+
+
+def row_of(document: Document) -> dict[str, Any]:
+    """A document as a row of Ray's data set: its absolute paths as texts."""
+    return {
+        "identity": document.identity,
+        "source": str(document.source.resolve()) if document.source else "",
+        "pages": [str(page.resolve()) for page in document.pages],
+        "text_layer": str(document.text_layer.resolve()) if document.text_layer else "",
+    }

@@ -21,8 +21,9 @@ from toolkit.model.gpus import Gpu
 GIB = 2**30
 # CUDA context, CUDA graphs, activations of one prefill: an allowance, not a measurement.
 GPU_OVERHEAD_GIB = 3.0
+GPU_SHARE = 0.92  # of a GPU's memory that vLLM may use
 SHARD_LINE_TOKENS = 16  # "containers 101-104" and the marks around it
-# The one host that media may come from: .invalid never resolves (RFC 2606). Local files stay forbidden (vLLM's default).
+# The one host that media may come from: .invalid never resolves (RFC 2606). vLLM's default forbids local files.
 NO_HOST = "nothing.invalid"
 MOST_SEQUENCES = 1024  # what vLLM's scheduler and CUDA graphs are made for
 
@@ -68,7 +69,10 @@ class Plan:
 
 
 def kv_bytes_per_token(config: dict[str, Any], bytes_per_value: int = 2) -> int:
-    """Keys and values of all layers for one token: 2 x layers x KV heads x head width x bytes (147,456 on the 8B in bf16)."""
+    """Bytes of cache that one token takes: keys and values of all layers.
+
+    2 x layers x KV heads x head width x bytes per value; 147,456 for Qwen3-VL-8B in bf16.
+    """
     text = config.get("text_config", config)
     width = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     return int(2 * text["num_hidden_layers"] * text["num_key_value_heads"] * width * bytes_per_value)
@@ -84,6 +88,25 @@ def lora_rank(adapter_config: dict[str, Any]) -> int:
     return fitting[0]
 
 
+@dataclass(frozen=True)
+class RequestSize:
+    """The longest request: its pages, its context in tokens, and the cache (GiB) that it and its shards take."""
+
+    pages: int
+    context: int
+    kv_gib: float
+
+
+def request_size(config: dict[str, Any], contract: Contract, max_pages: int | None) -> RequestSize:
+    """The longest request under a contract; `max_pages` None: its longest training document."""
+    pages = max_pages or contract.max_pages
+    per_page = contract.image_max_tokens + 2
+    context = -(-(contract.context_tokens + (pages - contract.max_pages) * per_page) // 128) * 128
+    # The shards of a document share the cache of its pages; each holds its own line and answer.
+    own = (contract.max_shards - 1) * (contract.max_answer_tokens + SHARD_LINE_TOKENS)
+    return RequestSize(pages, context, kv_bytes_per_token(config) * (context + own) / GIB)
+
+
 def plan_serving(
     model: Path,
     config: dict[str, Any],
@@ -97,120 +120,146 @@ def plan_serving(
     port: int,
     max_pages: int | None = None,
 ) -> Plan:
-    """Settings for one model folder and its contract; `gpu` None is a CPU. `adapters`: {name: (folder, LoRA config)}."""
-    pages = max_pages or contract.max_pages
-    per_page = contract.image_max_tokens + 2
-    context = -(-(contract.context_tokens + (pages - contract.max_pages) * per_page) // 128) * 128
+    """Settings for one model folder and its contract.
+
+    profile: "latency" or "throughput". gpu: None is a CPU. adapters: {name: (folder, LoRA config)}.
+    """
+    size = request_size(config, contract, max_pages)
     weights = weight_bytes(model) / GIB
-    # The shards of a document share the cache of its pages; each holds its own line and answer.
-    own = (contract.max_shards - 1) * (contract.max_answer_tokens + SHARD_LINE_TOKENS)
-    kv = kv_bytes_per_token(config) * (context + own) / GIB
-    quantization = config.get("quantization_config", {})
-    method = str(quantization.get("quant_method", ""))
+    quantization = str(config.get("quantization_config", {}).get("quant_method", ""))
+    if gpu is None:
+        sequences, device = cpu_settings(size, profile, quantization)
+    else:
+        sequences, device = gpu_settings(size, profile, quantization, gpu, weights)
+    sequences, batch = batch_settings(size, profile, sequences, contract.max_shards)
     settings = [
         Setting("--served-model-name", served_name, "the name that requests give"),
         Setting("--host", host, "only this machine unless you say otherwise"),
         Setting("--port", str(port), ""),
-        Setting(
-            "--max-model-len",
-            str(context),
-            f"{contract.prompt_tokens or 'at most'} prompt tokens, {pages} pages of {contract.image_max_tokens}, an answer of {contract.max_answer_tokens}: nothing longer can come",
-        ),
-        Setting(
-            "--limit-mm-per-prompt",
-            json.dumps({"image": pages, "video": 0}, separators=(",", ":")),
-            "pages of a request; longer documents are sent in windows",
-        ),
+        *request_settings(size, contract),
+        *device,
+        *batch,
+        *adapter_settings(adapters),
+    ]
+    return Plan(tuple(settings), weights, size.kv_gib, sequences, size.context)
+
+
+def request_settings(size: RequestSize, contract: Contract) -> list[Setting]:
+    """What a request may hold, how it is decoded, and what the server says of it."""
+    images = json.dumps({"image": size.pages, "video": 0}, separators=(",", ":"))
+    pixels = {"shortest_edge": 4096, "longest_edge": contract.image_max_tokens * 1024}
+    processor = json.dumps({"size": pixels}, separators=(",", ":"))
+    longest = (
+        f"{contract.prompt_tokens or 'at most'} prompt tokens, {size.pages} pages of {contract.image_max_tokens}, "
+        f"an answer of {contract.max_answer_tokens}: nothing longer can come"
+    )
+    grammar = (
+        "the answer's grammar; free white space lets a model write blanks without end, "
+        "and it was trained on compact JSON"
+    )
+    sampling = "the model's own sampling defaults (temperature 0.7) must not apply to extraction"
+    return [
+        Setting("--max-model-len", str(size.context), longest),
+        Setting("--limit-mm-per-prompt", images, "pages of a request; longer documents are sent in windows"),
         Setting("--allowed-media-domains", NO_HOST, "pages come with the request: vLLM fetches nothing, from nowhere"),
         Setting("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0", "nor does it follow a redirect"),
         Setting(
             "--mm-processor-kwargs",
-            json.dumps(
-                {"size": {"shortest_edge": 4096, "longest_edge": contract.image_max_tokens * 1024}},
-                separators=(",", ":"),
-            ),
+            processor,
             "the contract's vision-token budget: the resolution that the model was trained at",
         ),
-        Setting(
-            "--structured-outputs-config",
-            '{"backend":"xgrammar","disable_any_whitespace":true}',
-            "the answer's grammar; free white space lets a model write blanks without end, and it was trained on compact JSON",
-        ),
-        Setting(
-            "--generation-config",
-            "vllm",
-            "the model's own sampling defaults (temperature 0.7) must not apply to extraction",
-        ),
+        Setting("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}', grammar),
+        Setting("--generation-config", "vllm", sampling),
         Setting("--enable-prefix-caching", None, "the instruction is the same for all requests and comes first"),
         Setting("--enable-prompt-tokens-details", None, "usage tells what the cache saved"),
         Setting("--seed", "0", "equal requests, equal answers"),
         Setting("--no-enable-log-requests", None, "nothing of a document goes into a log"),
         Setting("--disable-access-log-for-endpoints", "/health,/metrics", "probes would drown the requests in the log"),
     ]
-    if method == "awq":
-        settings.append(Setting("--dtype", "float16", "AutoAWQ's kernels take 16-bit floats of this kind"))
-    if gpu is None:
-        sequences = 4 if profile == "latency" else 16
-        needed = kv * sequences
-        if not method:
-            settings.append(Setting("--dtype", "float32", "a CPU: exact, and the models tried on one are small"))
-        settings += [
-            Setting("--enforce-eager", None, "a CPU: compiling takes longer than it saves"),
-            Setting(
-                "VLLM_CPU_KVCACHE_SPACE",
-                str(max(1, -(-int(2 * needed * GIB) // GIB))),
-                "GiB of cache, twice what the requests need",
-            ),
-            Setting("VLLM_CPU_OMP_THREADS_BIND", "nobind", "the machine is shared with the client"),
-        ]
-    else:
-        usable = 0.92 * gpu.memory_gib - weights - GPU_OVERHEAD_GIB
-        fitting = max(1, int(usable / kv))
-        sequences = min(fitting, 8 if profile == "latency" else 256)
-        settings.append(
-            Setting(
-                "--gpu-memory-utilization",
-                "0.92",
-                f"{gpu.name}, {gpu.memory_gib:g} GiB: weights {weights:.1f}, room for {fitting} requests of full length",
-            )
-        )
-    reason = (
-        "few at once: each token costs every running request the same pass"
-        if profile == "latency"
-        else "as many as the memory holds, 256 at most: the weights are read once for all"
-    )
-    batched = context if profile == "latency" else max(context, 16384)
-    if contract.max_shards > 1:
-        sequences = min(sequences * contract.max_shards, MOST_SEQUENCES)
-        reason = f"{reason}; {contract.max_shards} shards of a document run together"
-    settings += [
-        Setting("--max-num-seqs", str(sequences), reason),
-        Setting(
-            "--max-num-batched-tokens",
-            str(max(batched, 2048)),
-            "a whole prompt in one pass" if profile == "latency" else "several prompts in one pass",
-        ),
+
+
+def dtype_of_awq(quantization: str) -> list[Setting]:
+    """AWQ's number format; empty for other checkpoints."""
+    if quantization != "awq":
+        return []
+    return [Setting("--dtype", "float16", "AutoAWQ's kernels take 16-bit floats of this kind")]
+
+
+def cpu_settings(size: RequestSize, profile: str, quantization: str) -> tuple[int, list[Setting]]:
+    """Documents at once on a CPU, and the settings for it."""
+    sequences = 4 if profile == "latency" else 16
+    needed = size.kv_gib * sequences
+    cache_gib = max(1, -(-int(2 * needed * GIB) // GIB))
+    settings = dtype_of_awq(quantization)
+    if not quantization:
+        settings.append(Setting("--dtype", "float32", "a CPU: exact, and the models tried on one are small"))
+    return sequences, [
+        *settings,
+        Setting("--enforce-eager", None, "a CPU: compiling takes longer than it saves"),
+        Setting("VLLM_CPU_KVCACHE_SPACE", str(cache_gib), "GiB of cache, twice what the requests need"),
+        Setting("VLLM_CPU_OMP_THREADS_BIND", "nobind", "the machine is shared with the client"),
     ]
-    if adapters:
-        ranks = [lora_rank(lora) for _, lora in adapters.values()]
-        settings += [
-            Setting("--enable-lora", None, "adapters live on their base model"),
-            Setting("--max-loras", str(len(adapters)), "all of them in one batch"),
-            Setting("--max-lora-rank", str(max(ranks)), "the largest of the adapters"),
-            Setting("--lora-modules", tuple(f"{n}={p.resolve()}" for n, (p, _) in adapters.items()), "name=folder"),
-        ]
-    return Plan(tuple(settings), weights, kv, sequences, context)
+
+
+def gpu_settings(
+    size: RequestSize, profile: str, quantization: str, gpu: Gpu, weights_gib: float
+) -> tuple[int, list[Setting]]:
+    """Documents at once on a GPU, and the settings for it."""
+    usable = GPU_SHARE * gpu.memory_gib - weights_gib - GPU_OVERHEAD_GIB
+    fitting = max(1, int(usable / size.kv_gib))
+    room = f"{gpu.name}, {gpu.memory_gib:g} GiB: weights {weights_gib:.1f}, room for {fitting} requests of full length"
+    settings = [*dtype_of_awq(quantization), Setting("--gpu-memory-utilization", str(GPU_SHARE), room)]
+    return min(fitting, 8 if profile == "latency" else 256), settings
+
+
+def batch_settings(size: RequestSize, profile: str, documents: int, shards: int) -> tuple[int, list[Setting]]:
+    """Requests at once, where each of `documents` has this many `shards`; and the settings for it."""
+    if profile == "latency":
+        reason = "few at once: each token costs every running request the same pass"
+        batched, batched_reason = size.context, "a whole prompt in one pass"
+    else:
+        reason = "as many as the memory holds, 256 at most: the weights are read once for all"
+        batched, batched_reason = max(size.context, 16384), "several prompts in one pass"
+    sequences = documents
+    if shards > 1:
+        sequences = min(documents * shards, MOST_SEQUENCES)
+        reason = f"{reason}; {shards} shards of a document run together"
+    return sequences, [
+        Setting("--max-num-seqs", str(sequences), reason),
+        Setting("--max-num-batched-tokens", str(max(batched, 2048)), batched_reason),
+    ]
+
+
+def adapter_settings(adapters: dict[str, tuple[Path, dict[str, Any]]]) -> list[Setting]:
+    """Settings for live adapters, {name: (folder, LoRA config)}.
+
+    Raises StageError for a rank that vLLM cannot serve.
+    """
+    if not adapters:
+        return []
+    rank = max(lora_rank(lora) for _, lora in adapters.values())
+    modules = tuple(f"{name}={folder.resolve()}" for name, (folder, _) in adapters.items())
+    return [
+        Setting("--enable-lora", None, "adapters live on their base model"),
+        Setting("--max-loras", str(len(adapters)), "all of them in one batch"),
+        Setting("--max-lora-rank", str(rank), "the largest of the adapters"),
+        Setting("--lora-modules", modules, "name=folder"),
+    ]
 
 
 def check_memory(plan: Plan, free_gib: float, where: str) -> None:
+    """Raises StageError where not even one request fits into `free_gib` GiB; `where`: whose memory that is."""
     if plan.smallest_gib > free_gib:
+        parts = f"{plan.weights_gib:.1f} GiB of weights, {plan.kv_gib_per_request:.1f} for one request"
         raise StageError(
-            f"too little memory: {plan.weights_gib:.1f} GiB of weights, {plan.kv_gib_per_request:.1f} for one request and {GPU_OVERHEAD_GIB:g} for the engine do not fit into {free_gib:.1f} GiB ({where}); quantize the model, or stop what else uses it",
+            f"too little memory: {parts} and {GPU_OVERHEAD_GIB:g} for the engine do not fit into {free_gib:.1f} GiB "
+            f"({where}); quantize the model, or stop what else uses it",
             ExitCode.DEPENDENCY,
         )
 
 
 def check_port(host: str, port: int) -> None:
+    """Raises StageError where another program listens there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -225,8 +274,8 @@ def free_memory_gib() -> float:
     available = float("inf")
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
-        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
-        available = int(found[1]) * 1024 / GIB if found else available
+        match = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+        available = int(match[1]) * 1024 / GIB if match else available
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         available = min(available, (int(limit.read_text()) - int(used.read_text())) / GIB)
