@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 
 from toolkit.answers.row_shards import Shard
 from toolkit.extraction.documents import Document, PageRenderer, Unreadable, Workspace
-from toolkit.extraction.run import Heard, Judge, prediction_of
+from toolkit.extraction.run import Judge, OnPart, prediction_of
 from toolkit.extraction.server_client import ServerModel, headers
 from toolkit.model.contract import Contract
 from toolkit.pages.evidence import DocumentWords
@@ -330,10 +330,10 @@ def make_app(
         """The shards' values in lines as they come, the whole answer as the last one; what fails before the first line has its status code."""
         lines: asyncio.Queue[bytes] = asyncio.Queue()
 
-        def heard(window: int, shard: Shard, values: dict[str, Any]) -> None:
+        def on_part(window: int, shard: Shard, values: dict[str, Any]) -> None:
             lines.put_nowait(line_of({"window": window + 1, "shard": shard.line, "values": values}))
 
-        work = asyncio.create_task(worked(request, heard))
+        work = asyncio.create_task(worked(request, on_part))
         first = asyncio.create_task(lines.get())
         await asyncio.wait({work, first}, return_when=asyncio.FIRST_COMPLETED)
         if work.done() and not first.done():
@@ -355,14 +355,14 @@ def make_app(
 
         return StreamingResponse(sent(), media_type=LINES)
 
-    async def worked(request: fastapi.Request, heard: Heard | None) -> Any:
+    async def worked(request: fastapi.Request, on_part: OnPart | None) -> Any:
         """The answer to a request, which was counted as waiting; timed and logged."""
         identity = uuid.uuid4().hex
         began = time.monotonic()
         parts: dict[str, float] = {}
         line: dict[str, Any] = {"status": "cancelled"}
         try:
-            line = await answered(request, identity, parts, asyncio.get_running_loop().time() + limits.seconds, heard)
+            line = await answered(request, identity, parts, asyncio.get_running_loop().time() + limits.seconds, on_part)
         except TimeoutError:
             line = {"status": "time-out", "error": f"no answer within {limits.seconds:g} s"}
             if model_is_away():
@@ -404,17 +404,17 @@ def make_app(
         return JSONResponse({"id": identity, **{name: line[name] for name in ANSWERED if name in line}})
 
     async def answered(
-        request: fastapi.Request, identity: str, parts: dict[str, float], deadline: float, heard: Heard | None
+        request: fastapi.Request, identity: str, parts: dict[str, float], deadline: float, on_part: OnPart | None
     ) -> dict[str, Any]:
         """The document's prediction line; its files are gone when this ends. Raises TimeoutError at `deadline` (of the loop's clock); an upload that takes
         as long is `Bounded`'s to end."""
         with state["renderer"].workspace() as work:
             sources = await uploads(request, work.folder)
             async with until_client_leaves(request), asyncio.timeout_at(deadline), gate:
-                return await read_and_asked(identity, work, sources, parts, heard)
+                return await read_and_asked(identity, work, sources, parts, on_part)
 
     async def read_and_asked(
-        identity: str, work: Workspace, sources: list[Path], parts: dict[str, float], heard: Heard | None
+        identity: str, work: Workspace, sources: list[Path], parts: dict[str, float], on_part: OnPart | None
     ) -> dict[str, Any]:
         from toolkit.console import StageError
 
@@ -439,7 +439,7 @@ def make_app(
                 window=contract.max_pages,
                 tries=3,
                 words=words,
-                heard=heard,
+                on_part=on_part,
             )
         except StageError:
             # The server's address or key is wrong, or it is not up: nothing that the client could cure.

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers.answer import Answer
-from toolkit.answers.predictions import prediction_line
+from toolkit.answers.answer import Answer, Usage
+from toolkit.answers.predictions import PredictionLine, prediction_line
 from toolkit.answers.row_shards import Shard
 from toolkit.answers.token_confidence import text_tokens
 from toolkit.console import StageError, say
@@ -91,7 +91,7 @@ class VllmEngine:
         answers = []
         for output in outputs:
             best = output.outputs[0]
-            usage = {"prompt_tokens": len(output.prompt_token_ids), "completion_tokens": len(best.token_ids)}
+            usage: Usage = {"prompt_tokens": len(output.prompt_token_ids), "completion_tokens": len(best.token_ids)}
             chosen = [step[token].logprob for step, token in zip(best.logprobs, best.token_ids, strict=True)]
             pieces = zip(tokenizer.batch_decode([[token] for token in best.token_ids]), chosen, strict=True)
             answers.append(Answer(best.text, str(best.finish_reason), usage, tokens=text_tokens(pieces, best.text)))
@@ -111,8 +111,8 @@ class Extractor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         from toolkit.extraction.run import prediction_of
 
-        async def all_of_them() -> list[dict[str, Any]]:
-            async def one(identity: str, urls: list[str], error: str, layer: Any) -> dict[str, Any]:
+        async def all_of_them() -> list[PredictionLine]:
+            async def one(identity: str, urls: list[str], error: str, layer: Any) -> PredictionLine:
                 if error:
                     return prediction_line(identity, "unreadable", None, None, error=error)
                 words = DocumentWords(layer) if layer else None
@@ -135,7 +135,7 @@ class Renderer:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from toolkit.extraction.server_client import page_url
-        from toolkit.model.encoding import UnreadablePage
+        from toolkit.pages.opening import UnreadablePage
 
         source = Path(row["source"]) if row["source"] else None
         layer = Path(row["text_layer"]) if row["text_layer"] else None
@@ -153,7 +153,7 @@ class Renderer:
         return {"identity": row["identity"], "urls": json.dumps(urls), "error": error, "layer": json.dumps(words)}
 
 
-def extracted_with_ray(args: Any, contract: Contract, documents: list[Document]) -> Iterator[dict[str, Any]]:
+def extracted_with_ray(args: Any, contract: Contract, documents: list[Document]) -> Iterator[PredictionLine]:
     """Prediction lines of `documents`, in the order in which actors finish. Paths must be the same on every machine."""
     for document in documents:
         if document.source is not None and (problem := name_problem(document.source)):
