@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.answers.predictions import finished_ids, unsure_values
+from toolkit.answers.predictions import PredictionLine, finished_ids, unsure_values
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.extraction.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
 from toolkit.files import argument_path, json_line, open_to_append, shown
@@ -155,7 +155,7 @@ def contract_folder(args: Any) -> Path:
     return Path(args.contract or args.adapter or args.model)
 
 
-def predicted_with_ray(args: Any, contract: Contract, done: set[str]) -> Iterator[dict[str, Any]]:
+def predicted_with_ray(args: Any, contract: Contract, done: set[str]) -> Iterator[PredictionLine]:
     """Prediction lines of the documents that are not done yet, from Ray."""
     from toolkit.serving.ray_batch import RaySettings, extracted_with_ray
 
@@ -202,7 +202,7 @@ async def arrivals(args: Any, done: set[str]) -> AsyncIterator[Document | None]:
 
 async def predicted(
     args: Any, contract: Contract, documents: Iterable[Document] | AsyncIterator[Document | None]
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncIterator[PredictionLine]:
     """Prediction lines as they are made, by the server or by this machine."""
     from toolkit.extraction.run import Judge, extracted
 
@@ -250,12 +250,12 @@ async def predicted(
             yield line
 
 
-async def as_async_lines(lines: Iterable[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def as_async_lines(lines: Iterable[PredictionLine]) -> AsyncIterator[PredictionLine]:
     for line in lines:
         yield line
 
 
-def written(args: Any, done: set[str], lines: AsyncIterator[dict[str, Any]], total: int | None) -> int:
+def written(args: Any, done: set[str], lines: AsyncIterator[PredictionLine], total: int | None) -> int:
     """Append each line as it comes; tell what came."""
     started = time.monotonic()
     counts: Counter[str] = Counter()
@@ -310,7 +310,7 @@ def review_file(args: Any) -> Path:
     return Path(args.out.with_suffix(".review.jsonl"))
 
 
-def append_review(args: Any, line: dict[str, Any]) -> int:
+def append_review(args: Any, line: PredictionLine) -> int:
     """Append what a person should look at in one prediction line: each unsure value, or the document where it has none at all."""
     entries = [{"id": line["id"], **entry} for entry in unsure_values(line, args.review_below)]
     with open_to_append(review_file(args)) as file:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.answers.predictions import prediction_line, read_gold
+from toolkit.answers.predictions import PredictionLine, prediction_line, read_gold
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, read_json, read_text, shown, write_jsonl
 from toolkit.pages.images import document_key
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     documents |= {document_key(identity): identity for identity, _ in gold}
     validator = schema.validator()
 
-    lines: dict[str, dict[str, Any]] = {}
+    lines: dict[str, PredictionLine] = {}
     unknown: Counter[str] = Counter()
     strangers, warned, twice = [], 0, []
     answers = list(answers_of(args, schema))
@@ -176,7 +176,7 @@ def line_of(
     numbers: NumberColumns,
     *,
     strict: bool,
-) -> dict[str, Any]:
+) -> PredictionLine:
     """The prediction line of one answer; keys that no field takes are counted in `unknown`."""
     more: dict[str, Any] = {"finish_reason": "length" if answer.truncated else "stop", "usage": answer.usage}
     if answer.value is None:

@@ -142,7 +142,7 @@ def calibration_records(args: Any) -> list[dict[str, Any]]:
     return random.Random(args.seed).sample(records, min(wanted, len(records)))
 
 
-def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float], list[str]]:
+def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float], list[str | None]]:
     """Scores and answers of the model in memory on the --check records, with the served prompt, sizes and grammar."""
     from toolkit.evaluation.score_table import ScoreTable
     from toolkit.evaluation.scoring import score_document
@@ -153,7 +153,8 @@ def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float],
     schema = contract.target
     records = list(read_records(args.check, args.check_records))
     local = LocalModel(str(args.model), None, contract, loaded=model)
-    scores, raw = ScoreTable(schema), []
+    scores = ScoreTable(schema)
+    raw: list[str | None] = []
     for record, line in zip(
         records, records_answered(local, Judge(contract.answer_plan), records, args.root, args.batch_size), strict=True
     ):
@@ -162,8 +163,8 @@ def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float],
         if gold is None:
             raise StageError(f"record {record['id']!r} of --check has no answer to compare with")
         scores.add(score_document(schema, record["id"], gold, line["prediction"], line["status"]))
-    found = scores.summary()
-    return {"records": len(records)} | {name: found[name] for name in SCORES}, raw
+    summary = scores.summary()
+    return {"records": len(records)} | {name: summary[name] for name in SCORES}, raw
 
 
 def verdict(args: Any, before: dict[str, float] | None, after: dict[str, float] | None) -> ExitCode:

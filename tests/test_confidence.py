@@ -153,7 +153,8 @@ def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_mo
     import torch
 
     from toolkit.extraction.local_model import LocalModel
-    from toolkit.model.encoding import collate, encode_prompt, open_page
+    from toolkit.model.encoding import collate, encode_prompt
+    from toolkit.pages.opening import open_page
     from toolkit.records.prompt import Prompt
     from toolkit.records.record import images_of, read_records
 
@@ -310,7 +311,7 @@ def test_windows_keep_the_confidence_of_the_window_that_said_it():
         def prepare(self, page):
             return page
 
-        async def __call__(self, part, shard, temperature, seed, hearing):
+        async def __call__(self, part, shard, temperature, seed, on_text):
             answer, logprob = said[part[0]]
             raw = compact_json(answer)
             return Answer(raw, "stop", {}, 0.0, characters(raw, logprob))

@@ -12,7 +12,7 @@ import pytest
 from fault_server import FaultServer
 from test_server_client import GOOD, SCHEMA
 
-from toolkit.extraction.documents import rendered
+from toolkit.extraction.documents import rendered_pages
 from toolkit.files import NotWritten, is_machine_failure
 from toolkit.model.contract import Contract
 
@@ -72,11 +72,11 @@ def test_a_source_that_may_not_be_read_is_that_documents_failure_and_a_folder_th
     source = noise(tmp_path / "a.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "folder.png").mkdir()
-    assert rendered(str(tmp_path / "folder.png"), str(tmp_path), 64)[1]
-    assert rendered(str(tmp_path / "gone.png"), str(tmp_path), 64)[1] == "the file is gone"
+    assert rendered_pages(str(tmp_path / "folder.png"), str(tmp_path), 64)[1]
+    assert rendered_pages(str(tmp_path / "gone.png"), str(tmp_path), 64)[1] == "the file is gone"
     (tmp_path / "file").write_text("")
     with pytest.raises(NotWritten):
-        rendered(str(source), str(tmp_path / "file"), 64)
+        rendered_pages(str(source), str(tmp_path / "file"), 64)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of Unix")

@@ -241,7 +241,7 @@ def test_a_stream_that_parts_a_pair_spells_the_whole_character(place):
     """A server in JavaScript may cut between the halves; half a pair alone stays an answer that is judged."""
     import asyncio
 
-    from toolkit.extraction.server_client import ServerModel, gathered
+    from toolkit.extraction.server_client import ServerModel, collected
 
     class Response:
         def __init__(self, *pieces: str) -> None:
@@ -253,7 +253,7 @@ def test_a_stream_that_parts_a_pair_spells_the_whole_character(place):
             yield 'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}'
 
     def text(*pieces: str) -> str:
-        whole = asyncio.run(gathered(Response(*pieces), 0.0, None))
+        whole = asyncio.run(collected(Response(*pieces), 0.0, None))
         return ServerModel._read(json.loads(json.dumps(whole)), 1.0).raw
 
     assert text('{"a":"\ud83d', '\ude00"}') == f'{{"a":"{FACE}"}}'

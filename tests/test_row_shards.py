@@ -34,7 +34,7 @@ def test_joined_shards_are_the_answer(rows, size, fields, wire):
     for shard, part in zip(shards, parts, strict=True):
         form = plan.wire_of(shard)
         assert shard.schema.validator().is_valid(part) and form.decoded(form.encoded(part)) == part
-    answer, origin, sentences = plan.joined(shards, parts)
+    answer, origin, sentences = plan.assembled(shards, parts)
     assert (answer, sentences) == (bill(rows), [])
     assert [parts[s]["containers"][i] for s, i in origin] == answer["containers"]
 
@@ -121,15 +121,15 @@ def test_overlaps_and_gaps_are_said():
     parts = plan.cut(bill(4), shards)
     rows = bill(6)["containers"]
     parts[2] = {"containers": [rows[1], rows[3]]}  # row 2 again instead of row 3
-    answer, origin, sentences = plan.joined(shards, parts)
+    answer, origin, sentences = plan.assembled(shards, parts)
     assert [row["container_number"][-1] for row in answer["containers"]] == ["0", "1", "3"]
     assert origin == [(1, 0), (1, 1), (2, 1)] and len(sentences) == 1 and "taken once" in sentences[0]
     parts = plan.cut(bill(4), shards)
     parts[1] = {"containers": rows[:1]}
-    assert "was not full" in plan.joined(shards, parts)[2][0]
+    assert "was not full" in plan.assembled(shards, parts)[2][0]
     # A key twice in one shard is what the page says.
     parts[1] = {"containers": [rows[0], rows[0]]}
-    assert len(plan.joined(shards, parts)[0]["containers"]) == 4
+    assert len(plan.assembled(shards, parts)[0]["containers"]) == 4
 
 
 class Reader:
@@ -142,7 +142,7 @@ class Reader:
     def prepare(self, page):
         return page
 
-    async def __call__(self, pages, shard, temperature, seed, hearing=None):
+    async def __call__(self, pages, shard, temperature, seed, on_text=None):
         self.asked.append(shard.line)
         (part,) = self.plan.cut(self.answer, [shard])
         if shard is self.plan.count:
@@ -181,7 +181,7 @@ def test_a_shard_without_a_valid_answer_fails_the_document_and_names_itself():
     plan = AnswerPlan(LADING, "json", 2)
 
     class Broken(Reader):
-        async def __call__(self, pages, shard, temperature, seed, hearing=None):
+        async def __call__(self, pages, shard, temperature, seed, on_text=None):
             if shard.line == "containers 3-4":
                 return Answer('{"containers":[', "length", {}, 0.1)
             return await super().__call__(pages, shard, temperature, seed)

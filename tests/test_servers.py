@@ -202,8 +202,9 @@ def check_prompt_and_pixels(vllm_python, server: Server, model: Path, held_out: 
 
     from toolkit.extraction.server_client import page_url, request_body
     from toolkit.model.contract import load_contract
-    from toolkit.model.encoding import encode_prompt, open_page
+    from toolkit.model.encoding import encode_prompt
     from toolkit.model.loading import load_processor
+    from toolkit.pages.opening import open_page
     from toolkit.records.record import images_of, read_records
 
     contract = load_contract(model)

@@ -186,8 +186,9 @@ def test_shards_over_shared_pages_have_the_loss_and_gradients_of_shards_alone(ea
 def test_positions_are_the_models_own(easy_dataset, tiny_model):
     import torch
 
-    from toolkit.model.encoding import encode_prompt, open_page, rope_positions
+    from toolkit.model.encoding import encode_prompt, rope_positions
     from toolkit.model.loading import load_model, load_processor
+    from toolkit.pages.opening import open_page
     from toolkit.records.prompt import Prompt
     from toolkit.records.record import images_of
 

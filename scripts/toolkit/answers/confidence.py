@@ -1,14 +1,16 @@
-"""Confidence that means something: features of each predicted value, a small monotone model over them, and how good it is.
+"""Calibrated confidence: features of each predicted value, a small monotone model over them, and its quality.
 
-Features of a value, each pointing the same way (more is surer):
+Features of a value; for each, a higher number means that the value is more likely right:
 `logprob`  sum of the log-probabilities of its free tokens (see `token_confidence`), used as log-odds
-`lowest`   that of its least likely token, used as log-odds
-`row`      that of the least likely token of the value's row, used as log-odds; 0 outside rows (a misread row is wrong as a whole)
-`check`    1 a business check that looks at it holds, -1 it fails, 0 none looks at it
-`text`     1 the page's own text holds it, -1 the page has a text and does not hold it, 0 no text or no telling
+`lowest`   log-probability of its least likely token, used as log-odds
+`row`      log-probability of the least likely token of its row, used as log-odds; 0 outside rows (a misread row is
+           usually wrong as a whole)
+`check`    1: a business check on it passes, -1: one fails, 0: no check covers it
+`text`     1: the page's text layer contains it, -1: the text layer does not contain it, 0: no text layer, or not known
 
-The model is a logistic regression whose feature weights are at least 0, with an offset per field that shrinks towards the common one; so
-a surer feature never lowers the confidence, and a field with little data follows the others.
+The model is a logistic regression whose feature weights are at least 0. Each field has an offset that is shrunk
+towards the common one. So a higher feature never lowers the confidence, and a field with little data behaves like
+the others.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from toolkit.schema.target import Leaf, TargetSchema, value_at
 from toolkit.schema.values import is_absent
 
 FEATURES = ("logprob", "lowest", "row", "check", "text")
-LIMIT = 12.0  # log-odds of a token sum are cut off here: beyond, floats say nothing
+LIMIT = 12.0  # log-odds are clipped here; beyond this, floating point carries no information
 SHRINKAGE = 1.0  # L2 penalty of weights and field offsets, in values
 _NUMBER = re.compile(r"\[\d+\]")
 
 
 def field_name(name: str) -> str:
-    """`containers[3].container_size` as the schema calls it, `containers[].container_size`."""
+    """The schema's name of a value: `containers[].container_size` for `containers[3].container_size`."""
     return _NUMBER.sub("[]", name)
 
 
@@ -57,9 +59,12 @@ def named_values(schema: TargetSchema, answer: dict[str, Any]) -> Iterator[tuple
 
 
 def places_of(schema: TargetSchema, answer: dict[str, Any], words: DocumentWords) -> dict[str, Place | None]:
-    """Where each present value stands: its place, None where the text does not hold it; cells of a row only on their key's line,
-    and left out where that tells nothing (a size of 20 stands anywhere)."""
-    found: dict[str, Place | None] = {}
+    """The place on the page of each present value; None if the text layer does not contain it.
+
+    A row's cell is searched only on the line of the row's key. If it is not there it is left out, because a match
+    elsewhere proves nothing (a size of 20 occurs anywhere).
+    """
+    located: dict[str, Place | None] = {}
     lines: dict[tuple[Any, int], set[int]] = {}
     taken: set[tuple[int, int]] = set()
     values = list(named_values(schema, answer))
@@ -67,9 +72,9 @@ def places_of(schema: TargetSchema, answer: dict[str, Any], words: DocumentWords
         if is_absent(value) or leaf.compare == "skip" or (row is not None and not leaf.is_key):
             continue
         places = words.find(leaf, value)
-        # A key printed twice belongs to two rows, so each takes a place of its own as far as there are any.
+        # A key printed twice belongs to two rows, so each row takes a place of its own while there are free ones.
         place = next((p for p in places if (p.first, p.last) not in taken), places[0] if places else None)
-        found[name] = place
+        located[name] = place
         if place is not None and row is not None:
             taken.add((place.first, place.last))
             lines[leaf.list_path, row] = {words.lines[place.first], words.lines[place.last]}
@@ -79,46 +84,52 @@ def places_of(schema: TargetSchema, answer: dict[str, Any], words: DocumentWords
             continue
         here = [place for place in words.find(leaf, value) if words.lines[place.first] in line]
         if here:
-            found[name] = here[0]
-    return found
+            located[name] = here[0]
+    return located
 
 
 def features_of(
     schema: TargetSchema, answer: dict[str, Any], scores: dict[str, ValueScore], places: dict[str, Place | None] | None
 ) -> dict[str, list[float | None]]:
-    """`{name: [logprob, lowest, row, check, text]}` of every value that has a score; `places` is None where there is no text."""
+    """`{name: [logprob, lowest, row, check, text]}` of every value that has a score; `places` is None without a text
+    layer.
+    """
     checks = check_states(schema, answer)
     rows: dict[str, float] = {}
     for name, score in scores.items():
         rows[row_of(name)] = min(rows.get(row_of(name), 0.0), score.lowest)
-    found = {}
+    features: dict[str, list[float | None]] = {}
     for name, score in scores.items():
         text = 0 if places is None or name not in places else (1 if places[name] else -1)
         row = rows[row_of(name)] if row_of(name) else None
-        found[name] = [rounded(score.logprob), rounded(score.lowest), rounded(row), checks.get(name, 0), text]
-    return found
+        features[name] = [rounded(score.logprob), rounded(score.lowest), rounded(row), checks.get(name, 0), text]
+    return features
 
 
 def raw_confidence(features: Sequence[Any]) -> float:
-    """Without a fitted model: the probability of the value's free tokens."""
+    """The confidence without a fitted model: the probability of the value's free tokens."""
     return math.exp(min(0.0, features[0]))
 
 
 def log_odds(logprob: float) -> float:
-    """Log-odds of a probability given as its logarithm, within +-LIMIT."""
+    """Log-odds of a probability that is given as its natural logarithm, clipped to +-LIMIT."""
     if logprob >= 0:
         return LIMIT
     return max(-LIMIT, min(LIMIT, logprob - math.log(-math.expm1(logprob))))
 
 
 def inputs_of(features: Sequence[Any]) -> list[float]:
+    """The model's inputs, in the order of FEATURES: log-probabilities as log-odds, a missing row as 0."""
     logprob, lowest, row, check, text = features
     return [log_odds(logprob), log_odds(lowest), 0.0 if row is None else log_odds(row), float(check), float(text)]
 
 
 @dataclass(frozen=True)
 class ConfidenceModel:
-    """`weights` by FEATURES, all at least 0; `offsets` by field name, added to `offset`; `values` and `wrong` it was fitted on."""
+    """A fitted model: `weights` by FEATURES, all at least 0; `offsets` by field name, added to `offset`.
+
+    `values` and `wrong`: how many values it was fitted on, and how many of them were wrong.
+    """
 
     weights: dict[str, float]
     offset: float
@@ -133,11 +144,15 @@ class ConfidenceModel:
         return 1 / (1 + math.exp(-max(-40.0, min(40.0, total))))
 
     def as_dict(self) -> dict[str, Any]:
+        """The model as extraction_config.json stores it."""
         return asdict(self)
 
 
 def fitted(names: Sequence[str], features: Sequence[Sequence[Any]], right: Sequence[bool]) -> ConfidenceModel:
-    """Fit on values of any number of documents (maximum likelihood, penalised). Raises ValueError where all are right, or all wrong."""
+    """Fit a model by penalised maximum likelihood on values of any number of documents.
+
+    Raises ValueError if all values are right or all are wrong.
+    """
     import numpy
     from scipy.optimize import minimize
 
@@ -172,12 +187,13 @@ def fitted(names: Sequence[str], features: Sequence[Sequence[Any]], right: Seque
 
 
 def quality(confidence: Any, right: Any) -> dict[str, Any]:
-    """How well confidences tell right from wrong values; both are arrays of one length.
+    """How well confidences separate right from wrong values; both arguments are arrays of the same length.
 
-    `auroc`: the chance that a right value has the higher confidence of a right and a wrong one, ties half (None where one kind is
-    missing). `ece`: expected calibration error over 15 bins of equally many values. `risk_coverage`: error rate among the surest
-    share of values, `[coverage, risk]` by twentieths; `accuracy_at_80`: 1 - risk at a coverage of 0.8. Equal confidences are
-    taken as mixed evenly.
+    `auroc`: the probability that a right value has a higher confidence than a wrong one, ties counted half (None
+    if there are no right or no wrong values). `ece`: expected calibration error over 15 bins of equally many
+    values. `risk_coverage`: error rate among the most confident share of the values, as `[coverage, risk]` in
+    steps of 0.05. `accuracy_at_80`: 1 - risk at a coverage of 0.8. `reliability`: mean confidence, accuracy and
+    size of each bin. Values of equal confidence are taken as evenly mixed.
     """
     import numpy
     from scipy.stats import rankdata
@@ -191,7 +207,7 @@ def quality(confidence: Any, right: Any) -> dict[str, Any]:
     order = numpy.argsort(confidence, kind="stable")
     bins = [part for part in numpy.array_split(order, 15) if len(part)]
     ece = sum(len(part) * abs(float(confidence[part].mean() - right[part].mean())) for part in bins) / count
-    # Errors among the k surest, even within groups of equal confidence.
+    # Errors among the k most confident values, spread evenly within groups of equal confidence.
     _, group, sizes = numpy.unique(-confidence, return_inverse=True, return_counts=True)
     wrong = numpy.bincount(group, ~right, len(sizes))
     reached = numpy.concatenate([[0], numpy.cumsum(sizes)])

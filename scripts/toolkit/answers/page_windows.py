@@ -1,7 +1,7 @@
-"""Documents with more pages than the model was trained on: windows of pages, and one answer out of the windows' answers.
+"""Documents with more pages than the model was trained on: windows of pages, and one answer merged from their answers.
 
-Neighbouring windows share one page, so that a row at a page's edge is whole in one of them; the rows that both read are
-taken once.
+Neighbouring windows share one page, so that a row at the edge of a page is complete in one of them. Rows that both
+windows read are taken once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ S = TypeVar("S", bound=Any)
 
 
 def windows_of(pages: list[P], size: int) -> list[list[P]]:
-    """Windows of at most `size` pages, the last page of one the first of the next (from size 2 on)."""
+    """Windows of at most `size` pages; from size 2 on, the last page of one is the first page of the next."""
     if len(pages) <= size:
         return [pages]
     step = max(1, size - 1)
@@ -26,10 +26,12 @@ def windows_of(pages: list[P], size: int) -> list[list[P]]:
 
 
 def union(schema: TargetSchema, answers: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """One answer from the windows' answers in page order, and a sentence for every header field that they disagree on.
+    """One answer from the windows' answers (in page order), and a sentence for each header field on which they
+    disagree.
 
-    A header field is the first one that is there. Rows are taken in order; a row whose key was read before is the same row
-    (its empty cells are filled), rows without a key are taken once where one window ends as the next begins.
+    A header field takes the first value present. Rows are taken in order. A row whose key an earlier window has
+    read is the same row, and its empty cells are filled. Rows without a key are taken once if one window ends with
+    the rows that begin the next.
     """
     if len(answers) == 1:
         return answers[0], []
@@ -47,20 +49,24 @@ def union(schema: TargetSchema, answers: list[dict[str, Any]]) -> tuple[dict[str
 
 
 def same(leaf: Leaf, value: Any, other: Any) -> bool:
+    """Whether two windows read the same value; a leaf that is not scored is compared exactly."""
     return bool(value == other) if leaf.compare == "skip" else agree(leaf, value, other)
 
 
 def united_scores(
     schema: TargetSchema, answers: list[dict[str, Any]], scores: list[dict[str, S]], merged: dict[str, Any]
 ) -> dict[str, S]:
-    """What was known of the windows' values, by name, as what is known of the merged answer's: each value has it from the first
-    window that said it. A list as a whole has it from the window that was least sure, by the order of `S`."""
-    found: dict[str, S] = {}
+    """The windows' scores, by value name, as scores of the merged answer.
+
+    A value takes the score of the first window that gave it. A list as a whole takes the lowest score, by the
+    order of `S`.
+    """
+    united: dict[str, S] = {}
     for leaf in schema.header:
         value = value_at(merged, leaf.path)
         for answer, known in zip(answers, scores, strict=True):
             if value_at(answer, leaf.path) == value and leaf.name in known:
-                found.setdefault(leaf.name, known[leaf.name])
+                united.setdefault(leaf.name, known[leaf.name])
     for rows in schema.lists:
         for index, row in enumerate(value_at(merged, rows.path) or []):
             for leaf in rows.leaves:
@@ -68,18 +74,20 @@ def united_scores(
                     for place, other in enumerate(value_at(answer, rows.path) or []):
                         name = rows.value_name(place, leaf)
                         if name in known and same_row(rows, row, other) and cell(row, leaf) == cell(other, leaf):
-                            found.setdefault(rows.value_name(index, leaf), known[name])
+                            united.setdefault(rows.value_name(index, leaf), known[name])
         of_list = [known[rows.name] for known in scores if rows.name in known]
         if of_list:
-            found[rows.name] = min(of_list)
-    return found
+            united[rows.name] = min(of_list)
+    return united
 
 
 def same_row(rows: RowList, row: Any, other: Any) -> bool:
+    """Whether two rows are the same: equal keys, or equal in all cells where the list has no key."""
     return cell(row, rows.key) == cell(other, rows.key) if rows.key is not None else row == other
 
 
 def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:
+    """One list of rows from the lists of the windows, see `union`."""
     result: list[Any] = []
     places: dict[Any, int] = {}
     for window in windows:
@@ -88,7 +96,7 @@ def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:
             result += window[shared:]
             continue
         form = normal_form(rows.key)
-        # Only rows of an earlier window are the same row; a key twice within one window is what the page says.
+        # Only a row of an earlier window can be the same row: a key twice within one window is printed twice.
         earlier = dict(places)
         for row in window:
             value = value_at(row, rows.key.path) if rows.key.path else row
@@ -105,11 +113,10 @@ def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:
 
 def filled(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """`row` with its absent cells taken from `other`."""
-    return {
-        name: filled(value, other.get(name) or {})
-        if isinstance(value, dict)
-        else other.get(name)
-        if is_absent(value)
-        else value
-        for name, value in row.items()
-    }
+    merged: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            merged[name] = filled(value, other.get(name) or {})
+        else:
+            merged[name] = other.get(name) if is_absent(value) else value
+    return merged

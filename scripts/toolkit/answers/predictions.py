@@ -1,13 +1,19 @@
-"""The prediction line: what was answered for one document, and whether it can be used."""
+"""The prediction line: the answer for one document, and whether it can be used.
+
+A prediction file is JSONL with one `PredictionLine` a document. The lines carry no version. Readers need only `id`
+and `prediction` or `status`, treat any other key as optional and ignore unknown ones, so files of older versions
+stay readable.
+"""
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Required, TypedDict, cast
 
+from toolkit.answers.answer import Usage
 from toolkit.answers.wire_format import WireFormat
 from toolkit.console import StageError
 from toolkit.files import decode_text, escaped_values, parsers, read_jsonl, shown, strict_json
@@ -15,26 +21,57 @@ from toolkit.files import decode_text, escaped_values, parsers, read_jsonl, show
 STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "refused", "unreadable")
 
 
-def judged(wire: WireFormat, validator: Any, raw: str, finish_reason: str) -> tuple[str, Any]:
-    """`(status, prediction)` of a raw answer in its wire form: truncated, not_json, schema_error, or ok with the public JSON object."""
+class PredictionLine(TypedDict, total=False):
+    """One line of a prediction file. The first eight keys are always written; a reader may rely on `id` alone."""
+
+    id: Required[str]
+    status: Required[str]  # one of STATUSES
+    prediction: Required[dict[str, Any] | None]  # the public answer
+    raw: Required[str | None]  # the model's text, in wire format; several windows or shards are one a line
+    finish_reason: str | None  # "stop" or "length"
+    usage: Usage | None
+    seconds: float | None
+    confidence: dict[str, float] | None  # by value name, 0 to 1
+    attempts: int  # answers asked for, invalid ones included
+    windows: int  # page windows, if more than one
+    shards: int
+    error: str  # one sentence, if there is no valid answer
+    warnings: list[str]
+    checks: list[list[Any]]  # failed business checks
+    evidence: dict[str, Any]  # place on the page, by value name
+    features: dict[str, list[float | None]]  # of the confidence model, by value name
+
+
+class JudgedAnswer(NamedTuple):
+    """Whether a raw answer is usable: `status` is one of STATUSES; `prediction` the public answer, if there is one.
+
+    `sentence` says what is wrong with it; empty if there is nothing to say.
+    """
+
+    status: str
+    prediction: dict[str, Any] | None
+    sentence: str = ""
+
+
+def judged(wire: WireFormat, validator: Any, raw: str, finish_reason: str) -> JudgedAnswer:
+    """A raw answer in wire format as truncated, not_json, schema_error, or ok with the public JSON object."""
     if finish_reason == "length":
-        return "truncated", None
+        return JudgedAnswer("truncated", None)
     try:
         value = strict_json(raw)
     except ValueError:
-        return "not_json", None
+        return JudgedAnswer("not_json", None)
     try:
         value = wire.expanded(value)
     except ValueError:
-        return "schema_error", None
+        return JudgedAnswer("schema_error", None)
     if not isinstance(value, dict) or not validator.is_valid(value):
-        return "schema_error", value if isinstance(value, dict) else None
-    return "ok", wire.schema.ordered(value)
+        return JudgedAnswer("schema_error", value if isinstance(value, dict) else None)
+    return JudgedAnswer("ok", wire.schema.ordered(value))
 
 
-def prediction_line(identity: str, status: str, prediction: Any, raw: str | None, **more: Any) -> dict[str, Any]:
-    """`id`, `status` (one of STATUSES), `prediction`, `raw`, `finish_reason`, `usage`, `seconds`, `confidence`; where there are any `error`,
-    `warnings`, `checks`, `evidence` and the confidence's `features`.
+def prediction_line(identity: str, status: str, prediction: Any, raw: str | None, **more: Any) -> PredictionLine:
+    """A prediction line; `more` holds its other keys. Raises ValueError for an unknown status.
 
     Every text can be read back: half a surrogate pair in a raw answer, an error or an id is written as `\\udXXX`.
     """
@@ -50,26 +87,34 @@ def prediction_line(identity: str, status: str, prediction: Any, raw: str | None
         "seconds": None,
         "confidence": None,
     }
-    return dict(escaped_values(line | more))
+    return cast("PredictionLine", escaped_values(line | more))
 
 
-def unsure_values(line: dict[str, Any], below: float) -> list[dict[str, Any]]:
-    """What a person should look at in a prediction line: `name`, `value` and `confidence` of every value that is less sure than
-    `below` (of a list: its number of rows), least sure first; `error` alone where the document has no answer or no confidences."""
+def failed_line(identity: str, status: str, error: object) -> PredictionLine:
+    """The prediction line of a document without an answer; `error` is the reason."""
+    return prediction_line(identity, status, None, None, error=str(error))
+
+
+def unsure_values(line: Mapping[str, Any], below: float) -> list[dict[str, Any]]:
+    """What a person should review in a prediction line: `name`, `value` and `confidence` of each value below `below`.
+
+    The value of a list is its number of rows. The lowest confidence comes first. A document without an answer, or
+    without confidences, gives one entry with `error` alone.
+    """
     if line["status"] != "ok":
         return [{"error": line.get("error") or line["status"]}]
-    if not line.get("confidence"):
+    confidence = line.get("confidence")
+    if not confidence:
         return [{"error": "the confidence of its values is not known"}]
-    unsure = sorted((share, name) for name, share in line["confidence"].items() if share < below)
-    found = []
-    for share, name in unsure:
+    entries = []
+    for share, name in sorted((share, name) for name, share in confidence.items() if share < below):
         value = value_of(line["prediction"], name)
-        found.append({"name": name, "value": len(value) if isinstance(value, list) else value, "confidence": share})
-    return found
+        entries.append({"name": name, "value": len(value) if isinstance(value, list) else value, "confidence": share})
+    return entries
 
 
 def value_of(answer: Any, name: str) -> Any:
-    """The value of `containers[0].container_size` in an answer; None where it is not there."""
+    """The value with the name `name`, for example `containers[0].container_size`; None if the answer lacks it."""
     for step in re.findall(r"[^.\[\]]+|\[\d+\]", name):
         if step.startswith("["):
             index = int(step[1:-1])
@@ -80,7 +125,7 @@ def value_of(answer: Any, name: str) -> Any:
 
 
 def finished_ids(path: Path) -> set[str]:
-    """Documents of an earlier run's file that need no second try; an unfinished last line is dropped from the file."""
+    """Ids in an earlier run's file that need no second try. An incomplete last line is removed from the file."""
     if not path.is_file():
         return set()
     data = path.read_bytes()
@@ -92,9 +137,9 @@ def finished_ids(path: Path) -> set[str]:
 
 
 class PredictionFile:
-    """A prediction JSONL by document: the last line of each id counts. Holds a position a document, not the lines.
+    """A prediction JSONL with access by id; the last line of each id counts. Holds file positions, not the lines.
 
-    Raises StageError where a line is no prediction.
+    Raises StageError if a line is not a prediction.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +149,7 @@ class PredictionFile:
         loads = parsers()[0]
         offset = start_of_utf8(path)
         if offset is None:
-            # Saved by PowerShell as UTF-16, say: no positions in there; such files are small.
+            # UTF-16, as PowerShell writes it: such files are small and are held in memory.
             self.lines = {str(line["id"]): self.checked(number, line) for number, line in read_jsonl(path)}
             return
         self.file = path.open("rb")
@@ -121,15 +166,17 @@ class PredictionFile:
             raise StageError(f"{shown(path)}: no predictions")
 
     def checked(self, number: int, line: Any) -> dict[str, Any]:
+        """Line `number` (from 1) of the file. Raises StageError if it is not a prediction."""
         if not isinstance(line, dict) or "id" not in line or not ("prediction" in line or "status" in line):
             raise StageError(f"{shown(self.path)}:{number}: no prediction; it needs 'id', 'status' and 'prediction'")
         return line
 
     def ids(self) -> set[str]:
+        """The ids of all documents in the file."""
         return set(self.places if self.lines is None else self.lines)
 
     def get(self, identity: str) -> dict[str, Any] | None:
-        """The document's line, or None. Raises StageError where it is no strict JSON (a key twice, NaN)."""
+        """The document's line, or None. Raises StageError if it is not strict JSON (a key twice, NaN)."""
         if self.lines is not None:
             return self.lines.get(identity)
         if identity not in self.places:
@@ -143,7 +190,7 @@ class PredictionFile:
 
 
 def start_of_utf8(path: Path) -> int | None:
-    """Where the text of a UTF-8 file starts (behind a byte-order mark), or None for UTF-16."""
+    """The byte at which the text of a UTF-8 file starts (after a byte-order mark); None for UTF-16."""
     if path.is_dir():
         raise StageError(f"{shown(path)} is a folder, a JSONL file is needed here")
     try:
@@ -163,9 +210,8 @@ def read_gold(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]
     count = 0
     for number, line in read_jsonl(path):
         if not isinstance(line, dict) or "id" not in line or not ("messages" in line or "gold" in line):
-            raise StageError(
-                f"{shown(path)}:{number}: no gold; it needs 'id' and 'messages' (a training record) or 'gold'"
-            )
+            needed = "it needs 'id' and 'messages' (a training record) or 'gold'"
+            raise StageError(f"{shown(path)}:{number}: no gold; {needed}")
         try:
             gold = line["gold"] if "gold" in line else strict_json(answer_text(line))
         except ValueError as error:

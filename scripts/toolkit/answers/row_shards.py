@@ -1,10 +1,11 @@
-"""How a model's answer is asked for: in one piece, or in shards that are decoded at the same time over the same pages.
+"""Answer plan: an answer is requested as a whole, or in shards that are decoded in parallel over the same pages.
 
-An answer's time is that of its tokens one after the other. Cut into shards (`rows`: how many rows each list has; `header 1-8`; `containers 1-4`;
-`containers 5-8`; ...) it is that of the longest shard, while the server reads the pages once: all requests of a document share system
-turn, pages and question to the byte, and differ in the last line only. The count comes first and tells how many shards there are; it is a
-hint, not a promise: whoever asks goes on until a shard comes back that is not full. The idea of decoding parts of an answer in
-parallel is PIP's (arXiv 2601.19613); this one needs no engine of its own.
+A model writes an answer token by token. Cut into shards (`rows`: the number of rows of each list; `header 1-8`;
+`containers 1-4`; `containers 5-8`; ...) it takes only as long as its longest shard. The server reads the pages
+once: all requests of a document share the system turn, the pages and the question to the byte, and differ only in
+the last line. The row count is asked first and gives the number of shards. It is a hint: more shards are requested
+until one comes back that is not full. Decoding parts of an answer in parallel is the idea of PIP (arXiv
+2601.19613); no special engine is needed here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import copy
 import itertools
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolkit.answers.wire_format import WireFormat
 from toolkit.console import StageError
@@ -28,8 +29,11 @@ COUNT_LINE = "rows"
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a document's answer. `line` ends the prompt (empty: the whole answer); `schema` is what this part may hold; `rows` is its
-    list with the rows `first` to `last`, counted from 1 (None: counts, header fields, or the whole)."""
+    """A part of a document's answer.
+
+    `line` ends the prompt (empty: the whole answer). `schema` describes this part. `rows` is its list, of which it
+    holds the rows `first` to `last`, counted from 1 (None: counts, header fields, or the whole answer).
+    """
 
     line: str
     schema: TargetSchema
@@ -39,17 +43,31 @@ class Shard:
 
     @property
     def size(self) -> int:
+        """How many rows the shard has room for."""
         return self.last - self.first + 1
 
     def is_full(self, part: dict[str, Any]) -> bool:
-        """Whether more rows may follow behind this shard's answer."""
+        """Whether more rows may follow after this shard's answer."""
         return self.rows is not None and len(value_at(part, self.rows.path) or []) >= self.size
 
 
-class AnswerPlan:
-    """How answers of one target schema are asked for: `wire` (of WIRES), `rows` of a list and `fields` of the header a shard; 0: not cut.
+class AssembledAnswer(NamedTuple):
+    """A public answer that was put together from shards.
 
-    Raises ValueError for negative numbers, StageError where there is nothing to cut.
+    `origin`: the source of each row as (number of its shard, row within it), list by list. `sentences`: what does
+    not fit together: a row that two shards give (taken once), rows after a shard that was not full.
+    """
+
+    answer: dict[str, Any]
+    origin: list[tuple[int, int]]
+    sentences: list[str]
+
+
+class AnswerPlan:
+    """How answers of one target schema are requested.
+
+    `wire` is one of WIRES. A shard holds `rows` rows of a list or `fields` header fields; 0: not cut into shards.
+    Raises ValueError for negative numbers, StageError if the schema has nothing to cut.
     """
 
     def __init__(self, schema: TargetSchema, wire: str, rows: int = 0, fields: int = 0) -> None:
@@ -70,22 +88,25 @@ class AnswerPlan:
         self.header = self._header_shards() if self.sharded else []
 
     def head_so_far(self, text: str) -> dict[str, Any] | None:
-        """The values before the first list, as soon as a whole answer that is still being written has them all; None before, and where there are none."""
+        """The values before the first list of a whole answer that is still being written.
+
+        None while they are not complete, and if the schema has none.
+        """
         if self.head is None:
             return None
         try:
-            found = self.wire_of(self.whole).beginning(text, len(self.head.schema.raw["properties"]))
+            values = self.wire_of(self.whole).beginning(text, len(self.head.schema.raw["properties"]))
         except ValueError:
-            return None  # what this is will be judged when it is all there
-        return found if isinstance(found, dict) else None
+            return None  # an invalid answer is judged when it is complete
+        return values if isinstance(values, dict) else None
 
     @property
     def first(self) -> Shard:
-        """What is asked first of all."""
+        """The shard that is requested first."""
         return self.count or (self.header[0] if self.sharded else self.whole)
 
     def wire_of(self, shard: Shard) -> WireFormat:
-        """The wire form of a shard's part of the schema; shards of one list share one."""
+        """The wire format of a shard's part of the schema; shards of one list share it."""
         key = id(shard.schema)
         if key not in self._wires:
             self._wires[key] = WireFormat(shard.schema, self.wire)
@@ -105,43 +126,51 @@ class AnswerPlan:
         return shards
 
     def row_shards(self, rows: RowList, begin: int, count: int) -> list[Shard]:
-        """`count` shards of a list from its shard number `begin` (from 0) on, as far as the schema's maxItems reaches."""
+        """`count` shards of a list, starting at its shard number `begin` (from 0), within the schema's maxItems."""
         most = schema_at(self.schema.raw, rows.path)["maxItems"]
-        found = []
+        shards = []
         for index in range(begin, begin + count):
             first, last = index * self.rows + 1, min((index + 1) * self.rows, most)
             if first <= most:
-                found.append(Shard(f"{rows.name} {first}-{last}", self._lists[rows.name], rows, first, last))
-        return found
+                shards.append(Shard(f"{rows.name} {first}-{last}", self._lists[rows.name], rows, first, last))
+        return shards
 
     def shards_for(self, counts: dict[str, int]) -> list[Shard]:
-        """The header's shards, and of each list as many that the last one has room left for a row more than were counted: it ends the
-        list by not being full."""
-        return self.header + [
-            shard
-            for rows in self.schema.lists
-            for shard in self.row_shards(rows, 0, counts[rows.name] // self.rows + 1)
-        ]
+        """The header's shards and, for each list, enough for one row more than were counted.
+
+        So the last shard of a list is not full, which shows that the list has ended.
+        """
+        shards = list(self.header)
+        for rows in self.schema.lists:
+            shards += self.row_shards(rows, 0, counts[rows.name] // self.rows + 1)
+        return shards
 
     def shards_behind(self, shards: list[Shard], parts: list[dict[str, Any]], counts: dict[str, int]) -> list[Shard]:
-        """What is to be asked next: behind every list whose last shard came back full one more, then one, two, four, ...: a count that was
-        too low is mostly so by little, and a model that makes rows up beyond the list's end must not be asked for all of them at once."""
+        """The shards to request next: for each list whose last shard came back full one more, then one, two, four, ...
+
+        A count that is too low is usually too low by little. A model that invents rows after the end of a list
+        must not be asked for all possible rows at once.
+        """
         more = []
         for rows in self.schema.lists if self.rows else []:
-            own = [
-                (s, p) for s, p in zip(shards, parts, strict=True) if s.rows is not None and s.rows.name == rows.name
-            ]
+            answers = zip(shards, parts, strict=True)
+            own = [(shard, part) for shard, part in answers if shard.rows is not None and shard.rows.name == rows.name]
             if own and own[-1][0].is_full(own[-1][1]):
                 further = len(own) - (counts[rows.name] // self.rows + 1)
                 more += self.row_shards(rows, -(-own[-1][0].last // self.rows), max(1, further))
         return more
 
     def counts(self, answer: dict[str, Any]) -> dict[str, int]:
+        """The number of rows of each list of a public answer."""
         return {rows.name: len(value_at(answer, rows.path) or []) for rows in self.schema.lists}
 
     def training_shards(self, answer: dict[str, Any]) -> list[Shard]:
-        """What a model learns of one document: the count, every shard that serving asks for, and of each list two that are empty, the next and
-        one further on (which, is drawn from the answer): documents are counted too high, and a line that was never seen must not make rows up."""
+        """The shards that a model learns from one document.
+
+        They are the count, every shard that serving requests, and two empty ones of each list: the next one and a
+        later one, drawn by a random generator that the answer seeds. A count may be too high, and the model must
+        then answer with no rows rather than invent some.
+        """
         if not self.rows:
             return self.header
         counts = self.counts(answer)
@@ -170,12 +199,8 @@ class AnswerPlan:
             parts.append(shard.schema.ordered(part))
         return parts
 
-    def joined(
-        self, shards: list[Shard], parts: list[dict[str, Any]]
-    ) -> tuple[dict[str, Any], list[tuple[int, int]], list[str]]:
-        """`(answer, rows, sentences)`: the public answer of a document from its shards' answers; where each of its rows comes from, as (shard,
-        row within it), list by list; a sentence for whatever does not fit together: a row that two shards give (taken once), rows
-        behind a shard that was not full."""
+    def assembled(self, shards: list[Shard], parts: list[dict[str, Any]]) -> AssembledAnswer:
+        """The public answer of a document from the answers of its shards."""
         merged: dict[str, Any] = {}
         origin: list[tuple[int, int]] = []
         sentences: list[str] = []
@@ -184,54 +209,32 @@ class AnswerPlan:
                 for leaf in shard.schema.header:
                     put_at(merged, leaf.path, value_at(part, leaf.path))
         for rows in self.schema.lists:
-            found: list[Any] = []
-            seen: dict[Any, str] = {}
-            short = ""
-            form = normal_form(rows.key) if rows.key is not None else None
-            for number, (shard, part) in enumerate(zip(shards, parts, strict=True)):
-                if shard.rows is None or shard.rows.name != rows.name:
-                    continue
-                given = value_at(part, rows.path) or []
-                if given and short:
-                    sentences.append(
-                        f"{shard.line} holds rows, but {short} was not full: rows may be missing between them"
-                    )
-                    short = ""
-                if not shard.is_full(part):
-                    short = short or shard.line
-                for index, row in enumerate(given):
-                    value = None if rows.key is None else value_at(row, rows.key.path) if rows.key.path else row
-                    key = form(value) if form is not None and not is_absent(value) else None
-                    if key is not None and seen.get(key, shard.line) != shard.line:
-                        sentences.append(f"{value!r} is in {seen[key]} and again in {shard.line}; taken once")
-                        continue
-                    if key is not None:
-                        seen[key] = shard.line
-                    found.append(row)
-                    origin.append((number, index))
-            put_at(merged, rows.path, found)
-        return self.schema.ordered(merged), origin, sentences
+            merged_rows, row_origin, problems = assembled_rows(rows, shards, parts)
+            put_at(merged, rows.path, merged_rows)
+            origin += row_origin
+            sentences += problems
+        return AssembledAnswer(self.schema.ordered(merged), origin, sentences)
 
     def written(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A training record, whose answer is public JSON, as the model is to write it: with another assistant's text, or with `parts`,
-        pairs of a shard's line and its text. Raises StageError where its answer does not keep the schema."""
+        """A training record (its answer is public JSON) with the answer as the model must write it.
+
+        That is another text of the assistant, or `parts`: pairs of a shard's line and its text. Raises StageError
+        if the answer does not keep the schema.
+        """
         if not self.sharded:
             return self.wire_of(self.whole).written(record)
         try:
             answer = self.schema.ordered(strict_json(answer_text(record)))
             shards = self.training_shards(answer)
-            parts = [
-                (s.line, self.wire_of(s).encoded(part))
-                for s, part in zip(shards, self.cut(answer, shards), strict=True)
-            ]
+            pairs = zip(shards, self.cut(answer, shards), strict=True)
+            parts = [(shard.line, self.wire_of(shard).encoded(part)) for shard, part in pairs]
         except ValueError as error:
-            raise StageError(
-                f"record {record['id']!r}: its answer cannot be cut into shards: {error}; run validate_jsonl.py"
-            ) from None
+            problem = f"its answer cannot be cut into shards: {error}"
+            raise StageError(f"record {record['id']!r}: {problem}; run validate_jsonl.py") from None
         return record | {"parts": parts}
 
     def requests(self, record: dict[str, Any], shards: list[Shard]) -> list[dict[str, Any]]:
-        """Shards of a training record as plain records, each one request and its answer."""
+        """Shards of a training record as plain records: one request and its answer each."""
         parts = self.cut(self.schema.ordered(strict_json(answer_text(record))), shards)
         pages, prompt, meta = images_of(record), prompt_of(record), record.get("meta", {})
         return [
@@ -240,26 +243,62 @@ class AnswerPlan:
         ]
 
     def alone(self, record: dict[str, Any], number: int) -> dict[str, Any]:
-        """A training record as one plain request and its answer: the whole, or shard number `number` (from 0, counted round)."""
+        """A training record as one plain request and its answer.
+
+        It is the whole answer, or the shard number `number` (from 0, modulo the number of shards).
+        """
         if not self.sharded:
             return self.written(record)
         shards = self.training_shards(self.schema.ordered(strict_json(answer_text(record))))
         return self.requests(record, [shards[number % len(shards)]])[0]
 
     def gold(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The public answer of a record that `written` gave back."""
+        """The public answer of a record that `written` returned."""
         text = answer_text(record)
         return dict(strict_json(text) if "parts" in record else self.wire_of(self.whole).decoded(text))
 
 
+def assembled_rows(
+    rows: RowList, shards: list[Shard], parts: list[dict[str, Any]]
+) -> tuple[list[Any], list[tuple[int, int]], list[str]]:
+    """`(rows, origin, sentences)` of one list from the answers of all shards, see AssembledAnswer."""
+    merged: list[Any] = []
+    origin: list[tuple[int, int]] = []
+    sentences: list[str] = []
+    seen: dict[Any, str] = {}
+    short = ""  # line of a shard that was not full, so that the list should have ended there
+    form = normal_form(rows.key) if rows.key is not None else None
+    for number, (shard, part) in enumerate(zip(shards, parts, strict=True)):
+        if shard.rows is None or shard.rows.name != rows.name:
+            continue
+        own = value_at(part, rows.path) or []
+        if own and short:
+            sentences.append(f"{shard.line} holds rows, but {short} was not full: rows may be missing between them")
+            short = ""
+        if not shard.is_full(part):
+            short = short or shard.line
+        for index, row in enumerate(own):
+            value = None if rows.key is None else value_at(row, rows.key.path) if rows.key.path else row
+            key = form(value) if form is not None and not is_absent(value) else None
+            if key is not None and seen.get(key, shard.line) != shard.line:
+                sentences.append(f"{value!r} is in {seen[key]} and again in {shard.line}; taken once")
+                continue
+            if key is not None:
+                seen[key] = shard.line
+            merged.append(row)
+            origin.append((number, index))
+    return merged, origin, sentences
+
+
 def schema_at(raw: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """The part of a JSON Schema at the property path `path`."""
     for step in path:
         raw = raw["properties"][step]
     return raw
 
 
 def head_of(schema: TargetSchema) -> Shard | None:
-    """What a whole answer begins with: the fields before the first list, under the header's name; None where no list follows fields."""
+    """The fields before the first list of a whole answer, as a shard named `header`; None if no list follows fields."""
     lists = {rows.path[0] for rows in schema.lists}
     before = list(itertools.takewhile(lambda name: name not in lists, schema.raw["properties"]))
     if not lists or not before:

@@ -1,9 +1,9 @@
-"""How sure the model was of each value: the log-probabilities of an answer's tokens, gathered over the values they spell.
+"""Token confidence of each value: the log-probabilities of an answer's tokens, summed over the values that they spell.
 
-Only free choices count. Names, quotes and brackets around a value are the schema's, not the model's; within a value, a token
-whose text the schema leaves no choice about (the rest of an enum's choice, `ull` behind `n`) says nothing either.
-Log-probabilities are those among the tokens that the grammar allows: vLLM masks before it reports them (0.32), so the local
-backend does too, and one fitted model serves both.
+Only free tokens count, those for which the schema allowed alternatives. Field names, quotes and brackets are given
+by the schema. Within a value a token is forced if only one continuation is allowed (the rest of an enum choice,
+`ull` after `n`). Log-probabilities are normalised over the tokens that the grammar allows. vLLM (0.32) masks
+before it reports them, so the local backend does the same, and one fitted model serves both.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from typing import Any
 from toolkit.answers.wire_format import WireFormat
 from toolkit.schema.target import Leaf, RowList
 
-Token = tuple[int, int, float]  # where its text starts and ends in the answer (characters), its log-probability
+Token = tuple[int, int, float]  # start and end of its text in the answer (characters), and its log-probability
 _BLANK = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
 class ValueSpan:
-    """Where a value stands in the answer. `name` is the leaf's with row numbers (`containers[0].container_size`), or a
-    list's (`containers`), whose `places` are the characters at which the list went on or ended."""
+    """The characters `start` to `end` of the raw answer that spell a value.
+
+    `name` is the leaf's name with row numbers (`containers[0].container_size`), or the name of a list (`containers`). A
+    list's `places` are the characters at which the model decided to go on or to end the list.
+    """
 
     name: str
     leaf: Leaf | None
@@ -38,17 +41,18 @@ class ValueSpan:
 
 @dataclass(frozen=True, order=True)
 class ValueScore:
-    """`logprob`: sum over the value's free tokens; `lowest`: that of the least likely one; both 0 where nothing was free."""
+    """`logprob`: sum over the value's free tokens; `lowest`: the least likely of them; both 0 if no token was free."""
 
     logprob: float
     lowest: float
 
 
 def text_tokens(pieces: Iterable[tuple[str, float]], text: str) -> list[Token] | None:
-    """Tokens with their place in `text`, from each one's own text; None where these are not the text's.
+    """Tokens with their place in `text`, from `(token text, log-probability)` pairs; None if the pairs do not spell
+    `text`.
 
-    A character of several bytes may be spread over tokens, each of which then reads as U+FFFD or as nothing: they share what
-    stands up to the next token that can be read. What comes behind the text (the end mark) is left out.
+    A character of several bytes may be spread over tokens, each of which decodes to U+FFFD or to nothing. Such
+    tokens share the characters up to the next readable token. Tokens after the text (the end token) are left out.
     """
     tokens: list[Token] = []
     unread: list[float] = []
@@ -59,11 +63,11 @@ def text_tokens(pieces: Iterable[tuple[str, float]], text: str) -> list[Token] |
         if not piece or "\ufffd" in piece:
             unread.append(logprob)
             continue
-        # Four bytes at most make a character, so the next readable token is near.
+        # A character has at most four bytes, so the next readable token is near.
         start = text.find(piece, at, at + 4 * len(unread) + len(piece))
         if start < 0:
             if unread and len(text) - at <= 4 * len(unread):
-                break  # the end mark behind an unreadable end
+                break  # the end token after an unreadable end of the text
             return None
         tokens += [(at, start, value) for value in unread]
         tokens.append((start, start + len(piece), logprob))
@@ -82,7 +86,7 @@ def value_scores(wire: WireFormat, raw: str, tokens: Sequence[Token]) -> dict[st
             free = [logprob for _, _, logprob in dict.fromkeys(covering)]
         else:
             written = raw[span.start : span.end]
-            # A number has no end mark of its own: that it ends here is said by what follows.
+            # A number has no closing mark: the token after it decides that it ends here.
             reach = span.end + (written[-1:].isdigit() and span.end < len(raw))
             free = []
             index = bisect_right(ends, span.start)
@@ -96,7 +100,7 @@ def value_scores(wire: WireFormat, raw: str, tokens: Sequence[Token]) -> dict[st
 
 
 def forced(wire: WireFormat, leaf: Leaf, written: str, so_far: int) -> bool:
-    """Whether the schema leaves one way only to go on behind the first `so_far` characters of the value's text."""
+    """Whether the schema allows only one continuation after the first `so_far` characters of the value's text."""
     if so_far <= 0:
         return False
     before = written[:so_far]
@@ -106,7 +110,7 @@ def forced(wire: WireFormat, leaf: Leaf, written: str, so_far: int) -> bool:
 
 
 def value_spans(wire: WireFormat, raw: str) -> list[ValueSpan]:
-    """Every value of `raw`, a wire text that keeps the schema. Raises ValueError where it is no such text."""
+    """Every value of `raw`, an answer in wire format that keeps the schema. Raises ValueError if it is not one."""
     leaves = {leaf.path: leaf for leaf in wire.schema.header}
     lists = {rows.path: rows for rows in wire.schema.lists}
     spans: list[ValueSpan] = []

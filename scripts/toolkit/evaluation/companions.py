@@ -12,9 +12,11 @@ ANLS_THRESHOLD = 0.5
 
 
 def anls_star(gold: Any, predicted: Any) -> float:
-    """ANLS* of one pair of JSON values, 0 to 1 (Peer et al. 2024, arXiv 2402.03848; as the package `anls_star` 1.0.1 computes it).
+    """ANLS* of one pair of JSON values, 0 to 1 (Peer et al. 2024, arXiv 2402.03848; as the package `anls_star` 1.0.1
+    computes it).
 
-    Leaves score their normalised Levenshtein similarity (0 below 0.5), lists pair by Hungarian assignment, dicts by key.
+    Leaves score their normalised Levenshtein similarity (0 below 0.5), lists pair by Hungarian assignment, dicts
+    by key.
     """
     total, length = _anls(gold, predicted)
     return total / length if length else 1.0
@@ -58,16 +60,12 @@ def _anls_lists(gold: list[Any], predicted: list[Any]) -> tuple[float, int]:
     from scipy.optimize import linear_sum_assignment
 
     scores = [[_anls(g, p) for p in predicted] for g in gold]
-    # Equal items are favoured by the smallest step there is, to settle ties.
-    means = numpy.array(
-        [
-            [
-                math.nextafter(s / n if n else 1.0, math.inf) if g == p else (s / n if n else 1.0)
-                for p, (s, n) in zip(predicted, row, strict=True)
-            ]
-            for g, row in zip(gold, scores, strict=True)
-        ]
-    ).reshape(len(gold), len(predicted))
+    # Ties are settled in favour of equal items, by the smallest floating-point step.
+    means = numpy.zeros((len(gold), len(predicted)))
+    for i, row in enumerate(scores):
+        for j, (similarity, leaves) in enumerate(row):
+            mean = similarity / leaves if leaves else 1.0
+            means[i, j] = math.nextafter(mean, math.inf) if gold[i] == predicted[j] else mean
     rows, columns = linear_sum_assignment(means, maximize=True)
     total = sum(scores[i][j][0] for i, j in zip(rows, columns, strict=True))
     length = sum(scores[i][j][1] for i, j in zip(rows, columns, strict=True))
@@ -77,9 +75,11 @@ def _anls_lists(gold: list[Any], predicted: list[Any]) -> tuple[float, int]:
 
 
 def tree_similarity(gold: Any, predicted: Any) -> float:
-    """nTED as Donut publishes it (Kim et al. 2022, "TED-based accuracy"): 1 - TED(predicted, gold) / TED(nothing, gold), at least 0.
+    """nTED as Donut publishes it (Kim et al. 2022, "TED-based accuracy"): 1 - TED(predicted, gold) / TED(nothing,
+    gold), at least 0.
 
-    Keys cost 1 to insert, remove or rename, values the characters that change; keys stand in order of length, then name.
+    Keys cost 1 to insert, remove or rename, values the characters that change; keys stand in order of length, then
+    name.
     """
     nothing = _Tree(_node({}))
     tree = _Tree(_node(gold))
@@ -93,17 +93,16 @@ Node = tuple[str, bool, list[Any]]  # label, is it a value, children
 
 
 def _node(value: Any, label: str = "<root>") -> Node:
-    """A JSON value as Donut's tree: a list's rows are nodes <subtree>, a value is a leaf below its key; empty values are left out."""
+    """A JSON value as Donut's tree: a list's rows are nodes <subtree>, a value is a leaf below its key; empty values
+    are left out.
+    """
     if isinstance(value, dict):
         keys = sorted(value, key=lambda key: (len(key), key))
         return label, False, [_node(value[key], key) for key in keys if not _is_none(value[key])]
     if isinstance(value, list):
         rows = [item for item in value if not _is_none(item)]
-        return (
-            label,
-            False,
-            [_node(item, "<subtree>") if isinstance(item, dict) else (str(item), True, []) for item in rows],
-        )
+        nodes = [_node(item, "<subtree>") if isinstance(item, dict) else (str(item), True, []) for item in rows]
+        return label, False, nodes
     return label, False, [(str(value), True, [])]
 
 
@@ -165,8 +164,7 @@ def tree_distance(a: _Tree, b: _Tree) -> int:
                         best = min(best, above[y - 1] + _change(a.labels[node_a], b.labels[node_b]))
                         done[node_a][node_b] = best
                     else:
-                        best = min(
-                            best, grid[a.leftmost[node_a] - left_a][b.leftmost[node_b] - left_b] + done[node_a][node_b]
-                        )
+                        before = grid[a.leftmost[node_a] - left_a][b.leftmost[node_b] - left_b]
+                        best = min(best, before + done[node_a][node_b])
                     row[y] = best
     return done[-1][-1]

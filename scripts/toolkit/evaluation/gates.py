@@ -122,6 +122,7 @@ def allowance_of(text: str, flag: str = "--max-drop") -> Allowance:
 
 
 def parsed(text: str, flag: str, known: Iterable[str]) -> tuple[str, Decimal]:
+    """`METRIC=VALUE` as its two parts. Raises StageError, which names `flag`, if it is not of that form."""
     metric, _, value = text.partition("=")
     known = list(known)
     if metric not in known:
@@ -131,6 +132,5 @@ def parsed(text: str, flag: str, known: Iterable[str]) -> tuple[str, Decimal]:
     try:
         return metric, threshold(value)
     except ValueError:
-        raise StageError(
-            f"{flag} {text!r}: give METRIC=VALUE with a decimal number, for example {metric}=0.95"
-        ) from None
+        advice = f"give METRIC=VALUE with a decimal number, for example {metric}=0.95"
+        raise StageError(f"{flag} {text!r}: {advice}") from None

@@ -1,7 +1,9 @@
-"""Scores of many documents as one array of counts: metrics, fields, buckets, bootstrap intervals, differences of two runs.
+"""Scores of many documents as one array of counts: metrics, fields, buckets, bootstrap intervals, differences of two
+runs.
 
-Every metric is a function of sums over documents, so a bootstrap sample is a weighting of the documents and its sums one matrix
-product. Precision = TP / (TP + WRONG + SPURIOUS), recall = TP / (TP + WRONG + MISS), F1 = 2 TP / (2 TP + 2 WRONG + MISS + SPURIOUS).
+Every metric is a function of sums over documents, so a bootstrap sample is a weighting of the documents and its
+sums one matrix product. Precision = TP / (TP + WRONG + SPURIOUS), recall = TP / (TP + WRONG + MISS), F1 = 2 TP /
+(2 TP + 2 WRONG + MISS + SPURIOUS).
 """
 
 from __future__ import annotations
@@ -73,17 +75,9 @@ class ScoreTable:
         for name in self.fields:
             counts = score.fields.get(name)
             self._counts.extend([counts[o] for o in COUNTED] if counts else (0, 0, 0, 0))
-        self._counts.extend(
-            (
-                score.rows_gold,
-                score.rows_predicted,
-                score.rows_right,
-                abs(score.rows_gold - score.rows_predicted),
-                score.rows_exact,
-                score.exact,
-                score.answered,
-            )
-        )
+        row_error = abs(score.rows_gold - score.rows_predicted)
+        self._counts.extend((score.rows_gold, score.rows_predicted, score.rows_right, row_error))
+        self._counts.extend((score.rows_exact, score.exact, score.answered))
         own = [f"rows {row_bucket(score.rows_gold)}"] if self.has_rows else []
         for group in (*own, f"pages {score.pages}", *groups):
             self.groups.setdefault(group, []).append(number)
@@ -93,6 +87,7 @@ class ScoreTable:
 
     @property
     def table(self) -> Any:
+        """The counts as an int32 array [documents, 4 x fields + 7]."""
         import numpy
 
         return numpy.frombuffer(self._counts, dtype=numpy.int32).reshape(len(self.ids), -1)
@@ -116,7 +111,7 @@ class ScoreTable:
         field_scores = f1(*(cells[..., i] for i in range(4)), empty=0.0)
         # A field that neither gold nor predictions ever fill says nothing and stays out of the mean.
         seen = cells.sum(-1) > 0
-        found = {
+        rates = {
             "micro_f1": f1(tp, wrong, miss, spurious, empty=answered),
             "micro_precision": ratio(tp, tp + wrong + spurious, answered),
             "micro_recall": ratio(tp, tp + wrong + miss, answered),
@@ -127,7 +122,7 @@ class ScoreTable:
         if self.has_rows:
             inner = cells[..., ~is_header, :].sum(-2)
             gold, predicted, right = whole["rows_gold"], whole["rows_predicted"], whole["rows_right"]
-            found |= {
+            rates |= {
                 "row_precision": ratio(right, predicted, answered * (gold == 0)),
                 "row_recall": ratio(right, gold, answered * (predicted == 0)),
                 "row_f1": f1(right, 0, gold - right, predicted - right, empty=answered),
@@ -135,10 +130,12 @@ class ScoreTable:
                 "row_set_exact": ratio(whole["rows_exact"], documents, 0.0),
                 "row_count_error": ratio(whole["row_error"], documents, 0.0),
             }
-        return found
+        return rates
 
     def summary(self, members: Sequence[int] | None = None) -> dict[str, Any]:
-        """The metrics of DESIGN over all documents or `members`; row metrics are None where the schema has no list."""
+        """The metrics over all documents or over those numbered `members`; row metrics are None where the schema has
+        no list.
+        """
         table = self.table if members is None else self.table[list(members)]
         sums = table.sum(0, dtype=float)
         rates = {name: float(value) for name, value in self.metrics(sums, len(table)).items()}
@@ -183,6 +180,7 @@ class ScoreTable:
         }
 
     def states_counted(self) -> dict[str, int]:
+        """The number of documents of each status, most frequent first."""
         return dict(Counter(self.states).most_common())
 
     def funnel(self) -> dict[str, int]:
@@ -193,12 +191,12 @@ class ScoreTable:
             for state, passed in zip(self.states, self.checked, strict=True)
         )
         known = {"ok"}.union(*(failing for _, failing in FUNNEL))
-        left, found = len(self), {"documents": len(self)}
+        left, remaining = len(self), {"documents": len(self)}
         left -= sum(count for state, count in states.items() if state not in known)
         for gate, failing in FUNNEL:
             left -= sum(states[state] for state in failing)
-            found[gate] = left
-        return found
+            remaining[gate] = left
+        return remaining
 
     def intervals(self, *, seed: int, samples: int = SAMPLES) -> dict[str, tuple[float, float]]:
         """95 % intervals of every rate: percentiles of a bootstrap over documents."""
@@ -206,7 +204,10 @@ class ScoreTable:
         return {name: bounds(values) for name, values in drawn.items()}
 
     def resampled(self, seed: int, samples: int) -> dict[str, Any]:
-        """Every rate in each bootstrap sample, [samples]. The same seed and number of documents draw the same documents."""
+        """Every rate in each bootstrap sample, [samples].
+
+        The same seed and number of documents draw the same documents.
+        """
         import numpy
 
         draw = numpy.random.default_rng(seed)
@@ -230,17 +231,19 @@ def compared(first: ScoreTable, second: ScoreTable, *, seed: int, samples: int =
         raise ValueError("the two runs hold different documents")
     ours, theirs = first.summary(), second.summary()
     a, b = first.resampled(seed, samples), second.resampled(seed, samples)
-    found = {}
+    comparison: dict[str, dict[str, Any]] = {}
     for name, values in a.items():
         low, high = bounds(values - b[name])
         above, under = low > ROUNDING, high < -ROUNDING
         better, worse = (above, under) if METRICS[name] == HIGHER else (under, above)
         verdict = "better" if better else "worse" if worse else "no difference shown"
-        found[name] = {"difference": ours[name] - theirs[name], "interval": (low, high), "verdict": verdict}
-    return found
+        difference = ours[name] - theirs[name]
+        comparison[name] = {"difference": difference, "interval": (low, high), "verdict": verdict}
+    return comparison
 
 
 def bounds(values: Any) -> tuple[float, float]:
+    """The 2.5th and the 97.5th percentile."""
     import numpy
 
     return float(numpy.percentile(values, 2.5)), float(numpy.percentile(values, 97.5))
@@ -260,6 +263,7 @@ def f1(tp: Any, wrong: Any, miss: Any, spurious: Any, *, empty: Any) -> Any:
 
 
 def row_bucket(rows: int) -> str:
+    """The name of the bucket for a number of gold rows."""
     return next((name for high, name in ROW_BUCKETS if rows <= high), ">50")
 
 

@@ -1,10 +1,10 @@
 """Scores of one document: its leaves and rows held against gold under a target schema. `score_table` adds them up.
 
-Definitions (DESIGN, "Scoring"): "", null and a missing key are ABSENT. A leaf is TP, WRONG (both present, differ), MISS,
-SPURIOUS or TN. Precision = TP / (TP + WRONG + SPURIOUS), recall = TP / (TP + WRONG + MISS). Rows pair by equal keys first,
-then by Hungarian assignment on agreeing cells among rows whose keys are at least half alike. A failed answer scores as all
-MISS and is never right, also where there is nothing to miss. Leaves that compare as `skip` are not judged: they count
-nowhere, pair no rows and are no key, and a list of nothing else is not scored.
+Definitions: "", null and a missing key are ABSENT. A leaf is TP, WRONG (both present, differ),
+MISS, SPURIOUS or TN. Precision = TP / (TP + WRONG + SPURIOUS), recall = TP / (TP + WRONG + MISS). Rows pair by
+equal keys first, then by Hungarian assignment on agreeing cells among rows whose keys are at least half alike. A
+failed answer scores as all MISS and is never right, also where there is nothing to miss. Leaves that compare as
+`skip` are not judged: they count nowhere, pair no rows and are no key, and a list of nothing else is not scored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ SAME_ROW = 0.5  # keys less alike than this belong to different rows
 
 
 def normal_form(leaf: Leaf) -> Callable[[Any], Any]:
-    """What values of this leaf are grouped by. Equal forms agree; numbers may also agree without (7 and 7 kg)."""
+    """The function that normalises a leaf's values.
+
+    Equal forms agree; numbers of unequal form may agree too (7 and 7 kg).
+    """
     kind = leaf.compare
     if kind == "skip":
         return lambda value: value  # never judged, but a skip key still tells rows of two windows apart
@@ -38,6 +41,7 @@ def normal_form(leaf: Leaf) -> Callable[[Any], Any]:
 
 
 def number_form(leaf: Leaf, value: Any) -> Any:
+    """The normal form of a number's text: its value and unit; the text itself if it is not a number."""
     number = number_or_none(value)
     if number is None:
         return as_text(value)
@@ -46,6 +50,7 @@ def number_form(leaf: Leaf, value: Any) -> Any:
 
 
 def number_or_none(value: Any) -> NumberText | None:
+    """The number that a value spells; None if it is not a number."""
     try:
         return number_of(value)
     except ValueError:
@@ -53,11 +58,11 @@ def number_or_none(value: Any) -> NumberText | None:
 
 
 def agree(leaf: Leaf, gold: Any, predicted: Any) -> bool:
-    """Whether two values that are there are the same, as the leaf compares; numbers as `same_number` says."""
+    """Whether two present values agree under the leaf's comparison; numbers agree as `same_number` says."""
     if leaf.compare == "number":
-        one, other = number_or_none(gold), number_or_none(predicted)
-        if one is not None and other is not None:
-            return same_number(one, other, leaf.decimal)
+        gold_number, predicted_number = number_or_none(gold), number_or_none(predicted)
+        if gold_number is not None and predicted_number is not None:
+            return same_number(gold_number, predicted_number, leaf.decimal)
         return as_text(gold) == as_text(predicted)
     form = normal_form(leaf)
     return bool(form(gold) == form(predicted))
@@ -76,7 +81,10 @@ def outcome(leaf: Leaf, gold: Any, predicted: Any) -> str:
 
 @dataclass
 class DocumentScore:
-    """Counts of one document. `fields`: outcomes per leaf name; `errors`: (field, outcome, gold, predicted, row) for people."""
+    """Counts of one document.
+
+    `fields`: outcomes per leaf name; `errors`: (field, outcome, gold, predicted, row) for people.
+    """
 
     identity: str
     status: str
@@ -141,22 +149,25 @@ def judged_lists(schema: TargetSchema) -> list[RowList]:
 
 
 def judged_values(schema: TargetSchema, gold: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    """`(name, right)` of every value that an answer says, absent ones included, and of every list: right where it has as many rows
-    as gold. Names as in a prediction's confidence: `vessel_name`, `containers[0].container_size`, `containers`."""
+    """`(name, right)` of every value that an answer says, absent ones included, and of every list: right where it has
+    as many rows as gold. Names as in a prediction's confidence: `vessel_name`, `containers[0].container_size`,
+    `containers`.
+    """
     for leaf in schema.header:
         if leaf.compare != "skip":
             yield leaf.name, outcome(leaf, value_at(gold, leaf.path), value_at(answer, leaf.path)) in ("tp", "tn")
     for rows in judged_lists(schema):
-        wanted, given = as_rows(value_at(gold, rows.path)), as_rows(value_at(answer, rows.path))
-        partner = {p: g for g, p in pair_rows(rows, wanted, given)}
-        for index, row in enumerate(given):
+        expected, predicted = as_rows(value_at(gold, rows.path)), as_rows(value_at(answer, rows.path))
+        partner = {p: g for g, p in pair_rows(rows, expected, predicted)}
+        for index, row in enumerate(predicted):
             for leaf in rows.leaves:
-                pair = cell(wanted[partner[index]], leaf) if index in partner else None
+                pair = cell(expected[partner[index]], leaf) if index in partner else None
                 yield rows.value_name(index, leaf), outcome(leaf, pair, cell(row, leaf)) in ("tp", "tn")
-        yield rows.name, len(wanted) == len(given)
+        yield rows.name, len(expected) == len(predicted)
 
 
 def as_rows(value: Any) -> list[Any]:
+    """The rows of a list; none if the value is not a list."""
     return value if isinstance(value, list) else []
 
 
@@ -175,7 +186,7 @@ def score_rows(score: DocumentScore, rows: RowList, gold: list[Any], predicted: 
             score.count(leaf, cell(gold[g], leaf), cell(predicted[p], leaf), g)
         whole = len(score.errors) == before
         exact = exact and whole
-        # A row is right only if its key is: the key decides where the list declares one and the row has it, else the whole row.
+        # A row is right if its key is right. Where the list or the row has no key, all its cells must be right.
         keyless = rows.key is None or (is_absent(cell(gold[g], rows.key)) and is_absent(cell(predicted[p], rows.key)))
         key_right = whole if keyless else same_key(rows, gold[g], predicted[p])
         score.rows_right += key_right
@@ -189,17 +200,20 @@ def score_rows(score: DocumentScore, rows: RowList, gold: list[Any], predicted: 
 
 
 def cell(row: Any, leaf: Leaf) -> Any:
+    """The value of a leaf in a row; the row itself in a list of plain values."""
     return value_at(row, leaf.path) if leaf.path else row
 
 
 def same_key(rows: RowList, gold: Any, predicted: Any) -> bool:
+    """Whether the keys of two rows agree and are present."""
     assert rows.key is not None
     return outcome(rows.key, cell(gold, rows.key), cell(predicted, rows.key)) == "tp"
 
 
 def pair_rows(rows: RowList, gold: list[Any], predicted: list[Any]) -> list[tuple[int, int]]:
-    """`(gold row, predicted row)`: rows of equal keys first, then the rest, each by Hungarian assignment; rows without an
-    agreeing cell stay unpaired. Which rows pair does not depend on their order."""
+    """`(gold row, predicted row)`: rows of equal keys first, then the rest, each by Hungarian assignment; rows
+    without an agreeing cell stay unpaired. Which rows pair does not depend on their order.
+    """
     pairs: list[tuple[int, int]] = []
     free_gold, free_predicted = list(range(len(gold))), list(range(len(predicted)))
     if rows.key is not None:
@@ -220,18 +234,20 @@ def keyed(rows: RowList, items: list[Any]) -> dict[Any, list[int]]:
     """Row numbers by the normal form of their key; rows without one are left out."""
     assert rows.key is not None
     form = normal_form(rows.key)
-    found: dict[Any, list[int]] = {}
+    numbers: dict[Any, list[int]] = {}
     for number, item in enumerate(items):
         value = cell(item, rows.key)
         if not is_absent(value):
-            found.setdefault(form(value), []).append(number)
-    return found
+            numbers.setdefault(form(value), []).append(number)
+    return numbers
 
 
 def assigned(
     rows: RowList, gold: list[Any], predicted: list[Any], of_gold: Sequence[int], of_predicted: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """The pairing of these rows with the highest similarity in all; between equally good ones the rows' contents decide."""
+    """The pairing of these rows with the highest similarity in all; between equally good ones the rows' contents
+    decide.
+    """
     if not of_gold or not of_predicted:
         return []
     import numpy as np
@@ -247,9 +263,10 @@ def assigned(
 def similarity(rows: RowList, gold: Any, predicted: Any) -> float:
     """Agreeing cells of two rows plus how alike their keys are (0 to 1); 0 where they are not the same row at all.
 
-    Two rows whose keys are both there and less than half alike are different rows: a misread container number keeps most of
-    its characters, and without this rule guessed sizes and types of other containers would score by chance. What settles ties
-    between pairings: rows that agree as a whole, then cells that both leave empty, then which fields agree, the first ones first.
+    Two rows whose keys are both there and less than half alike are different rows: a misread container number
+    keeps most of its characters, and without this rule guessed sizes and types of other containers would score by
+    chance. What settles ties between pairings: rows that agree as a whole, then cells that both leave empty, then
+    which fields agree, the first ones first.
     """
     from rapidfuzz.distance import Levenshtein
 

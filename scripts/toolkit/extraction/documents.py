@@ -1,5 +1,7 @@
-"""The documents to extract: from a JSONL, or from PDFs and images that are rendered at the contract's size when their turn
-comes, in worker processes with a time limit."""
+"""The documents to extract: from a JSONL, or from PDFs and images.
+
+PDFs and images are rendered at the contract's page size when their turn comes, in worker processes with a time limit.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ class Unreadable(Exception):
 def documents_of_jsonl(
     path: Path, root: Path, *, limit: int | None, shuffle_pages: bool, layers: TextLayers | None = None
 ) -> list[Document]:
-    """The records' images and text layers; their answers are not looked at. With `shuffle_pages` each gets another one's pages."""
+    """The images and text layers of training records; their answers are not read.
+
+    With `shuffle_pages` each document gets the pages of another one. Raises StageError if there are fewer than two.
+    """
     records = list(read_records(path, limit))
     pages = [tuple(root / image for image in images_of(record)) for record in records]
     if shuffle_pages:
@@ -55,22 +60,24 @@ def documents_of_jsonl(
 
 
 def documents_of_files(inputs: list[Path], *, limit: int | None) -> list[Document]:
-    """PDFs and images of files, folders and patterns; a document's id is its file name."""
-    documents = [
-        Document(escaped(source.name), source=source) for source in expand_inputs(inputs, SOURCE_SUFFIXES)[:limit]
-    ]
+    """PDFs and images from files, folders and patterns; a document's id is its file name.
+
+    Raises StageError if two files have the same name.
+    """
+    sources = expand_inputs(inputs, SOURCE_SUFFIXES)[:limit]
+    documents = [Document(escaped(source.name), source=source) for source in sources]
     names = Counter(document.identity for document in documents)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise StageError(
-            f"several inputs are called {first_few(twice)}; a document's id is its file name, extract them into different --out files"
-        )
+        advice = "a document's id is its file name, extract them into different --out files"
+        raise StageError(f"several inputs are called {first_few(twice)}; {advice}")
     return documents
 
 
 def arriving(folders: list[Path], *, seconds: float | None, pause: float = 1.0) -> Iterator[Document | None]:
-    """Documents as they appear in the folders, each once, when its size stands still; None while there is nothing new.
+    """Documents that appear in the folders, each once, when its size no longer changes; None while there is nothing
+    new.
 
-    Ends after `seconds`, or never.
+    Ends after `seconds` (None: never) and looks every `pause` seconds. Raises StageError if an input is not a folder.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -79,7 +86,7 @@ def arriving(folders: list[Path], *, seconds: float | None, pause: float = 1.0) 
     seen: dict[str, Path] = {}
     sizes: dict[Path, tuple[int, int]] = {}
     while seconds is None or time.monotonic() - began < seconds:
-        found = False
+        new = False
         for folder in folders:
             for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOURCE_SUFFIXES and p.is_file()):
                 # A second file of the same name, in another folder, is another document.
@@ -94,16 +101,16 @@ def arriving(folders: list[Path], *, seconds: float | None, pause: float = 1.0) 
                 state = (now.st_size, now.st_mtime_ns)
                 if sizes.get(path) == state and now.st_size:
                     seen[identity] = path
-                    found = True
+                    new = True
                     yield Document(identity, source=path)
                 sizes[path] = state
-        if not found:
+        if not new:
             yield None
             time.sleep(pause)
 
 
 class Pages(Future[list[Path]]):
-    """The page files of one document, some day. `cancel` also ends a rendering that runs; its files are removed."""
+    """A future of one document's page files. `cancel` also stops a running rendering and removes its files."""
 
     def __init__(self, job: Job | None = None) -> None:
         super().__init__()
@@ -116,10 +123,10 @@ class Pages(Future[list[Path]]):
 
 
 class PageRenderer:
-    """Renders documents in worker processes: one file that hangs or crashes its engine stops nothing else.
+    """Renders documents in worker processes, so that a file that hangs or crashes its engine stops nothing else.
 
-    `pages_of` starts a document and returns a future of its page files; `release` removes them. The files of a document that
-    fails, is cancelled or comes too late are removed here. Use as a context.
+    `pages_of` starts a document and returns a future of its page files; `release` removes them. The files of a
+    document that fails, is cancelled or finishes too late are removed here. Use as a context.
     """
 
     def __init__(
@@ -140,16 +147,16 @@ class PageRenderer:
         self._scratch.__exit__()
 
     def trouble(self) -> str:
-        """Why nothing can be rendered now, in one sentence; empty where documents are welcome."""
+        """Why nothing can be rendered now, in one sentence; empty if documents can be rendered."""
         return self._pool.trouble() if self._pool is not None else ""
 
     def process_ids(self) -> list[int]:
-        """The workers that live now."""
+        """The process ids of the workers that are running."""
         return self._pool.process_ids() if self._pool is not None else []
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Workspace]:
-        """A folder for one request and all that is rendered for it; however the block ends, nothing of it stays."""
+        """A folder for one request and the pages rendered for it. It is removed however the block ends."""
         work = Workspace(self, Path(tempfile.mkdtemp(dir=self.folder)))
         try:
             yield work
@@ -157,7 +164,10 @@ class PageRenderer:
             work.close()
 
     def pages_of(self, document: Document, folder: Path | None = None) -> Pages:
-        """`folder`: where the document's own folder is made (default: this renderer's). The future raises Unreadable, or NoWorkers."""
+        """A future of the document's page files. It raises Unreadable, NoWorkers, or an error of this machine.
+
+        The document's own folder is made in `folder` (default: the renderer's folder).
+        """
         if document.source is None:
             ready = Pages()
             ready.set_result(list(document.pages))
@@ -165,14 +175,16 @@ class PageRenderer:
         if self._pool is None:
             self._pool = WorkerPool(self.workers, prepare=engines_loaded)
         place = tempfile.mkdtemp(dir=folder or self.folder)
-        started = self._pool.schedule(
-            rendered, (str(document.source), place, self.image_max_tokens, self.max_pages), timeout=self.time_limit
-        )
+        arguments = (str(document.source), place, self.image_max_tokens, self.max_pages)
+        started = self._pool.schedule(rendered_pages, arguments, timeout=self.time_limit)
         result = Pages(started)
         started.add_done_callback(lambda done: self._settle(done, result, place))
         return result
 
     def _settle(self, done: Any, result: Pages, place: str) -> None:
+        """Pass the worker's result on to `result`; `place` is the document's folder, removed if its pages are not
+        used.
+        """
         wanted = result.set_running_or_notify_cancel()
         try:
             paths, sentence = done.result()
@@ -191,7 +203,8 @@ class PageRenderer:
                 if wanted:
                     result.set_exception(error)
                 return
-            paths, sentence = [], f"rendering failed ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            reason = " ".join(str(error).split())[:120]
+            paths, sentence = [], f"rendering failed ({type(error).__name__}: {reason})"
         if sentence or not wanted:
             shutil.rmtree(place, ignore_errors=True)
         if not wanted:
@@ -203,12 +216,14 @@ class PageRenderer:
 
     @staticmethod
     def layer_of(document: Document, pages: list[Path]) -> list[dict[str, Any]] | None:
-        """The pages of the document's text layer, or of the one that was rendered beside its pages; None for a scan."""
+        """The pages of the document's text layer, its own or the one written beside its rendered pages; None for a
+        scan.
+        """
         layer = document.text_layer
         if document.source is not None and pages:
             layer = next(pages[0].parent.glob("*.json"), None)
-        found = read_layer(layer) if layer else None
-        return found if found and any(page["words"] for page in found) else None
+        layer_pages = read_layer(layer) if layer else None
+        return layer_pages if layer_pages and any(page["words"] for page in layer_pages) else None
 
     @staticmethod
     def release(document: Document, pages: list[Path]) -> None:
@@ -218,24 +233,26 @@ class PageRenderer:
 
 
 class Workspace:
-    """The one owner of a request's files: what was sent, and its pages. `close` removes them, also those that come too late."""
+    """Owns the files of one request: the sent file and its pages. `close` removes them, and those that finish later."""
 
     def __init__(self, renderer: PageRenderer, folder: Path) -> None:
         self.renderer, self.folder = renderer, folder
         self._begun: list[Pages] = []
 
     def pages_of(self, document: Document) -> Pages:
+        """As PageRenderer.pages_of, with the files in this workspace."""
         pages = self.renderer.pages_of(document, self.folder)
         self._begun.append(pages)
         return pages
 
     def close(self) -> None:
+        """Cancel what is being rendered and remove all files."""
         for pages in self._begun:
             pages.cancel()
         self._remove()
         for pages in self._begun:
             if pages.job is not None and not pages.job.done():
-                # Its worker may still write; it lets go within a second.
+                # Its worker may still write for up to a second.
                 pages.job.add_done_callback(lambda _: self._remove())
 
     def _remove(self) -> None:
@@ -243,7 +260,7 @@ class Workspace:
 
 
 def engines_loaded() -> None:
-    """Runs in a worker when it starts, so that its first document does not wait for imports."""
+    """Runs in a worker process when it starts, so that the first document does not wait for imports."""
     import PIL.Image
     import pymupdf
 
@@ -253,8 +270,13 @@ def engines_loaded() -> None:
     PIL.Image.preinit()
 
 
-def rendered(source: str, folder: str, image_max_tokens: int, max_pages: int | None = None) -> tuple[list[str], str]:
-    """Runs in a worker: `(pages, "")` or `([], sentence)`. Raises OSError where this machine fails (a full disk)."""
+def rendered_pages(
+    source: str, folder: str, image_max_tokens: int, max_pages: int | None = None
+) -> tuple[list[str], str]:
+    """Runs in a worker process: `(pages, "")` or `([], sentence)`.
+
+    Raises OSError if the machine fails (a full disk).
+    """
     from toolkit.pages.rendering import UnreadableDocument, render_document, said
 
     if problem := name_problem(source):
@@ -268,6 +290,6 @@ def rendered(source: str, folder: str, image_max_tokens: int, max_pages: int | N
     except Exception as error:
         if is_machine_failure(error):
             raise
-        # Whatever a hostile file provokes in an engine is that file's failure, not the run's.
+        # Whatever a hostile file causes in an engine is that document's failure, not the run's.
         return [], f"{type(error).__name__}: {said(error)}"
     return [str(Path(line["image"]).resolve()) for line in lines], ""

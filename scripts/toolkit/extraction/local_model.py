@@ -1,24 +1,28 @@
-"""Answers from a model on this machine: transformers' greedy generate under the same grammar as the server (xgrammar)."""
+"""Answers from a model on this machine: transformers' `generate` under the same grammar as the server's (xgrammar)."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers.answer import Answer, Hearing
+from toolkit.answers.answer import Answer, OnText, Usage
 from toolkit.answers.row_shards import Shard
 from toolkit.answers.token_confidence import text_tokens
 from toolkit.model.contract import Contract
-from toolkit.model.encoding import collate, encode_prompt, open_page
+from toolkit.model.encoding import collate, encode_prompt
+from toolkit.pages.opening import open_page
 from toolkit.schema.target import compact_json
 
 
 class LocalModel:
-    """A base model, or a base model with an adapter, that answers as its contract says; `loaded` is one already in memory, `autocast`
-    computes in bfloat16 as training does."""
+    """A base model, with or without an adapter, that answers as its contract says.
+
+    `loaded` is a model that is already in memory. `autocast` computes in bfloat16, as training does. Without `grammar`
+    answers may break the schema.
+    """
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class LocalModel:
     def _grammar(self, shard: Shard) -> Any:
         wire = self.plan.wire_of(shard)
         if id(wire) not in self._grammars:
-            # The same form that the server compiles with its white-space switch: separators without spaces, keys in order.
+            # As the server compiles it with its whitespace switch: separators without spaces, keys in order.
             self._grammars[id(wire)] = self._compiler.compile_json_schema(
                 compact_json(wire.grammar()), any_whitespace=False, separators=(",", ":"), strict_mode=True
             )
@@ -66,13 +70,12 @@ class LocalModel:
     def answers(
         self, documents: list[list[Any]], shards: list[Shard] | None = None, *, temperature: float = 0.0, seed: int = 0
     ) -> list[Answer]:
-        """One answer per document, decoded in one batch; a document is the list of its page images (PIL, RGB), `shards` what is asked of
-        each (default: the whole answer, which only a model without shards gives).
+        """One answer per document, decoded in one batch: greedily at temperature 0, else sampled.
 
-        Greedy at temperature 0, else sampled.
+        A document is the list of its page images (PIL, RGB). `shards` names what is requested of each document
+        (default: the whole answer, which only a model without shards gives).
         """
         import torch
-        import xgrammar.contrib.hf
 
         started = time.monotonic()
         shards = shards or [self.plan.whole] * len(documents)
@@ -82,12 +85,7 @@ class LocalModel:
             name: value.to(self.model.device)
             for name, value in collate(inputs, self.processor.tokenizer.pad_token_id, left=True).items()
         }
-        processors: list[Any] = []
-        if self._compiler is not None:
-            processors.append(xgrammar.contrib.hf.LogitsProcessor([self._grammar(shard) for shard in shards]))
-        # Last, so that it sees what the grammar leaves: a server's log-probabilities are those too.
         chosen = ChosenTokens()
-        processors.append(chosen)
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             torch.manual_seed(seed)
@@ -98,53 +96,64 @@ class LocalModel:
                 **batch,
                 **sampling,
                 max_new_tokens=self.contract.max_answer_tokens,
-                logits_processor=processors,
+                logits_processor=[*self._masks(shards), chosen],
                 eos_token_id=self.end_id,
                 pad_token_id=self.processor.tokenizer.pad_token_id,
             )
-        seconds = time.monotonic() - started
+        seconds = round(time.monotonic() - started, 3)
         logprobs = chosen.logprobs(output)
-        result = []
-        for number, row in enumerate(output[:, batch["input_ids"].shape[1] :].tolist()):
-            stopped = self.end_id in row
-            tokens = row[: row.index(self.end_id)] if stopped else row
-            usage = {"prompt_tokens": len(inputs[number]["input_ids"]), "completion_tokens": len(tokens) + stopped}
-            text = self.processor.tokenizer.decode(tokens, skip_special_tokens=False)
-            pieces = zip(
-                self.processor.tokenizer.batch_decode([[token] for token in tokens]), logprobs[number], strict=False
-            )
-            answer = Answer(text, "stop" if stopped else "length", usage, round(seconds, 3), text_tokens(pieces, text))
-            result.append(answer)
-        return result
+        written = output[:, batch["input_ids"].shape[1] :].tolist()
+        lengths = [len(example["input_ids"]) for example in inputs]
+        return [self._answer(*parts, seconds) for parts in zip(written, logprobs, lengths, strict=True)]
+
+    def _masks(self, shards: list[Shard]) -> list[Any]:
+        """The grammars as logits processors. They come first, so that log-probabilities are of allowed tokens only."""
+        import xgrammar.contrib.hf
+
+        if self._compiler is None:
+            return []
+        return [xgrammar.contrib.hf.LogitsProcessor([self._grammar(shard) for shard in shards])]
+
+    def _answer(self, ids: list[int], logprobs: list[float], prompt_tokens: int, seconds: float) -> Answer:
+        """The answer of one document from the token ids behind its prompt, up to the end token."""
+        stopped = self.end_id in ids
+        ids = ids[: ids.index(self.end_id)] if stopped else ids
+        tokenizer = self.processor.tokenizer
+        text = tokenizer.decode(ids, skip_special_tokens=False)
+        pieces = zip(tokenizer.batch_decode([[token] for token in ids]), logprobs, strict=False)
+        usage: Usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(ids) + stopped}
+        return Answer(text, "stop" if stopped else "length", usage, seconds, text_tokens(pieces, text))
 
 
 class ChosenTokens:
     """A logits processor that changes nothing and keeps the log-probability of each chosen token."""
 
     def __init__(self) -> None:
-        self.before: Any = None
-        self.found: list[Any] = []
+        self.before: Any = None  # log-probabilities of the step before: float32 [documents, vocabulary]
+        self.chosen: list[Any] = []  # one tensor [documents] a step
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         if self.before is not None:
-            self.found.append(self.before.gather(-1, input_ids[:, -1:])[:, 0])
+            self.chosen.append(self.before.gather(-1, input_ids[:, -1:])[:, 0])
         self.before = scores.float().log_softmax(-1)
         return scores
 
     def logprobs(self, output: Any) -> list[list[float]]:
-        """By document and generated token; `output` is what generate returned, [documents, prompt + answer]."""
+        """Log-probabilities by document and generated token; `output`: int64 [documents, prompt + answer] of
+        generate.
+        """
         import torch
 
         if self.before is None:
             return [[] for _ in output]
         last = self.before.gather(-1, output[:, -1:])[:, 0]
-        return [list(map(float, row)) for row in torch.stack([*self.found, last], 1)]
+        return [list(map(float, row)) for row in torch.stack([*self.chosen, last], 1)]
 
 
 class BatchingAsker:
-    """Gathers what many tasks ask at the same time into batches of one model, in the order asked. Use as an Asker.
+    """An Asker that gathers the requests of many tasks into batches for one model, in the order they arrive.
 
-    `prepare` turns a page into what the model's `answers` takes.
+    `prepare` turns a page into what the model's `answers` takes. Raises what `answers` raises.
     """
 
     GATHER_SECONDS = 0.05
@@ -155,32 +164,30 @@ class BatchingAsker:
         self._worker: asyncio.Task[None] | None = None
 
     async def __call__(
-        self, pages: list[Any], shard: Shard, temperature: float, seed: int, hearing: Hearing | None = None
+        self, pages: list[Any], shard: Shard, temperature: float, seed: int, on_text: OnText | None = None
     ) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((pages, shard, (temperature, seed), future))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         answer = await future
-        if hearing is not None:
-            hearing(answer.raw)  # a batch is written to its end before anything is told of it
+        if on_text is not None:
+            on_text(answer.raw)  # a batch is decoded to its end before its texts are known
         return answer
 
     async def _work(self) -> None:
         while self._waiting:
             if len(self._waiting) < self.batch_size:
                 await asyncio.sleep(self.GATHER_SECONDS)
-            how = self._waiting[0][2]
-            batch = [item for item in self._waiting if item[2] == how][: self.batch_size]
+            sampling = self._waiting[0][2]
+            temperature, seed = sampling
+            batch = [item for item in self._waiting if item[2] == sampling][: self.batch_size]
             taken = {id(item) for item in batch}
             self._waiting = [item for item in self._waiting if id(item) not in taken]
             try:
+                documents, shards = [pages for pages, *_ in batch], [shard for _, shard, *_ in batch]
                 answers = await asyncio.to_thread(
-                    self.model.answers,
-                    [pages for pages, *_ in batch],
-                    [shard for _, shard, *_ in batch],
-                    temperature=how[0],
-                    seed=how[1],
+                    self.model.answers, documents, shards, temperature=temperature, seed=seed
                 )
             except Exception as error:
                 for *_, future in batch:
@@ -190,8 +197,3 @@ class BatchingAsker:
             for (*_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
-
-
-def batches_of(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

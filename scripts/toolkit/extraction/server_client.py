@@ -1,8 +1,8 @@
-"""Answers from an OpenAI-compatible server: the request in its one shape, retries that lose nothing, one waiting room.
+"""Answers from an OpenAI-compatible server: one request shape, retries, and waiting for a server that is down.
 
-The request is the same for vLLM and any hosted API: system turn, page images as data URLs at their exact size, question,
-`response_format` json_schema. What fails on the way (connection, 429, 5xx) is sent again after a pause; what the server
-refuses (4xx) is not.
+The request is the same for vLLM and any hosted API: system turn, page images as data URLs at their exact size,
+question, `response_format` json_schema. A request that fails in transit (connection, 429, 5xx) is sent again after
+a pause. A request that the server refuses (other 4xx) is not.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from toolkit.answers.answer import Answer, Hearing, NoAnswer
+from toolkit.answers.answer import Answer, NoAnswer, OnText, Usage
 from toolkit.answers.row_shards import Shard
 from toolkit.answers.token_confidence import text_tokens
 from toolkit.console import ExitCode, StageError
@@ -28,25 +28,28 @@ from toolkit.files import escaped, with_replacement, with_whole_pairs
 from toolkit.model.contract import Contract
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
-# Answers that every document would get: the run stops with a sentence instead of failing a thousand times.
+# Every document would get these responses, so the run stops with a sentence.
 SETUP_ERRORS = {
     401: "the server wants another API key (environment variable {variable})",
     403: "the server forbids this API key (environment variable {variable})",
     404: "the server has no such route or model; look at {url}/models and give --served-model",
 }
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
-KNOWN_PAGES = 4096  # far more than are in flight, far fewer than fill memory
+KNOWN_PAGES = 4096  # page names to remember: far more than are in flight
 PASSING_ERRORS = (408, 409, 425, 429)
-LOOK_EVERY = 1.0  # seconds between two looks for a server that is gone
+LOOK_EVERY = 1.0  # seconds between two looks for a server that is down
 GATEWAY_ERRORS = (502, 503, 504)  # a gateway whose server may be gone
 
 
 def page_url(path: Path) -> str:
-    """A page image as a data URL. PNG and JPEG files go as they are; anything that a server might open differently than
-    training did (transparency, EXIF turns, other formats) goes as the PNG of what training saw."""
+    """A page image as a data URL. Raises UnreadablePage if it cannot be read.
+
+    Plain PNG and JPEG files are sent as they are. What a server might open differently from training
+    (transparency, EXIF rotation, other formats) is sent as the PNG of what training saw.
+    """
     from PIL import Image
 
-    from toolkit.model.encoding import open_page
+    from toolkit.pages.opening import open_page
 
     try:
         with Image.open(path) as image:
@@ -55,7 +58,7 @@ def page_url(path: Path) -> str:
     except (OSError, ValueError):
         kind, plain = "", False
     if kind and plain:
-        open_page(path)  # a cut-off file must be named here, not at the server
+        open_page(path)  # a truncated file must be reported here, not by the server
         data = path.read_bytes()
     else:
         buffer = io.BytesIO()
@@ -81,31 +84,27 @@ def request_body(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The one request shape, for the whole answer or one shard of it; `pages` are data URLs."""
+    """The request body for the whole answer or one shard of it (default: the plan's first); `pages` are data URLs."""
     plan = contract.answer_plan
     shard = shard or plan.first
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pages]
     content.append({"type": "text", "text": contract.prompt.asking(shard.line).question})
+    system = {"role": "system", "content": [{"type": "text", "text": contract.system}]}
+    grammar = {"name": "document", "strict": True, "schema": plan.wire_of(shard).grammar()}
     return {
         "model": model,
-        "messages": [
-            {"role": "system", "content": [{"type": "text", "text": contract.system}]},
-            {"role": "user", "content": content},
-        ],
+        "messages": [system, {"role": "user", "content": content}],
         "temperature": temperature,
         "seed": seed,
         "max_tokens": contract.max_answer_tokens,
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "document", "strict": True, "schema": plan.wire_of(shard).grammar()},
-        },
+        "response_format": {"type": "json_schema", "json_schema": grammar},
     }
 
 
 def blank_request(
     contract: Contract, model: str, *, max_tokens: int, grammar: bool = True, logprobs: bool = False
 ) -> dict[str, Any]:
-    """A request of the served shape without a document: one striped page of the largest size."""
+    """A request body without a document: one striped page of the largest size."""
     from PIL import Image, ImageDraw
 
     from toolkit.pages.images import fitted_size
@@ -124,34 +123,29 @@ def blank_request(
 
 
 def headers(key: str | None) -> dict[str, str]:
+    """The HTTP headers of a request with an API key; none without a key."""
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def post(host: str, port: int, body: dict[str, Any]) -> dict[str, Any]:
-    """One request to a server that this project started. Raises StageError where it is not answered."""
+    """The response to one request to a server that this project started. Raises StageError if there is no answer."""
     import os
 
     import httpx
 
+    url = f"http://{host}:{port}/v1/chat/completions"
     try:
-        answer = httpx.post(
-            f"http://{host}:{port}/v1/chat/completions",
-            json=body,
-            headers=headers(os.environ.get(API_KEY_VARIABLE)),
-            timeout=600,
-        )
+        answer = httpx.post(url, json=body, headers=headers(os.environ.get(API_KEY_VARIABLE)), timeout=600)
     except httpx.HTTPError as error:
         raise StageError(f"the server did not answer a warm-up request: {error!r}", ExitCode.PROBLEMS) from None
     if answer.status_code != 200:
-        raise StageError(
-            f"the server answered a warm-up request with HTTP {answer.status_code}: {server_message(answer)}",
-            ExitCode.PROBLEMS,
-        )
+        problem = f"HTTP {answer.status_code}: {server_message(answer)}"
+        raise StageError(f"the server answered a warm-up request with {problem}", ExitCode.PROBLEMS)
     return dict(answer.json())
 
 
 def server_message(response: Any) -> str:
-    """The server's own sentence, from OpenAI's error object or the body's start."""
+    """The server's error message, from OpenAI's error object or else the start of the body."""
     try:
         value = response.json()
         error = value.get("error", value)
@@ -161,15 +155,37 @@ def server_message(response: Any) -> str:
     return escaped(" ".join(str(text).split())[:300])
 
 
+class ServerGone(Exception):
+    """The server cannot be reached; this uses no attempt. `broke_off`: it went away while it worked on the request."""
+
+    def __init__(self, sentence: str, *, broke_off: bool = False) -> None:
+        super().__init__(sentence)
+        self.broke_off = broke_off
+
+
+class PagesForgotten(Exception):
+    """The server no longer has a page that was sent by name, so it must be sent again; this uses no attempt."""
+
+
+class PassingFailure(Exception):
+    """An attempt failed that may succeed later; `retry_after` is the pause in seconds that the server asks for."""
+
+    def __init__(self, sentence: str, retry_after: float = 0.0) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
 class ServerModel:
-    """A served model, an Asker of extraction; may be called from many tasks at once; use as an async context.
+    """A served model as an Asker; may be called from many tasks at once; use as an async context.
 
-    The pages of a document go to the server once where that is a vLLM: its further shards name them by their hash, and vLLM takes them from its
-    cache (else it asks for them, and they are sent again). With `stream` answers tell when their first text came. `url` ends in /v1.
+    `url` ends in /v1. With `stream` answers report the time of their first text. A vLLM server gets the pages of a
+    document once: further shards name them by hash and vLLM takes them from its cache. If it no longer has them,
+    they are sent again.
 
-    `attempts` tries of one request. Waiting for a server that cannot be reached uses no attempts: requests wait until an outage
-    is `patience` seconds old, and fail at once from then on. The server is looked for all the time; when it is back, it is used.
-    A request that was under way when `attempts` outages began, and one more, fails: it may be what ends the server.
+    A request is tried `attempts` times. Waiting for a server that cannot be reached uses no attempts. Requests
+    wait until the outage is `patience` seconds old; later ones fail at once. The client keeps looking for the
+    server and uses it when it is back. A request during which the server went away more than `attempts` times
+    fails: it may be what crashes the server.
     """
 
     def __init__(
@@ -201,12 +217,12 @@ class ServerModel:
         self._http = httpx.AsyncClient(
             headers=headers(key), limits=limits, timeout=httpx.Timeout(timeout, connect=10, pool=None)
         )
-        # The constant part is built once a shard: hundreds of requests share it.
+        # The constant part of a body is built once for each shard and shared by all requests.
         self._bodies: dict[str, dict[str, Any]] = {}
         self._more: dict[str, Any] = {"logprobs": True} if confidence else {}
         self._more |= STREAMED if stream else {}
         self._keeps_pages = False
-        self._known: dict[str, None] = {}  # names of pages that the server has had, oldest first
+        self._known: dict[str, None] = {}  # names of pages that the server has received, oldest first
 
     async def __aenter__(self) -> ServerModel:
         import httpx
@@ -218,14 +234,12 @@ class ServerModel:
             names = [str(entry["id"]) for entry in response.json()["data"]]
         except httpx.TransportError as error:
             await self._http.aclose()
-            raise StageError(
-                f"{self.url}: no server answers ({type(error).__name__}); start one with serve_vllm.py, or correct --server"
-            ) from None
+            advice = "start one with serve_vllm.py, or correct --server"
+            raise StageError(f"{self.url}: no server answers ({type(error).__name__}); {advice}") from None
         except (KeyError, ValueError, TypeError):
             await self._http.aclose()
-            raise StageError(
-                f"{self.url}: this is no OpenAI-compatible server (GET /models); give the address up to /v1"
-            ) from None
+            problem = "this is no OpenAI-compatible server (GET /models)"
+            raise StageError(f"{self.url}: {problem}; give the address up to /v1") from None
         except StageError:
             await self._http.aclose()
             raise
@@ -257,16 +271,18 @@ class ServerModel:
             return False
 
     def prepare(self, page: Path) -> SentPage:
+        """A page image file as it is sent. Raises UnreadablePage if it cannot be read."""
         url = page_url(page)
         return SentPage(url, hashlib.sha256(url.encode()).hexdigest())
 
-    def _content(self, pages: list[SentPage], again: bool) -> list[dict[str, Any]]:
-        """The pages of a request; `again`: by name only."""
+    def _content(self, pages: list[SentPage], by_name: bool) -> list[dict[str, Any]]:
+        """The pages of a request; `by_name`: without their bytes."""
         if not self._keeps_pages:
             return [{"type": "image_url", "image_url": {"url": page.url}} for page in pages]
+        images = [None if by_name else {"url": page.url} for page in pages]
         return [
-            {"type": "image_url", "image_url": None if again else {"url": page.url}, "uuid": page.name}
-            for page in pages
+            {"type": "image_url", "image_url": image, "uuid": page.name}
+            for page, image in zip(pages, images, strict=True)
         ]
 
     def _remember(self, pages: list[SentPage]) -> None:
@@ -282,84 +298,88 @@ class ServerModel:
         shard: Shard,
         temperature: float,
         seed: int,
-        hearing: Hearing | None = None,
+        on_text: OnText | None = None,
         *,
         forced: str | None = None,
     ) -> Answer:
-        """One answer about the pages, which `hearing` is told of while it is written; with `forced` the grammar allows this text alone (vLLM only), which
-        tells what it costs to write it. Raises NoAnswer where there is none, StageError where nobody will get one."""
-        import httpx
+        """One answer about the pages; `on_text` gets its text while it is written.
 
-        if shard.line not in self._bodies:
-            self._bodies[shard.line] = request_body(self.contract, "", [], shard) | self._more
-        constant = self._bodies[shard.line]
-        if forced is not None:
-            # A model that would say something else spells it in more tokens than one that was trained to: no bound but the server's own.
-            constant = {k: v for k, v in constant.items() if k not in ("response_format", "max_tokens")}
-            constant |= {"structured_outputs": {"choice": [forced]}}
-        if hearing is not None:
-            constant = constant | STREAMED
-        system, user = constant["messages"]
-        again = self._keeps_pages and all(page.name in self._known for page in pages)
-
-        def whole_body() -> dict[str, Any]:
-            messages = [system, user | {"content": [*self._content(pages, again), *user["content"]]}]
-            return constant | {"model": self.model, "temperature": temperature, "seed": seed, "messages": messages}
-
-        body = whole_body()
+        With `forced` the grammar allows only this text, which measures what it costs to write it (vLLM only).
+        Raises NoAnswer if there is no answer, StageError if no document can get one.
+        """
+        constant = self._constant_part(shard, forced, stream=on_text is not None)
+        by_name = self._keeps_pages and all(page.name in self._known for page in pages)
         complaint = ""
         attempt = outages = 0
         while attempt < self.attempts:
             if outages > self.attempts:
                 raise NoAnswer("http_error", f"the server went away each of the {outages} times that it was asked")
             await self._server_back()
-            began = time.monotonic()
-            attempt += 1
-            wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.7, 1.3)
+            system, user = constant["messages"]
+            messages = [system, user | {"content": [*self._content(pages, by_name), *user["content"]]}]
+            own = {"model": self.model, "temperature": temperature, "seed": seed, "messages": messages}
             try:
-                response = await self._sent(body, hearing)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                answer = await self._attempt(constant | own, on_text, by_name)
+                self._remember(pages if self._keeps_pages else [])
+                return answer
+            except ServerGone as gone:
+                complaint, outages = str(gone), outages + gone.broke_off
                 self._server_gone()
-                attempt -= 1
-                complaint = f"no connection ({type(error).__name__})"
-                continue
-            except httpx.RequestError as error:
-                complaint = f"the connection broke off ({type(error).__name__})"
-                if not await self._alive():
-                    self._server_gone()
-                    attempt, outages = attempt - 1, outages + 1
-                    continue
-            else:
-                if again and response.status_code in (400, 422, 500):
-                    # The server's cache no longer has a page: this is how it asks for it.
-                    again, attempt = False, attempt - 1
-                    body = whole_body()
-                    continue
-                if response.status_code == 200:
-                    try:
-                        found = self._read(response.json(), time.monotonic() - began)
-                        self._remember(pages if self._keeps_pages else [])
-                        return found
-                    except (ValueError, KeyError, IndexError, TypeError):
-                        complaint = f"not an answer: {response.text[:80]!r}"
-                elif response.status_code in PASSING_ERRORS or response.status_code >= 500:
-                    complaint = f"HTTP {response.status_code}: {server_message(response)}"
-                    if response.status_code in GATEWAY_ERRORS and not await self._alive():
-                        self._server_gone()
-                        attempt, outages = attempt - 1, outages + 1
-                        continue
-                    wait = max(wait, retry_after(response))
-                elif response.status_code in SETUP_ERRORS:
-                    raise self._setup_error(response)
-                else:
-                    raise NoAnswer("refused", f"HTTP {response.status_code}: {server_message(response)}")
-            if attempt < self.attempts:
-                self.retries += 1
-                await asyncio.sleep(wait)
+            except PagesForgotten:
+                by_name = False
+            except PassingFailure as failure:
+                attempt += 1
+                complaint = str(failure)
+                if attempt < self.attempts:
+                    self.retries += 1
+                    pause = min(30.0, 0.5 * 2**attempt) * random.uniform(0.7, 1.3)
+                    await asyncio.sleep(max(pause, failure.retry_after))
         raise NoAnswer("http_error", f"{complaint}; {self.attempts} attempts")
 
-    async def _sent(self, body: dict[str, Any], hearing: Hearing | None) -> Any:
-        """The response; of a stream one that holds the gathered answer."""
+    def _constant_part(self, shard: Shard, forced: str | None, *, stream: bool) -> dict[str, Any]:
+        """The part of a request body that all documents share, without pages."""
+        if shard.line not in self._bodies:
+            self._bodies[shard.line] = request_body(self.contract, "", [], shard) | self._more
+        constant = self._bodies[shard.line]
+        if forced is not None:
+            # A model that would write something else spells it in more tokens, so only the server's own limit holds.
+            constant = {k: v for k, v in constant.items() if k not in ("response_format", "max_tokens")}
+            constant |= {"structured_outputs": {"choice": [forced]}}
+        return constant | STREAMED if stream else constant
+
+    async def _attempt(self, body: dict[str, Any], on_text: OnText | None, by_name: bool) -> Answer:
+        """Send a request once; `by_name`: without its pages' bytes. Raises one of the exceptions above, or NoAnswer."""
+        import httpx
+
+        began = time.monotonic()
+        try:
+            response = await self._sent(body, on_text)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ServerGone(f"no connection ({type(error).__name__})") from None
+        except httpx.RequestError as error:
+            complaint = f"the connection broke off ({type(error).__name__})"
+            if not await self._alive():
+                raise ServerGone(complaint, broke_off=True) from None
+            raise PassingFailure(complaint) from None
+        status = response.status_code
+        if by_name and status in (400, 422, 500):
+            raise PagesForgotten
+        if status == 200:
+            try:
+                return self._read(response.json(), time.monotonic() - began)
+            except (ValueError, KeyError, IndexError, TypeError):
+                raise PassingFailure(f"not an answer: {response.text[:80]!r}") from None
+        complaint = f"HTTP {status}: {server_message(response)}"
+        if status in PASSING_ERRORS or status >= 500:
+            if status in GATEWAY_ERRORS and not await self._alive():
+                raise ServerGone(complaint, broke_off=True)
+            raise PassingFailure(complaint, retry_after(response))
+        if status in SETUP_ERRORS:
+            raise self._setup_error(response)
+        raise NoAnswer("refused", complaint)
+
+    async def _sent(self, body: dict[str, Any], on_text: OnText | None) -> Any:
+        """The response to a body; a streamed answer is collected into one response."""
         import httpx
 
         if "stream" not in body:
@@ -369,26 +389,29 @@ class ServerModel:
             if response.status_code != 200:
                 await response.aread()
                 return response
-            whole = await gathered(response, began, hearing)
+            whole = await collected(response, began, on_text)
             return httpx.Response(200, content=json.dumps(whole).encode())
 
     @staticmethod
     def _read(value: dict[str, Any], seconds: float) -> Answer:
+        """The answer of a response body. Raises ValueError, KeyError, IndexError or TypeError if it is not one."""
         choice = value["choices"][0]
-        usage = {k: v for k, v in (value.get("usage") or {}).items() if k in ("prompt_tokens", "completion_tokens")}
-        cached = ((value.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
+        counts = value.get("usage") or {}
+        usage = {k: v for k, v in counts.items() if k in ("prompt_tokens", "completion_tokens")}
+        cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens")
         if cached is not None:
             usage["cached_tokens"] = cached
         text = choice["message"]["content"]
-        # Half a surrogate pair becomes its JSON escape: judged with the answer, and written down as it came.
+        # Half a surrogate pair becomes its JSON escape, which is judged and stored.
         text = "" if text is None else escaped(with_whole_pairs(str(text)))
-        said = (choice.get("logprobs") or {}).get("content") or []
-        pieces = [(with_replacement(str(entry["token"])), float(entry["logprob"])) for entry in said]
-        tokens = text_tokens(pieces, text) if said else None
-        return Answer(text, str(choice["finish_reason"]), usage, round(seconds, 3), tokens, value.get("first_token"))
+        entries = (choice.get("logprobs") or {}).get("content") or []
+        pieces = [(with_replacement(str(entry["token"])), float(entry["logprob"])) for entry in entries]
+        tokens = text_tokens(pieces, text) if entries else None
+        reason, first = str(choice["finish_reason"]), value.get("first_token")
+        return Answer(text, reason, cast("Usage", usage), round(seconds, 3), tokens, first)
 
     async def _alive(self) -> bool:
-        """Whether the server answers at all; behind a gateway its end looks like a connection that breaks off."""
+        """Whether the server answers at all; behind a gateway its end looks like a broken connection."""
         import httpx
 
         try:
@@ -398,11 +421,11 @@ class ServerModel:
 
     @property
     def away(self) -> bool:
-        """Whether the server was gone when it was last looked for."""
+        """Whether the server could not be reached at the last look."""
         return self._away_since is not None
 
     def _server_gone(self) -> None:
-        """The first to find the server gone starts the watch; the others wait with it."""
+        """Mark the server as away and start the one task that looks for it, if it is not running."""
         if self._away_since is None:
             self._away_since = time.monotonic()
             self._reachable.clear()
@@ -411,21 +434,23 @@ class ServerModel:
             self._watching = asyncio.create_task(self._watch(self._away_since))
 
     async def _watch(self, since: float) -> None:
-        """Looks for the server until it is back, however long that takes."""
-        told = False
+        """Look for the server until it is back, however long that takes; `since`: monotonic time of the outage's
+        start.
+        """
+        reported = False
         while True:
             await asyncio.sleep(LOOK_EVERY)
             if await self._alive():
                 break
-            if not told and time.monotonic() - since > self.patience:
-                told = True
+            if not reported and time.monotonic() - since > self.patience:
+                reported = True
                 self.say(f"{self.url}: the server is still gone; documents fail until it is back")
         self.say(f"{self.url}: the server is back after {time.monotonic() - since:.0f} s")
         self._away_since = None
         self._reachable.set()
 
     async def _server_back(self) -> None:
-        """Waits while the server is away. Raises NoAnswer as soon as this outage is older than `patience`."""
+        """Wait while the server is away. Raises NoAnswer once the outage is older than `patience` seconds."""
         while self._away_since is not None:
             left = self._away_since + self.patience - time.monotonic()
             if left <= 0:
@@ -434,9 +459,12 @@ class ServerModel:
                 await asyncio.wait_for(self._reachable.wait(), left)
 
 
-async def gathered(response: Any, began: float, hearing: Hearing | None) -> dict[str, Any]:
-    """A stream of OpenAI's chunks as the answer that it spells, with `first_token`, the seconds from `began` to its first text; `hearing` is told the text
-    so far with every chunk. What is not such a stream comes back without choices."""
+async def collected(response: Any, began: float, on_text: OnText | None) -> dict[str, Any]:
+    """The response body that a stream of OpenAI's chunks spells; {} if it is not such a stream.
+
+    `first_token` is the seconds from `began` (monotonic) to its first text. `on_text` gets the text so far at
+    every chunk.
+    """
     first: float | None = None
     text: list[str] = []
     logprobs: list[Any] = []
@@ -454,8 +482,8 @@ async def gathered(response: Any, began: float, hearing: Hearing | None) -> dict
             if piece:
                 first = time.monotonic() - began if first is None else first
                 text.append(piece)
-                if hearing is not None:
-                    hearing(with_whole_pairs("".join(text)))
+                if on_text is not None:
+                    on_text(with_whole_pairs("".join(text)))
             logprobs += (choice.get("logprobs") or {}).get("content") or []
             finish = choice.get("finish_reason") or finish
     if finish is None:
@@ -465,7 +493,7 @@ async def gathered(response: Any, began: float, hearing: Hearing | None) -> dict
 
 
 def retry_after(response: Any) -> float:
-    """Seconds that the server asks to wait, 60 at most; 0 where it does not say."""
+    """The pause in seconds that the server asks for, at most 60; 0 if it does not ask for one."""
     try:
         return min(60.0, max(0.0, float(response.headers.get("retry-after", 0))))
     except ValueError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers.answer import Answer, Hearing
+from toolkit.answers.answer import Answer, OnText
 from toolkit.answers.row_shards import AnswerPlan, Shard
 from toolkit.console import StageError
 from toolkit.evaluation.score_table import row_bucket
@@ -103,14 +103,14 @@ class Recorder:
         return sent
 
     async def __call__(
-        self, pages: list[SentPage], shard: Shard, temperature: float, seed: int, hearing: Hearing | None = None
+        self, pages: list[SentPage], shard: Shard, temperature: float, seed: int, on_text: OnText | None = None
     ) -> Answer:
         began = time.monotonic()
         forced = None
         if self.gold is not None:
             (part,) = self.plan.cut(self.gold, [shard]) if self.plan.sharded else [self.gold]
             forced = self.plan.wire_of(shard).encoded(part)
-        answer = await self.server(pages, shard, temperature, seed, hearing, forced=forced)
+        answer = await self.server(pages, shard, temperature, seed, on_text, forced=forced)
         self.calls.append(
             {
                 "line": shard.line,

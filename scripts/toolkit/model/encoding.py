@@ -7,28 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
+from toolkit.pages.opening import open_page
 from toolkit.records.prompt import Prompt
 from toolkit.records.record import answer_text, images_of, prompt_of
 
 IGNORED = -100
 END_OF_ANSWER = "<|im_end|>"
-
-
-class UnreadablePage(StageError):
-    """One page image is damaged or gone; other documents are not concerned."""
-
-
-def open_page(path: Path) -> Any:
-    """A page image as RGB. Raises UnreadablePage where it cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise UnreadablePage(
-            f"{path.as_posix()}: the page image cannot be read ({' '.join(str(error).split())[:120]}); run verify_image_paths.py"
-        ) from None
 
 
 def encode_prompt(processor: Any, prompt: Prompt, pages: list[Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from toolkit.answers.predictions import PredictionFile
 from toolkit.console import StageError
 from toolkit.evaluation.scoring import DocumentScore, as_rows, cell, outcome
-from toolkit.model.encoding import open_page
 from toolkit.pages.evidence import DocumentWords, TextLayers, evidence_boxes
+from toolkit.pages.opening import open_page
 from toolkit.records.record import images_of
 from toolkit.reports.html_page import write_page
 from toolkit.schema.target import Leaf, TargetSchema, put_at, value_at

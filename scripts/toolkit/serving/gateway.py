@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 from toolkit.answers.row_shards import Shard
 from toolkit.console import StageError
 from toolkit.extraction.documents import Document, PageRenderer, Unreadable, Workspace
-from toolkit.extraction.run import Heard, Judge, prediction_of
+from toolkit.extraction.run import Judge, OnPart, prediction_of
 from toolkit.extraction.server_client import ServerModel, headers
 from toolkit.model.contract import Contract
 from toolkit.pages.evidence import DocumentWords
@@ -76,7 +76,7 @@ class DocumentRequest:
     """One request for a document and what is known of it: its prediction line, and seconds by part."""
 
     request: fastapi.Request
-    heard: Heard | None  # told of each shard's values as they come
+    on_part: OnPart | None  # told of each shard's values as they come
     deadline: float  # of the event loop's clock
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
     began: float = field(default_factory=time.monotonic)
@@ -207,10 +207,10 @@ class Gateway:
         """
         lines: asyncio.Queue[bytes] = asyncio.Queue()
 
-        def heard(window: int, shard: Shard, values: dict[str, Any]) -> None:
+        def on_part(window: int, shard: Shard, values: dict[str, Any]) -> None:
             lines.put_nowait(line_of({"window": window + 1, "shard": shard.line, "values": values}))
 
-        work = asyncio.create_task(self._answer(request, heard))
+        work = asyncio.create_task(self._answer(request, on_part))
         first = asyncio.create_task(lines.get())
         await asyncio.wait({work, first}, return_when=asyncio.FIRST_COMPLETED)
         if work.done() and not first.done():
@@ -230,9 +230,9 @@ class Gateway:
 
         return StreamingResponse(sent(), media_type=LINES)
 
-    async def _answer(self, request: fastapi.Request, heard: Heard | None) -> Response:
+    async def _answer(self, request: fastapi.Request, on_part: OnPart | None) -> Response:
         """The answer to a request that was counted as waiting; timed and logged."""
-        asked = DocumentRequest(request, heard, asyncio.get_running_loop().time() + self.limits.seconds)
+        asked = DocumentRequest(request, on_part, asyncio.get_running_loop().time() + self.limits.seconds)
         try:
             asked.line = await self._prediction_line(asked)
         except Exception as error:
@@ -282,13 +282,13 @@ class Gateway:
                 window=self.contract.max_pages,
                 tries=3,
                 words=DocumentWords(layer) if layer else None,
-                heard=asked.heard,
+                on_part=asked.on_part,
             )
         except StageError:
             # The server's address or key is wrong, or it is not up: nothing that the client could cure.
             return {"status": "http_error", "error": SERVER_SILENT}
         asked.seconds["model"] = time.monotonic() - began
-        return line
+        return {**line}
 
     def _failure_line(self, error: Exception) -> dict[str, Any]:
         """The line of a document whose request ended with this error."""

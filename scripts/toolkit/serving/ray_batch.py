@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers.answer import Answer
-from toolkit.answers.predictions import prediction_line
+from toolkit.answers.answer import Answer, Usage
+from toolkit.answers.predictions import PredictionLine, prediction_line
 from toolkit.answers.row_shards import Shard
 from toolkit.answers.token_confidence import text_tokens
 from toolkit.console import say
@@ -110,7 +110,7 @@ class VllmEngine:
         answers = []
         for output in outputs:
             best = output.outputs[0]
-            usage = {"prompt_tokens": len(output.prompt_token_ids), "completion_tokens": len(best.token_ids)}
+            usage: Usage = {"prompt_tokens": len(output.prompt_token_ids), "completion_tokens": len(best.token_ids)}
             chosen = [step[token].logprob for step, token in zip(best.logprobs, best.token_ids, strict=True)]
             pieces = zip(tokenizer.batch_decode([[token] for token in best.token_ids]), chosen, strict=True)
             answers.append(Answer(best.text, str(best.finish_reason), usage, tokens=text_tokens(pieces, best.text)))
@@ -130,8 +130,8 @@ class Extractor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         from toolkit.extraction.run import prediction_of
 
-        async def all_of_them() -> list[dict[str, Any]]:
-            async def one(identity: str, urls: list[str], error: str, layer: Any) -> dict[str, Any]:
+        async def all_of_them() -> list[PredictionLine]:
+            async def one(identity: str, urls: list[str], error: str, layer: Any) -> PredictionLine:
                 if error:
                     return prediction_line(identity, "unreadable", None, None, error=error)
                 words = DocumentWords(layer) if layer else None
@@ -154,7 +154,7 @@ class Renderer:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from toolkit.extraction.server_client import page_url
-        from toolkit.model.encoding import UnreadablePage
+        from toolkit.pages.opening import UnreadablePage
 
         source = Path(row["source"]) if row["source"] else None
         layer = Path(row["text_layer"]) if row["text_layer"] else None
@@ -174,7 +174,7 @@ class Renderer:
 
 def extracted_with_ray(
     settings: RaySettings, contract: Contract, documents: list[Document]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PredictionLine]:
     """Prediction lines of `documents`, in the order in which actors finish. Paths must be the same on every machine."""
     todo = []
     for document in documents:
