@@ -1,14 +1,21 @@
-"""Measure the latency of any OpenAI-compatible endpoint on your own documents: this project's server, or the API it replaces.
+"""Measure the latency of an OpenAI-compatible endpoint on your documents: this project's server or another API.
 
-Documents (a JSONL, PDFs, images, folders) are asked exactly as extract_documents.py asks them, shards included; each counts from its page
-images to its judged answer. --concurrency N asks N at a time; --rate R lets R a second arrive at random (open loop: a server that
-falls behind shows); repeat either. --as-gold makes a vLLM write the labels' own answers, and with --wire and --rows-per-shard in another form
-than the contract's: what an answer will cost before a model is trained to give it. The first document of all is the cold one and stands apart. Quantiles come with 95 % intervals. --slo
-p95=1.0s@rows<=50 sets the exit code: 1 where it is missed, or a document has no answer. Writes --out (JSON, also for estimate_latency.py
---calibrate) and --report (HTML with plots); --against compares with an earlier --out.
+Documents (a JSONL, PDFs, images, folders) are requested as extract_documents.py requests them, shards included. Each is
+timed from its page images to its judged answer. Quantiles have 95 % intervals. The first document of all is the cold
+one and is listed apart.
 
-    python scripts/benchmark_latency.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in data/splits/test.jsonl --out data/latency/bl-8b.json
-    python scripts/benchmark_latency.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in data/pdfs --concurrency 1 --rate 4 --slo "p95=1.0s@rows<=50" --out data/latency/bl-8b.json --report data/latency/bl-8b.html
+--concurrency N keeps N documents in flight. --rate R lets R a second arrive at random (open loop), which shows whether
+a server falls behind. Both can be repeated. --as-gold makes a vLLM write the labels' own answers. With --wire and
+--rows-per-shard it writes them in another form than the contract's: what an answer would cost, before a model is
+trained to give it. --slo p95=1.0s@rows<=50 sets the exit code: 1 where it is missed or a document has no answer.
+Writes --out (JSON, also for estimate_latency.py --calibrate) and --report (HTML with plots). --against compares with an
+earlier --out.
+
+    python scripts/benchmark_latency.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged \\
+        --in data/splits/test.jsonl --out data/latency/bl-8b.json
+    python scripts/benchmark_latency.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged \\
+        --in data/pdfs --concurrency 1 --rate 4 --slo "p95=1.0s@rows<=50" --out data/latency/bl-8b.json \\
+        --report data/latency/bl-8b.html
 """
 
 from __future__ import annotations
@@ -140,15 +147,11 @@ def main(argv: list[str] | None = None) -> int:
         raise StageError(f"{shown(args.out)} is there already; choose another --out, or --overwrite")
     earlier = read_benchmark(args.against) if args.against else None
     contract = load_contract(args.contract)
-    forms = {
-        name: getattr(args, name)
-        for name in ("wire", "rows_per_shard", "fields_per_shard")
-        if getattr(args, name) is not None
-    }
+    names = ("wire", "rows_per_shard", "fields_per_shard")
+    forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if forms and not args.as_gold:
-        raise StageError(
-            "--wire, --rows-per-shard and --fields-per-shard go with --as-gold: a model answers in the form it was trained in"
-        )
+        reason = "a model answers in the form it was trained in"
+        raise StageError(f"--wire, --rows-per-shard and --fields-per-shard go with --as-gold: {reason}")
     if forms:
         contract = dataclasses.replace(contract, **forms, max_shards=max(contract.max_shards, 64))
     result = asyncio.run(benchmark(args, contract, loads))
@@ -164,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         write_latency_page(args.report, result, earlier)
         say(f"-> {shown(args.report)}")
     errors = sum(sum(run["errors"].values()) for run in result["runs"])
-    missed = [one for one in result["slo"] if not one["met"]]
+    missed = [line for line in result["slo"] if not line["met"]]
     small = {key: value for key, value in result.items() if key != "runs"}
     small["runs"] = [{key: value for key, value in run.items() if key != "documents"} for run in result["runs"]]
     return console.finish(
@@ -173,6 +176,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_benchmark(path: Path) -> dict[str, Any]:
+    """The result in a file that this script wrote. Raises StageError for another file."""
     value = read_json(path)
     if not isinstance(value, dict) or value.get("benchmark_latency") != FORMAT_VERSION:
         raise StageError(f"{shown(path)}: not a file that this version of benchmark_latency.py wrote")
@@ -180,7 +184,7 @@ def read_benchmark(path: Path) -> dict[str, Any]:
 
 
 async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, Any]:
-    """Render, then each load in turn against the one server; requests are sent once, so that an error is counted and not hidden."""
+    """Render the documents, then measure each load in turn. A request is sent once, so that an error is counted."""
     import httpx
 
     from toolkit.extraction.run import Judge
@@ -247,11 +251,11 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
                 done = await run_load(load, ready, args.requests or len(ready), ask, seed=args.seed)
                 seconds = time.monotonic() - began
                 figures = server_figures(before, await reading())
-                for one in (first, *done):
-                    one.pop("prediction", None)
+                for line in (first, *done):
+                    line.pop("prediction", None)
                 runs.append(
                     summary(load, [first, *done], seconds, figures)
-                    | {"documents": [rounded(one) for one in (first, *done)]}
+                    | {"documents": [rounded(line) for line in (first, *done)]}
                 )
             name = args.name or str(server.model)
     return {
@@ -271,8 +275,10 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
 
 
 def rendered(renderer: PageRenderer, documents: list[Any]) -> tuple[list[Any], dict[str, Any], list[str]]:
-    """`(document, pages, vision tokens)` of each document that can be read; seconds that rendering one took, one after the other (empty where
-    there was nothing to render); what could not be read."""
+    """`(document, pages, vision tokens)` of each readable document, the rendering times, and what could not be read.
+
+    Documents are rendered one after the other; the times (seconds, as quantiles) are empty where none was rendered.
+    """
     ready, seconds, unreadable = [], [], []
     for document in console.progress(documents, total=len(documents), what="documents"):
         began = time.monotonic()
@@ -292,30 +298,25 @@ def rendered(renderer: PageRenderer, documents: list[Any]) -> tuple[list[Any], d
     return ready, spread(seconds), unreadable
 
 
-def rounded(one: dict[str, Any]) -> dict[str, Any]:
-    return {key: round(value, 5) if isinstance(value, float) else value for key, value in one.items()}
+def rounded(line: dict[str, Any]) -> dict[str, Any]:
+    """A document's line with its figures to 5 decimals."""
+    return {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
 
 
 def tell(result: dict[str, Any], earlier: dict[str, Any] | None) -> None:
-    """The tables: each run, its row buckets, the server's own times, the objectives, the comparison."""
-    form = (
-        f"{result['wire']}, shards of {result['rows_per_shard']} rows"
-        if result["rows_per_shard"]
-        else f"{result['wire']}, whole answers"
-    )
+    """Print each run, its row buckets, the server's own times, the objectives, and the comparison."""
+    shards, render = result["rows_per_shard"], result["render"]
+    form = f"{result['wire']}, " + (f"shards of {shards} rows" if shards else "whole answers")
     say(f"{result['name']} at {result['server']}: {form}; seconds with 95 % intervals")
-    if result["render"]:
-        say(
-            f"  rendering a document takes p50 {result['render']['p50']:.3f}, p95 {result['render']['p95']:.3f} (not in the figures below)"
-        )
+    if render:
+        took = f"p50 {render['p50']:.3f}, p95 {render['p95']:.3f}"
+        say(f"  rendering a document takes {took} (not in the figures below)")
     for run in result["runs"]:
         if not run["seconds"]:
             say(f"  {run['load']}: no document has an answer ({run['errors']})")
             continue
-        figures = "  ".join(
-            f"{q} {run['seconds'][q]:.3f} [{run['seconds'][q + '_interval'][0]:.3f}, {run['seconds'][q + '_interval'][1]:.3f}]"
-            for q in ("p50", "p90", "p95", "p99")
-        )
+        quantiles = [(q, run["seconds"][q], *run["seconds"][f"{q}_interval"]) for q in ("p50", "p90", "p95", "p99")]
+        figures = "  ".join(f"{q} {value:.3f} [{low:.3f}, {high:.3f}]" for q, value, low, high in quantiles)
         say(f"  {run['load']:14s} {figures}")
         more = [f"{run['documents_per_second']:.2f} documents/s", f"{run['tokens_per_second']:.0f} tokens/s"]
         if run["cold"]:
@@ -326,28 +327,21 @@ def tell(result: dict[str, Any], earlier: dict[str, Any] | None) -> None:
             more.append(f"{1000 * run['per_token']['p50']:.1f} ms a token")
         more.append(f"{run['cached_share']:.0%} of the prompt from the cache")
         say(f"    {', '.join(more)}" + (f"; without an answer: {run['errors']}" if run["errors"] else ""))
-        say(
-            "    by rows: "
-            + ", ".join(
-                f"{name}: p50 {value['p50']:.3f}, p95 {value['p95']:.3f} ({value['n']})"
-                for name, value in run["rows"].items()
-            )
-        )
+        rows = (f"{name}: p50 {v['p50']:.3f}, p95 {v['p95']:.3f} ({v['n']})" for name, v in run["rows"].items())
+        say(f"    by rows: {', '.join(rows)}")
         if run["server"]:
             own = run["server"]
-            say(
-                f"    the server's own means of {own['requests']} requests: queue {own['queue']:.3f}, prefill {own['prefill']:.3f}, decode {own['decode']:.3f}"
-            )
+            means = ", ".join(f"{part} {own[part]:.3f}" for part in ("queue", "prefill", "decode"))
+            say(f"    the server's own means of {own['requests']} requests: {means}")
     for run, other in paired(result, earlier):
-        ratio = run["seconds"]["p50"] / other["seconds"]["p50"]
-        say(
-            f"  against {earlier['name'] if earlier else ''}, {run['load']}: p50 {run['seconds']['p50']:.3f} for {other['seconds']['p50']:.3f} ({ratio:.2f} x), p95 {run['seconds']['p95']:.3f} for {other['seconds']['p95']:.3f}"
-        )
-    for one in result["slo"]:
-        seconds = "no answer" if one["seconds"] is None else f"{one['seconds']:.3f} s"
-        say(
-            f"  {one['slo']} at {one['load']}: {'met' if one['met'] else 'MISSED'}, {seconds} over {one['documents']} documents"
-        )
+        now, then = run["seconds"], other["seconds"]
+        medians = f"p50 {now['p50']:.3f} for {then['p50']:.3f} ({now['p50'] / then['p50']:.2f} x)"
+        tails = f"p95 {now['p95']:.3f} for {then['p95']:.3f}"
+        say(f"  against {earlier['name'] if earlier else ''}, {run['load']}: {medians}, {tails}")
+    for line in result["slo"]:
+        seconds = "no answer" if line["seconds"] is None else f"{line['seconds']:.3f} s"
+        verdict = "met" if line["met"] else "MISSED"
+        say(f"  {line['slo']} at {line['load']}: {verdict}, {seconds} over {line['documents']} documents")
 
 
 def paired(result: dict[str, Any], earlier: dict[str, Any] | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:

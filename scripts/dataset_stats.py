@@ -26,7 +26,7 @@ from toolkit.model.shapes import SHAPES, ModelShape
 from toolkit.model.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.records.record import answer_text, gold_of, images_of, read_records
-from toolkit.reports.dataset_page import write_page
+from toolkit.reports.dataset_page import write_dataset_page
 from toolkit.schema.target import TargetSchema, value_at
 from toolkit.training.plan import optimizer_steps, training_hours, training_memory
 
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     result["predicted"] = predictions(stats, SHAPES[args.size], GPUS[args.gpu], args.epochs)
     tell(args, schema, result)
     if args.html:
-        write_page(args.html, f"{schema.title}: {shown(args.input)}", result, stats.series())
+        write_dataset_page(args.html, f"{schema.title}: {shown(args.input)}", result, stats.series())
         say(f"page -> {shown(args.html)}")
     return console.finish(args, result)
 

@@ -1,13 +1,14 @@
-"""Predicted latency and cost of a document before a server is rented: every GPU, precision and form of the answer, by number of rows.
+"""Predict latency and cost of a document before you rent a server: by GPU, precision, form of the answer, and rows.
 
-Reads documents (--in: a JSONL with answers) for their pages, prompts and answers. One document has the GPU to itself. Figures come from the
-model's published shape and the GPU's data sheet with assumed shares of the peaks; --calibrate takes those shares from measured runs
-instead (a file of benchmark_latency.py, of the same GPU and precision). --p95 SECONDS names what meets a target.
---rows-per-shard (repeat it to compare) cuts answers into shards as train_lora.py does.
+Reads documents (--in: a JSONL with answers) for their pages, prompts and answers. Each document is assumed to have the
+GPU to itself. Figures come from the model's published shape and the GPU's data sheet, with assumed shares of its peaks.
+--calibrate takes these shares from measured runs: a file of benchmark_latency.py, of the same GPU and precision.
+--p95 SECONDS lists what meets a target. --rows-per-shard (repeat it to compare) cuts answers into shards as
+train_lora.py does.
 
     python scripts/estimate_latency.py --in data/splits/test.jsonl
     python scripts/estimate_latency.py --in data/splits/test.jsonl --size 4b --gpu h100 --p95 1.0 --price h100=2.99
-    python scripts/estimate_latency.py --in data/splits/test.jsonl --wire positional --rows-per-shard 0 --rows-per-shard 4 --gpu a6000 --p95 1.0
+    python scripts/estimate_latency.py --in data/splits/test.jsonl --wire positional --rows-per-shard 4 --gpu a6000
 """
 
 from __future__ import annotations
@@ -131,9 +132,8 @@ def main(argv: list[str] | None = None) -> int:
     if "cpu" in args.gpu and not args.calibrate:
         raise StageError("--gpu cpu has no data sheet; it needs --calibrate FILE")
     if args.calibrate and (len(args.gpu) != 1 or len(args.precision) != 1):
-        raise StageError(
-            "--calibrate belongs to the one GPU and precision that were measured; name them: --gpu NAME --precision NAME"
-        )
+        names = "name them: --gpu NAME --precision NAME"
+        raise StageError(f"--calibrate belongs to the one GPU and precision that were measured; {names}")
     shape = custom_shape(args.shape) if args.shape else SHAPES[args.size]
     efficiency = ASSUMED
     if args.calibrate:
@@ -148,9 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     requests = by_form[forms[0]]
     buckets = list(dict.fromkeys(row_bucket(r.rows) for r in sorted(requests, key=lambda r: r.rows)))
     assumption = f"calibrated by {shown(args.calibrate)}" if args.calibrate else "shares of the peaks assumed"
-    print(
-        f"{shown(args.input)}: {len(requests)} documents, {shape.name}, answers as {args.wire}, text {'counted' if args.model else 'estimated'}; predicted seconds, one document alone on the GPU, {assumption}"
-    )
+    counted = "counted" if args.model else "estimated"
+    about = f"{len(requests)} documents, {shape.name}, answers as {args.wire}, text {counted}"
+    print(f"{shown(args.input)}: {about}; predicted seconds, one document alone on the GPU, {assumption}")
     print(
         f"  {'GPU':6s} {'precision':9s} {'shard':>7s} {'GiB':>6s} {'p50':>7s} {'p95':>7s}   p95 by rows: "
         + "".join(f"{name:>8s}" for name in buckets)
@@ -161,12 +161,8 @@ def main(argv: list[str] | None = None) -> int:
         cost = f"   {line['cost_per_1000']:9.2f}" if line["cost_per_1000"] is not None else ""
         fits = "" if line["fits"] else "  does not fit"
         shard = f"{line['rows_per_shard']} rows" if line["rows_per_shard"] else "whole"
-        print(
-            f"  {line['gpu']:6s} {line['precision']:9s} {shard:>7s} {line['weights_gib']:6.1f} {line['p50']:7.2f} {line['p95']:7.2f}                "
-            + by_rows
-            + cost
-            + fits
-        )
+        figures = f"{line['weights_gib']:6.1f} {line['p50']:7.2f} {line['p95']:7.2f}"
+        print(f"  {line['gpu']:6s} {line['precision']:9s} {shard:>7s} {figures}{' ' * 16}{by_rows}{cost}{fits}")
     result: dict[str, Any] = {
         "documents": len(requests),
         "size": args.size,
@@ -286,7 +282,10 @@ def estimate(
     efficiency: Efficiency,
     kv_bytes: float,
 ) -> dict[str, Any]:
-    """Seconds by rank over all documents and by row bucket; the cost is that of the GPU's time for 1,000, one after another."""
+    """Seconds (quantiles) over all documents and by row bucket, and the cost of the GPU's time for 1,000 documents.
+
+    The documents are computed one after another.
+    """
     gpu = gpu_named(gpu_name)
     timed: list[tuple[float, str]] = []
     for request in requests:

@@ -1,4 +1,4 @@
-"""Make a tiny Qwen3-VL with random weights, dense or MoE: the real architecture, processor and chat template, for tests.
+"""Make a tiny Qwen3-VL with random weights, dense or MoE, for tests: the real classes, processor and chat template.
 
 python scripts/make_tiny_model.py --out outputs/tiny
 python scripts/make_tiny_model.py --out outputs/tiny-moe --moe --seed 1

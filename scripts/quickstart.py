@@ -1,8 +1,8 @@
-"""The whole road on this machine: sample documents and labels in, a fine-tuned extractor out, proved on unseen documents.
+"""Every stage on this machine: sample documents and labels in, a fine-tuned model out, scored on unseen documents.
 
 Sets up .venv, then runs the stages as you would, script by script, and prints each command before it runs. The
-demonstration uses generated bills of lading in an easy layout and a tiny Qwen3-VL on the CPU; it takes under 10 minutes on
-two cores after the set-up. Writes data/quickstart and outputs/quickstart.
+demonstration uses generated bills of lading in an easy layout and a tiny Qwen3-VL on the CPU. After the set-up it takes
+under 10 minutes on two cores. Writes data/quickstart and outputs/quickstart.
 
     python scripts/quickstart.py
     python scripts/quickstart.py --seed 7 --json
@@ -26,8 +26,9 @@ from toolkit.project import environments
 BASE_MODEL = "examples/reading_base"
 TOKENS = "384"
 NOTE = (
-    "Demonstration: generated bills of lading in large fixed-pitch type (one character per vision token), which a reading base of 2 million "
-    "parameters can read on a CPU. A real Qwen3-VL needs neither this layout nor this base."
+    "Demonstration: generated bills of lading in large fixed-pitch type (one character per vision token), "
+    "which a reading base of 2 million parameters can read on a CPU. "
+    "A real Qwen3-VL needs neither this layout nor this base."
 )
 SCORES = ("micro_f1", "header_macro_f1", "row_f1", "document_exact")
 
@@ -76,9 +77,12 @@ class Road:
             if folder.exists():
                 shutil.rmtree(folder)
 
-    def stage(self, name: str, script: str, *arguments: object, accept: tuple[int, ...] = (0,)) -> dict[str, Any]:
-        """Print and run one script; its --json line is the result. Stops the road where the script fails."""
-        words = [str(argument) for argument in arguments]
+    def stage(self, name: str, script: str, line: str, *more: str, accept: tuple[int, ...] = (0,)) -> dict[str, Any]:
+        """Print and run one script; its --json line is the result. Stops the road where the script fails.
+
+        `line` are arguments without spaces; those that have some are in `more`.
+        """
+        words = [*line.split(), *more]
         say(f"\n> python scripts/{script} " + " ".join(f'"{word}"' if " " in word else word for word in words))
         began = time.monotonic()
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
@@ -96,8 +100,8 @@ class Road:
             raise
         self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - began, 1)
         *shown, last = output.strip().splitlines() or [""]
-        for line in shown:
-            print(line, file=sys.stderr)
+        for text in shown:
+            print(text, file=sys.stderr)
         if process.returncode not in accept:
             raise StageError(
                 f"the stage '{name}' ended with code {process.returncode}; its message is above", ExitCode.PROBLEMS
@@ -111,182 +115,67 @@ class Road:
             ("held_out", self.args.held_out, 1_000_000 + self.args.seed),
         ):
             here = self.data_dir / name
-            self.stage(
-                "sample documents",
-                "make_sample_documents.py",
-                "--out-dir",
-                here / "samples",
-                "--documents",
-                documents,
-                "--seed",
-                seed,
-                "--layout",
-                "easy",
-            )
-            self.stage(
-                "extract zips",
-                "extract_combined_zip.py",
-                "--zip",
-                here / "samples/combined.zip",
-                "--zip",
-                here / "samples/bls_another.zip",
-                "--out-dir",
-                here / "raw",
-            )
-            self.stage(
-                "render PDFs",
-                "pdf_to_images.py",
-                "--in",
-                here / "samples/pdfs",
-                "--out-dir",
-                here / "images",
-                "--image-max-tokens",
-                TOKENS,
-            )
-            folders = [
-                word
-                for folder in ("raw/combined", "raw/bls_another", "images")
-                for word in ("--images-dir", here / folder)
-            ]
-            self.stage(
-                "build records",
-                "build_jsonl_from_results.py",
-                "--results",
-                here / "samples/results.json",
-                *folders,
-                "--prompt",
-                "examples/quickstart/prompt.txt",
-                "--out",
-                here / "records.jsonl",
-                "--allow-problems",
-            )
-            self.stage("validate", "validate_jsonl.py", here / "records.jsonl")
-            self.stage("verify images", "verify_image_paths.py", "--in", here / "records.jsonl")
-        self.stage(
-            "statistics", "dataset_stats.py", "--in", self.data_dir / "documents/records.jsonl", "--model", BASE_MODEL
-        )
-        self.splits = self.stage(
-            "split",
-            "split_jsonl.py",
-            "--in",
-            self.data_dir / "documents/records.jsonl",
-            "--out-dir",
-            self.data_dir / "splits",
-            "--ratios",
-            "96/4/0",
-        )
+            samples = f"--out-dir {here / 'samples'} --documents {documents} --seed {seed} --layout easy"
+            self.stage("sample documents", "make_sample_documents.py", samples)
+            zips = f"--zip {here / 'samples/combined.zip'} --zip {here / 'samples/bls_another.zip'}"
+            self.stage("extract zips", "extract_combined_zip.py", f"{zips} --out-dir {here / 'raw'}")
+            pages = f"--in {here / 'samples/pdfs'} --out-dir {here / 'images'} --image-max-tokens {TOKENS}"
+            self.stage("render PDFs", "pdf_to_images.py", pages)
+            folders = [f"--images-dir {here / folder}" for folder in ("raw/combined", "raw/bls_another", "images")]
+            labels = f"--results {here / 'samples/results.json'} {' '.join(folders)}"
+            rest = f"--prompt examples/quickstart/prompt.txt --out {here / 'records.jsonl'} --allow-problems"
+            self.stage("build records", "build_jsonl_from_results.py", f"{labels} {rest}")
+            self.stage("validate", "validate_jsonl.py", f"{here / 'records.jsonl'}")
+            self.stage("verify images", "verify_image_paths.py", f"--in {here / 'records.jsonl'}")
+        records = self.data_dir / "documents/records.jsonl"
+        self.stage("statistics", "dataset_stats.py", f"--in {records} --model {BASE_MODEL}")
+        where = f"--in {records} --out-dir {self.data_dir / 'splits'}"
+        self.splits = self.stage("split", "split_jsonl.py", f"{where} --ratios 96/4/0")
         self.held_out = self.data_dir / "held_out/records.jsonl"
 
     def training(self) -> None:
-        """Stage 7. The high rate and few epochs suit 2 million parameters; Qwen3-VL-8B wants 1e-4 (see docs)."""
-        self.trained = self.stage(
-            "train",
-            "train_lora.py",
-            "--model",
-            BASE_MODEL,
-            "--train",
-            self.data_dir / "splits/train.jsonl",
-            "--val",
-            self.data_dir / "splits/val.jsonl",
-            "--out",
-            self.out_dir / "adapter",
-            "--image-max-tokens",
-            TOKENS,
-            "--preset",
-            "none",
-            "--eval-documents",
-            0,
-            "--epochs",
-            f"{self.args.epochs:g}",
-            "--learning-rate",
-            "5e-3",
-            "--batch-size",
-            8,
-            "--accumulate",
-            1,
-            "--seed",
-            self.args.seed,
-        )
+        """Stage 7. The high rate and few epochs suit 2 million parameters; Qwen3-VL-8B needs 1e-4 (see docs)."""
+        files = f"--train {self.data_dir / 'splits/train.jsonl'} --val {self.data_dir / 'splits/val.jsonl'}"
+        where = f"--model {BASE_MODEL} {files} --out {self.out_dir / 'adapter'}"
+        form = f"--image-max-tokens {TOKENS} --preset none --eval-documents 0"
+        steps = f"--epochs {self.args.epochs:g} --learning-rate 5e-3 --batch-size 8 --accumulate 1"
+        self.trained = self.stage("train", "train_lora.py", f"{where} {form} {steps} --seed {self.args.seed}")
 
     def evaluation(self) -> dict[str, Any]:
         """Stages 8 and 9: base and adapter on documents they never saw, and two controls."""
         adapter = self.out_dir / "adapter"
-        runs: dict[str, list[object]] = {
-            "adapter": ["--adapter", adapter],
-            "base": ["--contract", adapter],
-            "adapter without grammar": ["--adapter", adapter, "--no-grammar"],
-            "adapter on shuffled pages": ["--adapter", adapter, "--shuffle-pages"],
+        runs = {
+            "adapter": f"--adapter {adapter}",
+            "base": f"--contract {adapter}",
+            "adapter without grammar": f"--adapter {adapter} --no-grammar",
+            "adapter on shuffled pages": f"--adapter {adapter} --shuffle-pages",
         }
         files = {}
         self.calibrate(adapter)
-        for name, arguments in runs.items():
+        for name, model in runs.items():
             files[name] = self.data_dir / "predictions" / f"{name.replace(' ', '_')}.jsonl"
-            self.stage(
-                f"extract: {name}",
-                "extract_documents.py",
-                "--model",
-                BASE_MODEL,
-                *arguments,
-                "--in",
-                self.held_out,
-                "--out",
-                files[name],
-                "--batch-size",
-                24,
-                "--tries",
-                1,
-                accept=(0, 1),
-            )
+            self.extract(name, model, self.held_out, files[name])
         against = [word for name in list(runs)[1:] for word in ("--against", f"{name}={files[name]}")]
         self.report = self.data_dir / "reports/report.html"
-        return self.stage(
-            "evaluate",
-            "evaluate_predictions.py",
-            "--pred",
-            files["adapter"],
-            "--name",
-            "adapter",
-            *against,
-            "--gold",
-            self.held_out,
-            "--report",
-            self.report,
-            "--note",
-            NOTE,
-        )
+        named = f"--pred {files['adapter']} --name adapter"
+        gold = f"--gold {self.held_out} --report {self.report} --note"
+        return self.stage("evaluate", "evaluate_predictions.py", named, *against, *gold.split(), NOTE)
+
+    def extract(self, name: str, model: str, documents: Path, out: Path) -> None:
+        """Predictions of the base with what `model` names beside it; a document without an answer is no failure."""
+        files = f"--model {BASE_MODEL} {model} --in {documents} --out {out}"
+        self.stage(f"extract: {name}", "extract_documents.py", f"{files} --batch-size 24 --tries 1", accept=(0, 1))
 
     def calibrate(self, adapter: Path) -> None:
-        """Between the two: what the model says of the validation documents tells how far its confidence can be trusted."""
-        validation, said = self.data_dir / "splits/val.jsonl", self.data_dir / "predictions/val.jsonl"
-        self.stage(
-            "extract: validation",
-            "extract_documents.py",
-            "--model",
-            BASE_MODEL,
-            "--adapter",
-            adapter,
-            "--in",
-            validation,
-            "--out",
-            said,
-            "--batch-size",
-            24,
-            "--tries",
-            1,
-            accept=(0, 1),
-        )
-        # A model that makes next to no mistake there gives too few to learn from; the confidence stays bare, and that is said.
-        self.stage(
-            "calibrate",
-            "calibrate_confidence.py",
-            "--pred",
-            said,
-            "--gold",
-            validation,
-            "--contract",
-            adapter,
-            accept=(0, 1),
-        )
+        """Between the two: predictions of the validation documents show how far the model's confidence can be trusted.
+
+        A model that makes hardly any mistake there gives too few to fit; its confidence stays as it is, and the stage
+        says so.
+        """
+        validation, predictions = self.data_dir / "splits/val.jsonl", self.data_dir / "predictions/val.jsonl"
+        self.extract("validation", f"--adapter {adapter}", validation, predictions)
+        files = f"--pred {predictions} --gold {validation} --contract {adapter}"
+        self.stage("calibrate", "calibrate_confidence.py", files, accept=(0, 1))
 
     def result(self, scores: dict[str, Any], seconds: float) -> dict[str, Any]:
         def of(values: dict[str, Any]) -> dict[str, float]:
@@ -319,9 +208,8 @@ def tell(result: dict[str, Any]) -> None:
         say(f"  {name:34s} {seconds:7.1f}")
     say(f"  {'total':34s} {result['seconds']:7.1f}")
     counts = result["documents"]
-    say(
-        f"\n{counts['train']} training, {counts['val']} validation, {counts['held_out']} held-out documents of another seed"
-    )
+    held_out = f"{counts['held_out']} held-out documents of another seed"
+    say(f"\n{counts['train']} training, {counts['val']} validation, {held_out}")
     say(f"{'':28s}" + "".join(f"{key:>17s}" for key in SCORES))
     for label, key in (
         ("base model", "base"),
@@ -330,18 +218,18 @@ def tell(result: dict[str, Any]) -> None:
         ("  on shuffled pages (control)", "shuffled_pages"),
     ):
         say(f"{label:28s}" + "".join(f"{result[key][score]:17.4f}" for score in SCORES))
-    found = result["confidence"]
-    if found["auroc"] is not None:
-        say(
-            f"\nconfidence of the adapter's values: AUROC {found['auroc']:.3f}; of the surest 80 %, {found['accuracy_at_80']:.3f} are right"
-        )
+    confidence = result["confidence"]
+    if confidence["auroc"] is not None:
+        surest = f"of the surest 80 %, {confidence['accuracy_at_80']:.3f} are right"
+        say(f"\nconfidence of the adapter's values: AUROC {confidence['auroc']:.3f}; {surest}")
     say("\nwhat was made:")
     for name, path in result["paths"].items():
         say(f"  {name:12s} {path}")
     say(f"\nOpen {result['paths']['report']} in a browser. {NOTE}")
     say("\nWith your own documents and a GPU of 24 GB or more, after the data stages (see README):")
     say(
-        "  python scripts/train_lora.py --model Qwen/Qwen3-VL-8B-Instruct --train data/splits/train.jsonl --val data/splits/val.jsonl --out outputs/bl-8b"
+        "  python scripts/train_lora.py --model Qwen/Qwen3-VL-8B-Instruct --train data/splits/train.jsonl "
+        "--val data/splits/val.jsonl --out outputs/bl-8b"
     )
 
 

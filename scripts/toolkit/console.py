@@ -19,7 +19,11 @@ T = TypeVar("T")
 
 
 class ExitCode(IntEnum):
-    """0 done; 1 problems found in the data, each named; 2 usage or unreadable input; 3 a missing dependency; 130 interrupted."""
+    """What a script's exit code means.
+
+    0 done; 1 problems found in the data, each named; 2 usage or unreadable input; 3 a missing dependency;
+    130 interrupted.
+    """
 
     OK = 0
     PROBLEMS = 1
@@ -37,7 +41,7 @@ class StageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with a one-sentence error, a description taken from the script's docstring, and `--json` on every script."""
+    """argparse with one-sentence errors. The description is the script's docstring; every script has `--json`."""
 
     def __init__(self, docstring: str | None, **options: Any) -> None:
         super().__init__(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -53,7 +57,7 @@ def one_line(message: object, most: int = 200) -> str:
 
 
 def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """Decorator of a script's `main(argv=None) -> int`: every failure a user can cause becomes one sentence and a code."""
+    """Decorator of a script's `main(argv=None) -> int`: a failure that a user can cause ends in one sentence."""
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
@@ -67,14 +71,12 @@ def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             say(f"error: {error}")
             return int(error.code)
         except KeyboardInterrupt:
-            say(
-                "interrupted: finished files are complete, unfinished ones were not written; run the same command to go on"
-            )
+            kept = "finished files are complete, unfinished ones were not written"
+            say(f"interrupted: {kept}; run the same command to go on")
             return int(ExitCode.INTERRUPTED)
         except ModuleNotFoundError as error:
-            say(
-                f"error: the Python package '{error.name}' is missing; install it with: python -m pip install -r requirements.txt"
-            )
+            remedy = "install it with: python -m pip install -r requirements.txt"
+            say(f"error: the Python package '{error.name}' is missing; {remedy}")
             return int(ExitCode.DEPENDENCY)
         except BrokenPipeError:
             sys.stderr.close()
@@ -120,7 +122,7 @@ def progress(items: Iterable[T], *, total: int | None = None, what: str = "files
 
 
 class Meter:
-    """Progress of a long run in documents: a bar on a terminal, else a line every half minute (a log stays readable)."""
+    """Progress of a long run, in documents: a bar on a terminal, elsewhere a line every half minute."""
 
     EVERY_SECONDS = 30.0
 

@@ -238,7 +238,7 @@ def open_to_append(path: Path) -> IO[str]:
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Text by its byte-order mark (UTF-8, UTF-16); without one UTF-16 is known by its zero bytes, else it must be UTF-8."""
+    """`data` as text: UTF-8 or UTF-16 by its byte-order mark; without one, UTF-16 by its zero bytes, else UTF-8."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     elif len(data) >= 4 and data[1] == 0 and data[3] == 0 and data[0] != 0:
@@ -343,7 +343,10 @@ def read_json(path: Path | str, *, lone_surrogates: bool = False) -> Any:
 
 
 def iter_data_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
-    """`(line number, line as UTF-8 bytes without its end)` of the non-empty lines, streamed; byte-order marks are honoured."""
+    """`(line number, line as UTF-8 bytes without its end)` of the non-empty lines, streamed.
+
+    A byte-order mark at the start decides the encoding.
+    """
     path = Path(path)
     if path.is_dir():
         raise StageError(f"{shown(path)} is a folder, a JSONL file is needed here")
@@ -398,7 +401,7 @@ def _from_here(path: Path | str) -> str:
 
 
 def argument_path(text: str) -> Path:
-    """A path from a command line; back slashes (also doubled, as documentation often prints them) separate on every platform."""
+    """A path from the command line. Back slashes, also doubled ones, separate folders on every platform."""
     if os.sep == "/" and "\\" in text and not os.path.exists(text):
         text = re.sub(r"\\+", "/", text)
     return Path(text)
@@ -407,7 +410,7 @@ def argument_path(text: str) -> Path:
 def expand_inputs(patterns: Iterable[Path | str], suffixes: Iterable[str]) -> list[Path]:
     """Files named by files, folders (searched below) and globs, sorted, each once.
 
-    PowerShell and cmd hand globs over unexpanded, so they are expanded here. Raises StageError where one matches nothing.
+    PowerShell and cmd do not expand globs, so they are expanded here. Raises StageError where one matches nothing.
     """
     wanted = {suffix.lower() for suffix in suffixes}
     found: dict[Path, None] = {}
@@ -432,7 +435,10 @@ def expand_inputs(patterns: Iterable[Path | str], suffixes: Iterable[str]) -> li
 
 
 def safe_name(name: str) -> str:
-    """One path component that every platform can store: no separators, reserved names, trailing dots, at most 150 bytes."""
+    """One path component that every platform can store.
+
+    It has no separators, reserved names or trailing dots, and at most 150 bytes.
+    """
     name = unicodedata.normalize("NFC", escaped(name))
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(" .").lstrip(" ")
     if not name or name.strip(".") == "":

@@ -44,8 +44,11 @@ COMPARISONS = {
 
 @dataclass(frozen=True)
 class Load:
-    """How documents come: `concurrency` at a time, each when one has ended; or `rate` a second at random times (Poisson), whether or not the
-    server keeps up."""
+    """How documents arrive.
+
+    Closed loop: `concurrency` at a time, each when another has ended. Open loop: `rate` a second at random times
+    (Poisson), whether or not the server keeps up.
+    """
 
     concurrency: int | None = None
     rate: float | None = None
@@ -143,7 +146,10 @@ async def measured(
     vision_tokens: int,
     gold: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One document asked once (with `gold`: made to give that answer): `status`, `rows`, `seconds` (pages encoded, sent, answered, judged), and what they are made of."""
+    """Ask for one document once; with `gold` the server is made to give that answer.
+
+    `status`, `rows`, `seconds` from page images to judged answer, and the parts of that time.
+    """
     began = time.monotonic()
     recorder = Recorder(server, judge.plan, gold)
     line = await prediction_of(judge, recorder, document, pages, window=window, tries=1)
@@ -181,8 +187,10 @@ async def measured(
 async def run_load(
     load: Load, documents: Sequence[tuple[Document, list[Path], int]], count: int, ask: Any, *, seed: int
 ) -> list[dict[str, Any]]:
-    """`count` documents (taken round) at a load; `ask(document, pages, vision tokens)` measures one. In an open loop a document's seconds count
-    from when it was due, so that a late client or a full server shows."""
+    """Measure `count` documents (repeated where there are fewer) at a load by `ask(document, pages, vision tokens)`.
+
+    In an open loop a document's seconds count from when it was due, so that a late client or a full server shows.
+    """
     chosen = [documents[index % len(documents)] for index in range(count)]
     if load.concurrency:
         gate = asyncio.Semaphore(load.concurrency)
@@ -275,8 +283,11 @@ def summary(
 
 
 def server_figures(before: str, after: str) -> dict[str, Any] | None:
-    """What vLLM's own metrics say of the requests between two readings of /metrics: mean seconds a request in queue, prefill and decoding;
-    cache queries and hits in tokens (prefix) and page images. None where the server has no such metrics."""
+    """What vLLM's own metrics say of the requests between two readings of /metrics.
+
+    Mean seconds a request in queue, prefill and decoding; queries and hits of the prefix cache (in tokens) and of the
+    image cache. None where the server has no such metrics.
+    """
 
     def total(text: str, name: str) -> float:
         return sum(

@@ -1,9 +1,10 @@
 """Predicted latency of one document from first principles: bytes over bandwidth, operations over peak arithmetic.
 
-A token cannot be decoded faster than the weights that it passes through, and the keys and values before it, are read once; a page cannot be
-read faster than its matrix products take. Shards that are decoded at the same time share the reading of the weights, but each reads the
-keys and values of the pages for itself. The shares of the peaks that an engine reaches, and its fixed costs, are assumed until
-`calibrated` has fitted them to measured runs; every figure from here is marked predicted.
+Decoding a token takes at least the time to read the weights that it uses and the keys and values before it. Reading a
+page takes at least the time of its matrix products. Shards that are decoded at the same time share the reading of the
+weights, but each reads the keys and values of the pages for itself. The shares of the peaks that an engine reaches, and
+its fixed costs, are assumed until `calibrated` has fitted them to measured runs. Every figure from here is marked as
+predicted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from toolkit.model.gpus import Gpu
 from toolkit.model.shapes import PATCHES_PER_TOKEN, ModelShape
 
-# Bytes of one weight of the language model's linear layers; W4A16 with groups of 128 holds a scale and a zero point each.
+# Bytes of a weight in the language model's linear layers. W4A16 in groups of 128 has a scale and a zero point each.
 WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "w4a16": 0.5 + 2.5 / 128}
 LINE_TOKENS = 8  # of a shard's own line and the marks behind it
 
@@ -23,9 +24,13 @@ Waves = Sequence[Sequence[float]]  # answer tokens of the requests that are sent
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What an engine reaches: share of the bandwidth in decoding, of the peak in prefill and vision; milliseconds: `fixed_ms` a document
-    (HTTP, image decoding, scheduling), `wave_ms` each further wave of requests, `request_ms` each further request, `step_ms` a decoding step
-    beside its bytes, `token_ms` a token of any shard. `prompt_scale`, `decode_scale`: what calibration found of the computed times."""
+    """What an engine reaches.
+
+    Shares of the data sheet's peaks: `bandwidth` in decoding, `prefill` and `vision` of the arithmetic. Milliseconds:
+    `fixed_ms` a document (HTTP, image decoding, scheduling), `wave_ms` each further wave of requests, `request_ms` each
+    further request, `step_ms` a decoding step beside its bytes, `token_ms` a token of any shard. `prompt_scale` and
+    `decode_scale` are calibration's factors on the computed times.
+    """
 
     bandwidth: float = 0.75
     prefill: float = 0.50
@@ -66,8 +71,11 @@ def weight_gib(shape: ModelShape, precision: str) -> float:
 
 
 def decode_bytes(shape: ModelShape, precision: str, prompt: float, waves: Waves, kv_bytes: float = 2) -> float:
-    """Bytes read to decode all waves: the weights once a step for all shards of a wave, the keys and values of prompt and own answer for each
-    token of each shard."""
+    """Bytes read to decode all waves.
+
+    The weights are read once a step for all shards of a wave; the keys and values of the prompt and of the shard's own
+    answer once for each token of each shard. `kv_bytes` is the size of one key or value.
+    """
     weights = shape.active * WEIGHT_BYTES[precision] + 2 * shape.head
     per_token = shape.kv_bytes(kv_bytes)
     read = 0.0
@@ -87,8 +95,11 @@ def terms(
     efficiency: Efficiency = ASSUMED,
     kv_bytes: float = 2,
 ) -> list[float]:
-    """What a document's time is made of, each with the factor that calibration fits: 1 document, further waves, further requests, milliseconds of
-    vision, prefill and decoding at the assumed shares of the peaks (vision and prefill in one), steps, tokens."""
+    """The parts of a document's time, each to be multiplied by a factor that calibration fits.
+
+    1 for the document, further waves, further requests; milliseconds of vision, of prefill and of decoding at the
+    assumed shares of the peaks (vision and prefill have one factor); decoding steps; tokens.
+    """
     peak = (gpu.fp8 if precision == "fp8" and gpu.fp8 else gpu.bf16) * 1e12
     requests = sum(len(wave) for wave in waves)
     prompt = vision_tokens + text_tokens
@@ -113,8 +124,11 @@ def predicted_latency(
     efficiency: Efficiency = ASSUMED,
     kv_bytes: float = 2,
 ) -> Latency:
-    """One document: `vision_tokens` of all pages, `text_tokens` of the instruction, and `answer_tokens` decoded one by one, or `waves` of
-    shards. `kv_bytes` of a key or value: 2 in bf16, 1 in an FP8 cache."""
+    """The latency of one document.
+
+    `vision_tokens` of all its pages, `text_tokens` of the instruction, and either `answer_tokens` decoded one by one or
+    `waves` of shards. `kv_bytes` of a key or value: 2 in bf16, 1 in an FP8 cache.
+    """
     e = efficiency
     one, further, requests, vision, prefill, decode, steps, tokens = terms(
         shape,
@@ -137,9 +151,11 @@ def predicted_latency(
 def calibrated(
     rows: Sequence[Sequence[float]], milliseconds: Sequence[float], assumed: Efficiency = ASSUMED
 ) -> Efficiency:
-    """The efficiency whose predictions come nearest to measured documents: `rows` of `terms` and their measured times. Non-negative least squares of
-    relative errors (scipy.optimize.nnls), so that no cost is negative and long documents do not outvote short ones; what the runs cannot tell apart
-    shares the time among the terms."""
+    """The efficiency whose predictions are nearest to measured documents: `rows` of `terms` and their measured times.
+
+    Non-negative least squares of the relative errors (scipy.optimize.nnls): no cost becomes negative, and long
+    documents do not outweigh short ones. Terms that the runs cannot tell apart share the time.
+    """
     import numpy
     from scipy.optimize import nnls
 

@@ -1,4 +1,7 @@
-"""What is trained: LoRA on the language model by name, optionally on vision tower, merger and experts, each with its own rate."""
+"""Which weights are trained: LoRA on the language model, optionally on vision tower, merger and experts.
+
+Each part can have a learning rate of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """`vision_rate`, `merger_rate`: learning rates of LoRA there; None: not trained, which is what vLLM can serve live."""
+    """`vision_rate` and `merger_rate` are learning rates of LoRA on these parts.
+
+    None: the part is not trained. vLLM serves an adapter without merging only when both are None.
+    """
 
     rank: int
     alpha: int
@@ -55,8 +61,11 @@ def lora_model(model: Any, settings: AdapterSettings) -> Any:
 
 
 def without_casts(model: Any) -> Any:
-    """Context in which LoRA takes its inputs as they are. peft turns them to the adapter's float32 first, and autocast turns them back: copies of every
-    layer's inputs that autograd keeps (15 % of all activations on the 8B) and that change nothing. For use under autocast only."""
+    """A context in which LoRA uses its inputs in the dtype they have. Use it under autocast only.
+
+    By default peft casts a layer's inputs to float32 and autocast casts them back. The result is the same, but autograd
+    keeps the copies: 15 % of all activations of the 8B model.
+    """
     from peft.helpers import disable_input_dtype_casting
 
     return disable_input_dtype_casting(model)
@@ -95,8 +104,11 @@ def weight_bytes(model: Any) -> dict[str, tuple[int, int]]:
 
 
 def check_nf4(model: Any) -> str:
-    """A sentence with the bytes of each part of a model loaded in 4 bit. Raises StageError where a layer of the language model stayed in 16
-    bit, or the vision tower or the head did not (which is what a wrong skip list does silently)."""
+    """A sentence with the bytes of each part of a model that was loaded in 4 bit.
+
+    Raises StageError where a layer of the language model is not in 4 bit, or where the vision tower or the head is.
+    A wrong skip list has this effect without any message.
+    """
     import torch
 
     kinds = {
@@ -107,9 +119,8 @@ def check_nf4(model: Any) -> str:
     for name, four_bit in kinds.items():
         skipped = any(name == part or name.startswith(part + ".") for part in NF4_SKIPPED)
         if four_bit is skipped:
-            raise StageError(
-                f"{name} is {'in 4 bit' if four_bit else 'not in 4 bit'} after loading; another layout of the model or of bitsandbytes"
-            )
+            state = "in 4 bit" if four_bit else "not in 4 bit"
+            raise StageError(f"{name} is {state} after loading; another layout of the model or of bitsandbytes")
     return ", ".join(
         f"{part} {(four + other) / MIB:.1f} MiB{f' ({four / MIB:.1f} of it in 4 bit)' if four else ''}"
         for part, (four, other) in weight_bytes(model).items()

@@ -1,4 +1,4 @@
-"""A model that has to be found first: in a mounted folder, or fetched as an archive over HTTPS and proved by its SHA-256."""
+"""A model from a mounted folder, or downloaded as an archive over HTTPS and checked against its SHA-256."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def model_folder_in(folder: Path, origin: str) -> Path:
 
 
 def fetched_model(archive: str, sha256: str, cache: Path) -> Path:
-    """The model folder of `archive` (an https:// address or a file), unpacked below `cache` under its digest; fetched only once.
+    """The model folder of `archive` (an https:// address or a file), unpacked below `cache` under its SHA-256.
 
-    The folder is complete or absent. Raises StageError where the address, the download, the digest or the archive is wrong.
+    It is downloaded once. The folder is complete or absent.
+    Raises StageError where the address, the download, the SHA-256 or the archive is wrong.
     """
     digest = sha256.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", digest):

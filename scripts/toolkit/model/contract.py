@@ -1,6 +1,6 @@
-"""The contract a model carries: `extraction_config.json` beside the weights (schema, prompt, wire format, vision tokens).
+"""The contract of a model: `extraction_config.json` beside its weights (schema, prompt, wire format, vision tokens).
 
-Training writes it, merge and quantize carry it along, extraction and serving read it and take no second opinion.
+Training writes it. Merging and quantizing copy it. Extraction and serving read their settings from it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Contract:
-    """`image_max_tokens`: vision tokens of one page at most; `max_answer_tokens`: where an answer, or a shard of one, is cut as truncated;
-    `rows_per_shard`, `fields_per_shard`: how answers are cut (0: not); `max_shards`: requests of the longest training document at the same time;
-    `max_pages`: pages of the longest training document; `prompt_tokens`: text tokens before the answer (0: not counted);
-    `confidence`: what calibrate_confidence.py fitted (None: not calibrated).
+    """How a model was trained, and so how it must be asked.
+
+    `image_max_tokens`: most vision tokens of one page. `max_answer_tokens`: most tokens of an answer, or of one shard;
+    a longer one is cut and marked as truncated. `rows_per_shard`, `fields_per_shard`: size of the shards of an answer
+    (0: one answer). `max_shards`: most shards of a training document, sent at the same time. `max_pages`: most pages
+    of a training document. `prompt_tokens`: text tokens before the answer (0: not counted). `confidence`: the
+    parameters that calibrate_confidence.py fitted (None: not calibrated).
     """
 
     schema: dict[str, Any]
@@ -79,9 +82,8 @@ def load_contract(folder: Path) -> Contract:
     value = read_json(path)
     known = set(Contract.__dataclass_fields__)
     if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION or set(value) - known:
-        raise StageError(
-            f"{shown(path)}: not a contract of version {FORMAT_VERSION}; it was written by another version of this project"
-        )
+        other = f"not a contract of version {FORMAT_VERSION}; it was written by another version of this project"
+        raise StageError(f"{shown(path)}: {other}")
     contract = Contract(**value)
     if contract.wire not in WIRES:
         raise StageError(f"{shown(path)}: unknown wire form {contract.wire!r}; this version knows {', '.join(WIRES)}")

@@ -82,9 +82,10 @@ def under_fsdp() -> bool:
 def one_gpu(arguments: Any) -> Any:
     """transformers' TrainingArguments for one process on one GPU.
 
-    Where several GPUs are visible to one process, transformers wraps the model in DataParallel, which cuts each input by
-    its first dimension; in `pixel_values` that is patches, not records. Trainer reads the number from here, and sets it
-    in the same way for a model that is spread over GPUs. CUDA_VISIBLE_DEVICES is too late once torch has counted.
+    Where a process sees several GPUs, transformers wraps the model in DataParallel, which cuts each input along its
+    first dimension. In `pixel_values` that dimension is patches, not records. Trainer reads the number of GPUs from
+    `_n_gpu`, and itself sets it to 1 for a model that is spread over GPUs. Setting CUDA_VISIBLE_DEVICES is too late
+    once torch has counted the GPUs.
     """
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

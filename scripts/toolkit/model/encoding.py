@@ -1,4 +1,4 @@
-"""Records become model inputs: the answer is supervised by construction, nothing is cut, images keep their exact size."""
+"""Records as model inputs. Only the answer's tokens are supervised, nothing is cut, and images keep their size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encode_prompt(processor: Any, prompt: Prompt, pages: list[Any]) -> dict[str,
 def encode_record(processor: Any, record: dict[str, Any], root: Path) -> dict[str, Any]:
     """`encode_prompt` plus the answer and `labels` int64 [L]: the answer's tokens and `<|im_end|>`, -100 elsewhere.
 
-    The answer is tokenized by itself behind the prompt, as the model will write it, so no search for its start is needed.
+    The answer is tokenized apart from the prompt, as the model will write it, so its start need not be searched for.
     """
     import torch
 
@@ -49,10 +49,10 @@ def encode_record(processor: Any, record: dict[str, Any], root: Path) -> dict[st
 
 
 def encode_parts(processor: Any, record: dict[str, Any], root: Path) -> dict[str, Any]:
-    """A record with `parts` (see AnswerPlan.written) in one row: the pages once, and behind them each shard's line and answer.
+    """A record with `parts` (see AnswerPlan.written) in one row: the pages once, then each shard's line and answer.
 
-    As `encode_record`, and `segments` int64 [L]: 0 for what all shards share, else the shard's number; `rope` int64 [3, L]: every shard goes on
-    from where the shared part ends, as if it stood alone.
+    Like `encode_record`, with two more tensors. `segments` int64 [L]: 0 for what all shards share, else the number of
+    the shard. `rope` int64 [3, L]: positions; each shard continues after the shared part, as if it were the only one.
     """
     import torch
 
@@ -88,7 +88,7 @@ def encode_parts(processor: Any, record: dict[str, Any], root: Path) -> dict[str
 
 
 def shard_prompts(processor: Any, record: dict[str, Any]) -> tuple[list[list[int]], int]:
-    """The prompt's token ids of each shard of a record, one placeholder a page, and how many of them all shards share."""
+    """Token ids of each shard's prompt, with one placeholder a page, and the number of ids that all shards share."""
     prompt, pages = prompt_of(record), len(images_of(record))
     texts = [prompt_ids(processor, prompt.asking(line), pages) for line, _ in record["parts"]]
     common = next(
@@ -104,7 +104,7 @@ def prompt_ids(processor: Any, prompt: Prompt, pages: int) -> list[int]:
 
 
 def refuse_control_text(processor: Any, text: str, where: str) -> None:
-    """Raises StageError where `text` spells one of the model's control tokens: it would end a turn or stand for an image."""
+    """Raises StageError where `text` contains a control token of the model, which would end a turn or mark an image."""
     for token in processor.tokenizer.all_special_tokens:
         if token in text:
             raise StageError(f"{where} contains the control token {token}; remove it from the text")
@@ -116,9 +116,8 @@ def check_placeholders(processor: Any, inputs: dict[str, Any], identity: str) ->
     found = int((inputs["input_ids"] == placeholder).sum())
     wanted = int(inputs["image_grid_thw"].prod(-1).sum()) // processor.image_processor.merge_size**2
     if found != wanted:
-        raise StageError(
-            f"record {identity!r}: {found} image placeholders for {wanted} vision tokens; the text of the record must not contain <|image_pad|>"
-        )
+        rule = "the text of the record must not contain <|image_pad|>"
+        raise StageError(f"record {identity!r}: {found} image placeholders for {wanted} vision tokens; {rule}")
 
 
 def collate(examples: list[dict[str, Any]], pad_id: int, *, left: bool = False) -> dict[str, Any]:
@@ -153,8 +152,8 @@ def collate_mask(lengths: list[int], length: int, left: bool) -> Any:
 def rope_positions(token_types: Any, grids: Any, merge: int = 2) -> Any:
     """Positions of one record in the three axes of the model's rotary embedding (time, height, width): int64 [3, L].
 
-    Text counts on in all three; a page's tokens share one time step and count their row and column from there, and the text behind goes on
-    after the larger side (transformers' get_rope_index, without its loop over tokens).
+    A text token advances all three axes. The tokens of a page share one time step; height and width count from there.
+    The text after a page starts behind its larger side. As transformers' get_rope_index, without a loop over tokens.
     """
     import torch
 
@@ -180,8 +179,8 @@ def rope_positions(token_types: Any, grids: Any, merge: int = 2) -> Any:
 def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
     """Examples one behind the other in one row, without padding: [1, sum of L].
 
-    `position_ids` [4, 1, sum of L]: the first row starts anew with every record, which is how attention tells them apart (there must be no
-    attention mask); the other three are the rotary embedding's.
+    `position_ids` is [4, 1, sum of L]. Its first row starts at 0 with every record: attention separates records by it,
+    so there must be no attention mask. The other three rows are for the rotary embedding.
     """
     import torch
 
@@ -198,8 +197,11 @@ def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def packed_parts(examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """`encode_parts` examples one behind the other in one row. `attention_mask` bool [1, 1, S, S]: a token sees what stands before it of
-    its own record, the shared part and its own shard only. `position_ids` [4, 1, S]."""
+    """Examples of `encode_parts` one behind the other in one row.
+
+    `attention_mask` bool [1, 1, S, S]: a token sees the earlier tokens of its record that are shared or of its own
+    shard. `position_ids` [4, 1, S].
+    """
     import torch
 
     names = ("input_ids", "mm_token_type_ids", "labels")
@@ -218,7 +220,8 @@ def packed_parts(examples: list[dict[str, Any]]) -> dict[str, Any]:
 class RecordDataset:
     """A torch map-style dataset over records; images are decoded where the item is asked for (a loader's worker).
 
-    An index is a record's number, or `(number, counts)` as TokenBatches hands them out; without `counts` nothing is supervised.
+    An index is a record's number, or `(number, counts)` as TokenBatches gives it.
+    Without `counts` nothing is supervised.
     """
 
     def __init__(self, records: list[dict[str, Any]], processor: Any, root: Path) -> None:
@@ -237,11 +240,11 @@ class RecordDataset:
 
 
 class Collator:
-    """Batches for training, packed or padded on the left (records in shards are always packed); a class so that spawned workers can
-    unpickle it.
+    """Batches for training: packed, or padded on the left. Records in shards are always packed.
 
-    On the left, because answers then end together and the head runs over the last columns only. Without padding there is no attention
-    mask, which lets attention take its fastest kernel. `ids` names the records.
+    Padding on the left lets all answers end in the same column, so the head computes only the last columns. A packed
+    batch has no attention mask, which allows the fastest attention kernel. `ids` names the records.
+    It is a class so that spawned workers can unpickle it.
     """
 
     def __init__(self, pad_id: int, *, pack: bool = False) -> None:

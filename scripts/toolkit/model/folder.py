@@ -1,6 +1,6 @@
-"""A model or adapter folder as files: is it complete, does an adapter fit its base, what travels along, where it came from.
+"""Model and adapter folders as files: completeness, fit of adapter and base, files that are copied along, provenance.
 
-Nothing here loads a model: headers of safetensors files are read, so a check of 60 GB takes milliseconds.
+No model is loaded. Only the headers of safetensors files are read, so checking 60 GB takes milliseconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_HEADER_BYTES = 100 * 2**20  # the safetensors format's own limit
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """`{tensor name: shape}` of one safetensors file, from its header. Raises StageError where the file is cut or damaged.
+    """`{tensor name: shape}` of a safetensors file, from its header. Raises StageError where it is cut or damaged.
 
     Format: 8 bytes little-endian header length, a JSON header with `data_offsets`, the data
     (https://github.com/huggingface/safetensors#format).
@@ -58,9 +58,8 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     except (OSError, ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
         if isinstance(error, FileNotFoundError):
             raise StageError(f"{shown(path)}: the weights file is missing; copy the model folder again") from None
-        raise StageError(
-            f"{shown(path)}: the weights file is cut off or damaged ({' '.join(str(error).split())[:100]}); copy it again"
-        ) from None
+        reason = " ".join(str(error).split())[:100]
+        raise StageError(f"{shown(path)}: the weights file is cut off or damaged ({reason}); copy it again") from None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -75,9 +74,8 @@ def weight_files(folder: Path) -> list[Path]:
     names = sorted(set(index.get("weight_map", {}).values())) if isinstance(index, dict) else []
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
-        raise StageError(
-            f"{shown(folder)}: {len(missing)} of {len(names)} weight files are missing ({', '.join(missing[:3])}); copy the model folder again"
-        )
+        count = f"{len(missing)} of {len(names)} weight files are missing ({', '.join(missing[:3])})"
+        raise StageError(f"{shown(folder)}: {count}; copy the model folder again")
     return [folder / name for name in names]
 
 
@@ -94,7 +92,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 def check_model_folder(folder: Path, *, contract: bool = True) -> dict[str, Any]:
-    """The config of a complete model folder. Raises StageError with one sentence for the first thing that is missing."""
+    """The config of a complete model folder. Raises StageError for the first part that is missing."""
     if not folder.is_dir():
         hub_name = folder.as_posix()
         hint = f"; a hub's model is downloaded first: hf download {hub_name} --local-dir models/{folder.name}"
@@ -115,9 +113,8 @@ def check_model_folder(folder: Path, *, contract: bool = True) -> dict[str, Any]
     if not has_chat_template(folder):
         raise StageError(f"{shown(folder)}: no chat template here (chat_template.jinja); the copy is not complete")
     if contract and not (folder / CONTRACT).is_file():
-        raise StageError(
-            f"{shown(folder)}: no {CONTRACT} here; give a folder that merge_adapter.py or quantize_awq.py wrote, or a base model with --adapter"
-        )
+        hint = "give a folder that merge_adapter.py or quantize_awq.py wrote, or a base model with --adapter"
+        raise StageError(f"{shown(folder)}: no {CONTRACT} here; {hint}")
     return dict(config)
 
 
@@ -140,9 +137,8 @@ def check_adapter_folder(folder: Path, base: dict[str, tuple[int, ...]] | None) 
     if not shapes:
         raise StageError(f"{shown(folder)}: the adapter holds no weights")
     if not any(".language_model." in name for name in shapes):
-        raise StageError(
-            f"{shown(folder)}: a text-only adapter: no weight of it belongs to Qwen3-VL's language model, and a server would ignore it silently"
-        )
+        why = "no weight of it belongs to Qwen3-VL's language model, and a server would ignore it silently"
+        raise StageError(f"{shown(folder)}: a text-only adapter: {why}")
     for name, shape in shapes.items() if base is not None else ():
         module, _, part = name.removeprefix("base_model.model.").partition(".lora_")
         side = part[:1]
@@ -151,17 +147,19 @@ def check_adapter_folder(folder: Path, base: dict[str, tuple[int, ...]] | None) 
             raise StageError(f"{shown(folder)}: the adapter does not fit this base model: {name} has no counterpart")
         fits = shape[1] == weight[-1] if side == "A" else shape[0] == weight[-2]
         if not fits:
-            raise StageError(
-                f"{shown(folder)}: the adapter is of another base model: {name} is {list(shape)}, the base's weight {list(weight)}"
-            )
+            sizes = f"{name} is {list(shape)}, the base's weight {list(weight)}"
+            raise StageError(f"{shown(folder)}: the adapter is of another base model: {sizes}")
     return config
 
 
 def expert_weight(
     base: dict[str, tuple[int, ...]], module: str, side: str, shape: tuple[int, ...]
 ) -> tuple[int, ...] | None:
-    """The fused experts' weight, [experts, out, in], that a LoRA pair on a parameter belongs to: peft names such a pair by its module, one `base_layer`
-    deeper for each further parameter, so the sizes tell which it is. None where there is none."""
+    """Shape [experts, out, in] of the fused experts' weight that a LoRA pair belongs to; None where there is none.
+
+    peft names the pair after its module, and adds one `base_layer` for each further parameter of that module, so only
+    the sizes tell which parameter it is.
+    """
     place = -1 if side == "A" else -2
     size = shape[1] if side == "A" else shape[0]
     own = module.replace(".base_layer", "") + "."
@@ -169,7 +167,10 @@ def expert_weight(
 
 
 def copy_companions(source: Path, target: Path) -> list[str]:
-    """Copy tokenizer, processor, template, generation config and contract that are in `source` and not yet in `target`."""
+    """Copy tokenizer, processor, template, generation config and contract to `target` where it lacks them.
+
+    Returns the names of the copied files.
+    """
     copied = []
     for name in (*COMPANIONS, CONTRACT):
         if (source / name).is_file() and not (target / name).is_file():
@@ -179,7 +180,7 @@ def copy_companions(source: Path, target: Path) -> list[str]:
 
 
 def write_provenance(folder: Path, made_by: str, sources: dict[str, Path | str], **more: Any) -> None:
-    """`provenance.json`: which script made this from which files (SHA-256 of every weights file), with which versions."""
+    """Write `provenance.json`: the script, its sources (SHA-256 of every weights file) and the package versions."""
     from toolkit.model.contract import package_versions
 
     described: dict[str, Any] = {}
@@ -210,7 +211,10 @@ def unpacked_adapter(path: Path, scratch: Path) -> Path:
 
 
 def unpack(path: Path, folder: Path, what: str) -> None:
-    """Unpack a .tgz, .tar.gz or .tar into `folder`. Names and links that leave the folder are refused, leading slashes dropped (tarfile's "data" filter)."""
+    """Unpack a .tgz, .tar.gz or .tar into `folder`.
+
+    A name or link that leaves the folder is refused, and leading slashes are removed (tarfile's "data" filter).
+    """
     try:
         with tarfile.open(path) as archive:
             size = 0

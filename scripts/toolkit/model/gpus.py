@@ -1,4 +1,7 @@
-"""The GPUs that the plans know (memory, bandwidth and peak arithmetic of the vendors' data sheets, dense, without sparsity), and the one that is here."""
+"""GPUs that the plans know, by their vendors' data sheets, and the GPU of this machine.
+
+Peak arithmetic is for dense matrices, without sparsity.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,11 @@ from toolkit.console import ExitCode, StageError
 
 @dataclass(frozen=True)
 class Gpu:
-    """`memory_gib` as the driver reports it, `capability` of CUDA, `bandwidth` in GB/s, peaks in TFLOPS (`fp8` 0: no such units)."""
+    """One GPU model.
+
+    `memory_gib` is what the driver reports, `capability` the CUDA compute capability, `bandwidth` in GB/s, `bf16` and
+    `fp8` the peaks in TFLOPS. `fp8` is 0 for a GPU without FP8 units.
+    """
 
     name: str
     memory_gib: float
@@ -48,7 +55,7 @@ class Driver:
 
 
 def visible_gpu() -> str | None:
-    """nvidia-smi's choice of the first GPU that CUDA_VISIBLE_DEVICES leaves visible, by number or UUID; None where it does not say one."""
+    """nvidia-smi's option for the first GPU in CUDA_VISIBLE_DEVICES; None where that is no number or UUID of a GPU."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     return f"--id={first}" if first.isdecimal() or first.startswith("GPU-") else None
 
@@ -84,34 +91,44 @@ def known_gpu(driver: Driver) -> Gpu:
 
 
 def check_driver(driver: Driver | None, wheel_cuda: str | None) -> None:
-    """The driver must run the CUDA that the wheel was built with; a newer wheel fails only in the vision kernels, with
-    cudaErrorUnsupportedPtxVersion (vllm#37140). Raises StageError with one sentence."""
+    """Raises StageError where the driver cannot run the CUDA version that the wheel was built with.
+
+    A wheel that is too new fails only in the vision kernels, with cudaErrorUnsupportedPtxVersion (vllm#37140).
+    """
     if wheel_cuda is None:
         return
     if driver is None:
         raise StageError(
-            "no GPU is visible (nvidia-smi lists none), and this vLLM is built for CUDA; start on a GPU machine, or try without one: python scripts/make_environment.py serve-cpu",
+            "no GPU is visible (nvidia-smi lists none), and this vLLM is built for CUDA; "
+            "start on a GPU machine, or try without one: python scripts/make_environment.py serve-cpu",
             ExitCode.DEPENDENCY,
         )
     major, minor = (int(part) for part in wheel_cuda.split(".")[:2])
     # Within one major version an older driver runs newer minor versions' binaries, but not their PTX.
     if driver.cuda != (0, 0) and driver.cuda < (major, minor):
+        newest = f"{driver.cuda[0]}.{driver.cuda[1]}"
         raise StageError(
-            f"the driver runs CUDA {driver.cuda[0]}.{driver.cuda[1]} at most, this vLLM is built for {wheel_cuda}; update the driver, or choose a machine with a newer one",
+            f"the driver runs CUDA {newest} at most, this vLLM is built for {wheel_cuda}; "
+            "update the driver, or choose a machine with a newer one",
             ExitCode.DEPENDENCY,
         )
 
 
 def check_torch_sees(driver: Driver | None, torch_version: str, wheel_cuda: str | None) -> None:
-    """Where a GPU is here and torch cannot use it, stop: a run meant for it would take weeks on the CPU. CUDA_VISIBLE_DEVICES, when set, hides GPUs on purpose."""
+    """Raises StageError where the machine has a GPU that torch cannot use: on the CPU the run would take weeks.
+
+    Nothing is checked where CUDA_VISIBLE_DEVICES is set: it may hide the GPUs on purpose.
+    """
     if driver is None or "CUDA_VISIBLE_DEVICES" in os.environ:
         return
-    why = (
-        f"torch {torch_version} is built for CUDA {wheel_cuda}, the driver runs {driver.cuda[0]}.{driver.cuda[1]} at most; update the driver, or install a torch built for it"
-        if wheel_cuda and driver.cuda < tuple(int(part) for part in wheel_cuda.split(".")[:2])
-        else f"torch {torch_version} {'cannot start CUDA' if wheel_cuda else 'is a CPU build'}; install one built for CUDA {driver.cuda[0]}.{driver.cuda[1]} or older"
-    )
+    newest = f"{driver.cuda[0]}.{driver.cuda[1]}"
+    if wheel_cuda and driver.cuda < tuple(int(part) for part in wheel_cuda.split(".")[:2]):
+        why = f"is built for CUDA {wheel_cuda}, the driver runs {newest} at most"
+        remedy = "update the driver, or install a torch built for it"
+    else:
+        why = "cannot start CUDA" if wheel_cuda else "is a CPU build"
+        remedy = f"install one built for CUDA {newest} or older"
+    on_purpose = "to use the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing"
     raise StageError(
-        f"an {driver.gpu} is here, but {why} (to use the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing)",
-        ExitCode.DEPENDENCY,
+        f"an {driver.gpu} is here, but torch {torch_version} {why}; {remedy} ({on_purpose})", ExitCode.DEPENDENCY
     )

@@ -1,4 +1,4 @@
-"""Loading Qwen3-VL (dense and MoE, any size) and what is particular to it: LoRA targets, processor budget, 4-bit layout."""
+"""Loading Qwen3-VL (dense and MoE, every size), and what is special about it: LoRA targets, image budget, 4 bit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from toolkit.files import shown
 from toolkit.model.devices import own_device
 from toolkit.model.libraries import prepare_model_libraries
 
-# The language model's attention and MLP, by name. Never "all-linear": that takes in the vision tower and the merger, whose
-# LoRA vLLM ignores, and on MoE the router.
+# Attention and MLP of the language model, by name. "all-linear" would also take the vision tower and the merger, whose
+# LoRA vLLM ignores, and the router of a MoE model.
 LORA_TARGETS = r".*model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 LORA_TARGETS_ATTENTION = r".*model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
 # bitsandbytes compares these with full module names: "visual" alone skips nothing.

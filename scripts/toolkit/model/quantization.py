@@ -1,14 +1,15 @@
-"""Smaller weights: AWQ and GPTQ in 4 bit, FP8 in 8, by llm-compressor (maintained) or AutoAWQ (not maintained any more).
+"""Quantized weights: AWQ and GPTQ in 4 bit, FP8 in 8 bit, by llm-compressor or AutoAWQ (no longer maintained).
 
-Only the language model's linear layers are quantized: the vision tower (its 4,304-wide MLP does not divide by 64) and the
-head stay as they are, on a MoE the router too. Calibration data are the user's own records, pages and answers included,
-encoded as training encodes them.
+Only the linear layers of the language model are quantized. The vision tower (its MLP is 4,304 wide, which 64 does not
+divide), the head and the router of a MoE model stay as they are. Calibration uses the user's own records, with pages
+and answers, encoded as for training.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,7 +59,7 @@ def with_llmcompressor(
     quiet(logger)
     moe = model.config.model_type == "qwen3_vl_moe"
     if moe:
-        # 3-D expert weights become linear layers, one an expert: a layout that vLLM loads, and all of them are calibrated.
+        # Each expert's 3-D weights become linear layers: vLLM loads this layout, and every expert is calibrated.
         model = linearize_moe(model)
     group = group_size_of(model.config)
     scheme: dict[str, Any] = {"targets": ["Linear"], "ignore": IGNORED_MODULES}
@@ -115,37 +116,49 @@ def quiet(logger: Any) -> None:
 
 
 def let_cpu_calibrate() -> None:
-    """llm-compressor 0.14 pins calibration tensors in memory, which needs an accelerator; without one there is nothing to
-    pin them for."""
+    """Let llm-compressor 0.14 calibrate on a CPU: it pins tensors in memory, which fails without an accelerator."""
     from llmcompressor.pipelines.cache import IntermediatesCache
 
-    IntermediatesCache.pin_memory = lambda self, *_, **__: None  # type: ignore[method-assign]
+    IntermediatesCache.pin_memory = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def with_autoawq(model: Any, processor: Any, records: list[dict[str, Any]], root: Path) -> Any:
-    """`model` with AutoAWQ's GEMM layers, in memory. AutoAWQ 0.2.9 knows no Qwen3-VL: class and image calibration are here."""
+    """`model` with AutoAWQ's GEMM layers, in memory.
+
+    AutoAWQ 0.2.9 does not know Qwen3-VL, so the model class and the calibration on images are here.
+    """
     if model.config.model_type != "qwen3_vl":
         raise StageError("AutoAWQ cannot quantize the fused experts of a MoE model; use --backend llmcompressor")
     import warnings
 
     import torch
 
-    with warnings.catch_warnings(record=True):  # its farewell, at every import
-        from awq.models.base import BaseAWQForCausalLM
+    with warnings.catch_warnings(record=True):  # AutoAWQ warns at every import that it is no longer maintained
         from awq.modules.linear import gemm
-        from awq.quantize.quantizer import AwqQuantizer
 
     if not torch.cuda.is_available():
-        gemm.TRITON_AVAILABLE = False  # its kernels want a GPU; without them the layers dequantize in plain torch
-    layers = model.model.language_model.layers
+        gemm.TRITON_AVAILABLE = False  # its kernels need a GPU; without them the layers dequantize in plain torch
+    group = group_size_of(model.config)
+    config = {"zero_point": True, "q_group_size": group, "w_bit": 4, "version": "GEMM"}
+    wrapped = autoawq_class(model)(model, "qwen3_vl", False, model.config, config, processor)
+    quantizer = image_quantizer_class(model, processor, records, root)
+    wrapped.quantize(processor.tokenizer, quant_config=config, quantizer_cls=quantizer)
+    model.config.quantization_config = wrapped.quant_config.to_transformers_dict()
+    set_stored_dtype(model.config, torch.float16)  # the only dtype of AutoAWQ's kernels
+    return model.half()
+
+
+def autoawq_class(model: Any) -> type:
+    """AutoAWQ's description of Qwen3-VL: its layers, what stays as it is, and which layers share a scale."""
+    from awq.models.base import BaseAWQForCausalLM
 
     class Qwen3VLAWQ(BaseAWQForCausalLM):
-        layer_type = "Qwen3VLTextDecoderLayer"
+        layer_type = DECODER_LAYER["qwen3_vl"]
         modules_to_not_convert: ClassVar[list[str]] = ["visual", "lm_head"]
 
         @staticmethod
         def get_model_layers(_: Any) -> Any:
-            return layers
+            return model.model.language_model.layers
 
         @staticmethod
         def get_act_for_scaling(_: Any) -> dict[str, Any]:
@@ -159,66 +172,52 @@ def with_autoawq(model: Any, processor: Any, records: list[dict[str, Any]], root
 
         @staticmethod
         def get_layers_for_scaling(module: Any, features: Any, kwargs: Any) -> list[dict[str, Any]]:
-            """Pairs of (what can absorb a scale, layers whose input it scales), as in the AWQ paper (arXiv 2306.00978)."""
-            attention, mlp = module.self_attn, module.mlp
-            pairs = [
-                {
-                    "prev_op": module.input_layernorm,
-                    "layers": [attention.q_proj, attention.k_proj, attention.v_proj],
-                    "inp": features["self_attn.q_proj"],
-                    "module2inspect": attention,
-                    "kwargs": kwargs,
-                },
-                {
-                    "prev_op": module.post_attention_layernorm,
-                    "layers": [mlp.gate_proj, mlp.up_proj],
-                    "inp": features["mlp.gate_proj"],
-                    "module2inspect": mlp,
-                },
-                {"prev_op": mlp.up_proj, "layers": [mlp.down_proj], "inp": features["mlp.down_proj"]},
-            ]
-            if attention.v_proj.weight.shape == attention.o_proj.weight.shape:
-                inner = {"prev_op": attention.v_proj, "layers": [attention.o_proj], "inp": features["self_attn.o_proj"]}
-                pairs.insert(1, inner)
-            return pairs
+            return scaling_pairs(module, features, kwargs)
+
+    return Qwen3VLAWQ
+
+
+def scaling_pairs(layer: Any, features: Any, kwargs: Any) -> list[dict[str, Any]]:
+    """For each scale of a decoder layer: the module that absorbs it and the layers whose input it scales.
+
+    Source: AWQ (arXiv 2306.00978). Values of attention share a scale with its output only where their shapes agree,
+    which grouped queries rule out. `features` holds the inputs of each linear layer by its name.
+    """
+    attention, mlp = layer.self_attn, layer.mlp
+    pairs = [
+        {
+            "prev_op": layer.input_layernorm,
+            "layers": [attention.q_proj, attention.k_proj, attention.v_proj],
+            "inp": features["self_attn.q_proj"],
+            "module2inspect": attention,
+            "kwargs": kwargs,
+        }
+    ]
+    if attention.v_proj.weight.shape == attention.o_proj.weight.shape:
+        inputs = features["self_attn.o_proj"]
+        pairs.append({"prev_op": attention.v_proj, "layers": [attention.o_proj], "inp": inputs})
+    pairs.append(
+        {
+            "prev_op": layer.post_attention_layernorm,
+            "layers": [mlp.gate_proj, mlp.up_proj],
+            "inp": features["mlp.gate_proj"],
+            "module2inspect": mlp,
+        }
+    )
+    pairs.append({"prev_op": mlp.up_proj, "layers": [mlp.down_proj], "inp": features["mlp.down_proj"]})
+    return pairs
+
+
+def image_quantizer_class(model: Any, processor: Any, records: list[dict[str, Any]], root: Path) -> type:
+    """AutoAWQ's quantizer, which calibrates on texts, changed to calibrate on whole records: pages, prompt, answer."""
+    from awq.quantize.quantizer import AwqQuantizer
+
+    layers = model.model.language_model.layers
 
     class ImageQuantizer(AwqQuantizer):
-        """AutoAWQ calibrates on texts; this one on whole records: pages, prompt and answer in one padded batch.
-
-        Qwen3-VL adds vision features behind its first layers too (deepstack), so each layer's own input is captured from a
-        full forward pass instead of running the layers one by one from the embeddings.
-        """
-
-        def init_quant(self, n_samples: int = 0, max_seq_len: int = 0) -> tuple[Any, dict[str, Any], Any]:
-            from torch.nn.functional import pad
-
-            inputs: list[list[Any]] = [[] for _ in layers]
-            rotary: list[tuple[Any, Any]] = []
-
-            def keep(index: int) -> Any:
-                def hook(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-                    inputs[index].append((args[0] if args else named["hidden_states"])[0].detach().cpu())
-                    if index == 0:
-                        rotary.append(tuple(part[0].cpu() for part in named["position_embeddings"]))
-
-                return hook
-
-            hooks = [layer.register_forward_pre_hook(keep(i), with_kwargs=True) for i, layer in enumerate(layers)]
-            with torch.no_grad():
-                for record in records:
-                    batch = collate([encode_record(processor, record, root)], 0)
-                    batch.pop("labels")
-                    # Without the head: its logits over the vocabulary would be the largest tensor of all.
-                    model.model(**{name: value.to(model.device) for name, value in batch.items()}, use_cache=False)
-            for hook in hooks:
-                hook.remove()
-            length = max(len(hidden) for hidden in inputs[0])
-            # Padded with zeros, which add nothing to any mean; behind the text, where causal attention never looks.
-            self.layer_inputs = [torch.stack([pad(h, (0, 0, 0, length - len(h))) for h in found]) for found in inputs]
-            angles = tuple(
-                torch.stack([pad(both[part], (0, 0, 0, length - len(both[part]))) for both in rotary]).to(model.device)
-                for part in (0, 1)
-            )
+        def init_quant(self, *_: Any, **__: Any) -> tuple[Any, dict[str, Any], Any]:
+            examples = (encode_record(processor, record, root) for record in records)
+            self.layer_inputs, angles = calibration_inputs(model, examples)
             return layers, {"position_embeddings": angles, "attention_mask": None}, self.layer_inputs[0]
 
         def _get_input_feat(self, layer: Any, named_linears: Any) -> Any:
@@ -226,13 +225,47 @@ def with_autoawq(model: Any, processor: Any, records: list[dict[str, Any]], root
             self.inps = self.layer_inputs[index]
             return super()._get_input_feat(layer, named_linears)
 
-    group = group_size_of(model.config)
-    config = {"zero_point": True, "q_group_size": group, "w_bit": 4, "version": "GEMM"}
-    wrapped = Qwen3VLAWQ(model, "qwen3_vl", False, model.config, config, processor)
-    wrapped.quantize(processor.tokenizer, quant_config=config, quantizer_cls=ImageQuantizer)
-    model.config.quantization_config = wrapped.quant_config.to_transformers_dict()
-    set_stored_dtype(model.config, torch.float16)  # AutoAWQ's kernels take nothing else
-    return model.half()
+    return ImageQuantizer
+
+
+def calibration_inputs(model: Any, examples: Iterable[dict[str, Any]]) -> tuple[list[Any], tuple[Any, Any]]:
+    """The input of every decoder layer, [examples, tokens, hidden] each, and the rotary embedding's cosines and sines.
+
+    They are recorded in full forward passes. Running the layers one by one from the embeddings would miss the vision
+    features that Qwen3-VL also adds behind its first layers (deepstack). Shorter examples are padded with zeros on
+    the right: zeros add nothing to a mean, and causal attention never looks there.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    layers = model.model.language_model.layers
+    hidden: list[list[Any]] = [[] for _ in layers]
+    rotary: list[tuple[Any, Any]] = []
+
+    def keep(index: int) -> Any:
+        def hook(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            hidden[index].append((args[0] if args else named["hidden_states"])[0].detach().cpu())
+            if index == 0:
+                rotary.append(tuple(part[0].cpu() for part in named["position_embeddings"]))
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(keep(i), with_kwargs=True) for i, layer in enumerate(layers)]
+    with torch.no_grad():
+        for example in examples:
+            batch = collate([example], 0)
+            batch.pop("labels")
+            # Without the head: its logits over the vocabulary would be the largest tensor of all.
+            model.model(**{name: value.to(model.device) for name, value in batch.items()}, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    length = max(len(states) for states in hidden[0])
+
+    def stacked(tensors: list[Any]) -> Any:
+        return torch.stack([pad(tensor, (0, 0, 0, length - len(tensor))) for tensor in tensors])
+
+    cosines, sines = (stacked([both[part] for both in rotary]).to(model.device) for part in (0, 1))
+    return [stacked(states) for states in hidden], (cosines, sines)
 
 
 def save_quantized(model: Any, folder: Path, backend: str) -> None:

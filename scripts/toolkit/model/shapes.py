@@ -1,4 +1,4 @@
-"""The sizes of Qwen3-VL as their published configurations give them, and what follows: parameters, bytes, work per token."""
+"""Sizes of the Qwen3-VL models from their published configurations: parameters, bytes, and work per token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ PATCHES_PER_TOKEN = 4  # the merger takes 2 x 2 patches to one vision token
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Widths of the language model (`hidden`, `intermediate` per MLP or expert) and of the vision tower; `experts` 0: dense."""
+    """Widths of the language model and the vision tower.
+
+    `hidden` is the language model's width, `intermediate` that of an MLP or of one expert; `experts` is 0 if dense.
+    """
 
     name: str
     hidden: int
@@ -113,7 +116,7 @@ def shape_of_config(config: dict[str, Any], name: str) -> ModelShape:
 
 
 def config_of(shape: ModelShape) -> Any:
-    """A transformers configuration of this shape, as the published ones have it, for a model of random weights (dense sizes only)."""
+    """A transformers configuration of this shape, for a model with random weights. Dense sizes only."""
     import transformers
 
     if shape.experts:

@@ -1,8 +1,8 @@
 """A miniature Qwen3-VL: the real architecture, processor, chat template and token rules, small enough for a CPU.
 
-Used by `make_tiny_model.py` (random weights, dense or MoE, for tests) and `train_reading_base.py` (the reading base that
-the quickstart fine-tunes). Every class comes from transformers; only the sizes and the vocabulary are ours, so the same
-scripts and code paths run on this model and on Qwen3-VL-8B.
+Used by `make_tiny_model.py` (random weights, dense or MoE, for tests) and by `train_reading_base.py` (the reading base
+that the quickstart fine-tunes). Every class comes from transformers; only the sizes and the vocabulary are ours. The
+same scripts and code paths therefore run on this model and on Qwen3-VL-8B.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many tokens a record has: of its pages by their sizes, of its texts exactly or estimated; and the spread of such numbers."""
+"""The number of tokens of a record: of its pages by their sizes, of its texts exactly or estimated. Also quantiles."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def estimated_tokens(record: dict[str, Any]) -> tuple[int, int]:
         return digits + -(-(len(text) - digits) // 4)
 
     prompt = prompt_of(record)
-    return estimate(prompt.system + prompt.question) + 12 + 2 * len(images_of(record)), estimate(
-        answer_text(record)
-    ) + 1
+    prompt_tokens = estimate(prompt.system + prompt.question) + 12 + 2 * len(images_of(record))
+    return prompt_tokens, estimate(answer_text(record)) + 1
 
 
 def rank(values: Any, share: float) -> Any:
+    """The value at `share` (0 to 1) of the sorted `values`."""
     ordered = sorted(values)
     return ordered[int(share * (len(ordered) - 1))]
 

@@ -1,7 +1,7 @@
 """Copied into an environment's site-packages where torchvision's wheel does not match a CPU build of torch.
 
 Programs that are not ours (vLLM) import torchvision there too. The hook waits for that import and first declares the
-operators whose absence would stop it, as `toolkit/model_libraries.py` does for the scripts.
+operators whose absence would stop it, as `toolkit/model/libraries.py` does for the scripts.
 """
 
 import sys
@@ -13,7 +13,7 @@ class DeclareOperatorsFirst:
     library = None  # dropping the handle would withdraw the operators
 
     @classmethod
-    def find_spec(cls, name, path=None, target=None):
+    def find_spec(cls, name, *_):
         if name == "torchvision":
             sys.meta_path.remove(cls)
             import torch

@@ -46,9 +46,9 @@ def in_processes(
 ) -> Iterator[Rendered]:
     """On this machine, as they are finished, each in a folder below `scratch`.
 
-    A worker is killed and replaced when a document takes longer than `time_limit` seconds. A document whose worker is
-    killed by something else (the kernel, when memory is short) is tried once more. Raises OSError where no document could
-    be rendered (a full disk), NoWorkers where no process can be started.
+    A worker is killed and replaced when a document takes longer than `time_limit` seconds. A document whose worker was
+    killed by something else (the kernel, when memory is short) is tried once more. Raises OSError where no document
+    could be rendered (a full disk), NoWorkers where no process can be started.
     """
     pool = WorkerPool(max(1, min(workers, len(todo))))
     try:

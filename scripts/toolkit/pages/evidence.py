@@ -1,8 +1,8 @@
 """Where on its page a value stands: a document's words with their boxes, and values found among them.
 
 A text layer is what `pdf_to_images.py --text-layer` writes (or an OCR file of the same form): pages of words
-`[x0, y0, x1, y1, text]` in pixels of the page image. Values are looked for as they are compared: ids without separators, numbers
-by value, dates by day, texts without case and punctuation.
+`[x0, y0, x1, y1, text]` in pixels of the page image. Values are compared as scoring compares them: ids without
+separators, numbers by value, dates by day, texts without case and punctuation.
 """
 
 from __future__ import annotations
@@ -173,7 +173,10 @@ class DocumentWords:
 
 
 def in_lines(words: list[list[Any]]) -> list[list[list[Any]]]:
-    """Words by line, top to bottom, each left to right: a word belongs to the line whose middle lies within its height."""
+    """Words by line, top to bottom, each line left to right.
+
+    A word belongs to a line if the middle of its height lies within the line's height.
+    """
     lines: list[list[list[Any]]] = []
     for word in sorted(words, key=lambda w: ((w[1] + w[3]) / 2, w[0])):
         middle = (word[1] + word[3]) / 2
@@ -242,8 +245,11 @@ class TextLayers:
 
 
 def evidence_of(words: DocumentWords, place: Place) -> dict[str, Any]:
-    """A place for a file: `page` from 1, `box` as shares of the page (left, top, width, height; None where its size is not
-    known), the `text` printed there, and `how` it agrees."""
+    """A place as it is written to files.
+
+    `page` counts from 1. `box` is left, top, width, height as shares of the page; None where the page's size is not
+    known. `text` is what is printed there, `how` says how it agrees with the value.
+    """
     page, (x0, y0, x1, y1) = words.box(place)
     box = None
     if page in words.sizes:
@@ -253,7 +259,10 @@ def evidence_of(words: DocumentWords, place: Place) -> dict[str, Any]:
 
 
 def evidence_boxes(words: DocumentWords, leaves: Iterable[tuple[Leaf, Any]]) -> list[tuple[str, int, list[float]]]:
-    """`(field, page from 1, [left, top, width, height] as shares of the page)` of the first place of each value that is found."""
+    """`(field, page from 1, [left, top, width, height])` of the first place of each value that is found on a page.
+
+    The box is in shares of the page.
+    """
     found = []
     for leaf, value in leaves:
         places = [] if value in (None, "") else words.find(leaf, value)

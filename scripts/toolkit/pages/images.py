@@ -20,7 +20,8 @@ KINDS = ("pages", "single_page", "combined_grid")
 
 # What may stand behind a document's name: "_page_0001", "_1", "-p2", "_single_page", "_combined_grid_2", " (3)".
 _SUFFIX = re.compile(
-    r"(?:(?P<kind>single_page|combined_grid|combined|grid)(?:_(?P<kind_number>\d{1,4}))?|(?:page|pages|pg|p|img|image|scan)?_?(?P<number>\d{1,4}))"
+    r"(?:(?P<kind>single_page|combined_grid|combined|grid)(?:_(?P<kind_number>\d{1,4}))?"
+    r"|(?:page|pages|pg|p|img|image|scan)?_?(?P<number>\d{1,4}))"
 )
 
 
@@ -42,9 +43,8 @@ def fitted_size(width: float, height: float, max_tokens: int, *, max_scale: floa
     if width <= 0 or height <= 0:
         raise PageShape("the page has no area")
     if max(width, height) / min(width, height) > MAX_ASPECT:
-        raise PageShape(
-            f"the page is {max(width, height) / min(width, height):.0f} times longer than wide; the model takes {MAX_ASPECT} at most"
-        )
+        ratio = max(width, height) / min(width, height)
+        raise PageShape(f"the page is {ratio:.0f} times longer than wide; the model takes {MAX_ASPECT} at most")
     scale = (max_tokens * TOKEN_SIDE**2 / (width * height)) ** 0.5
     if max_scale is not None:
         scale = min(scale, max_scale)
@@ -60,9 +60,9 @@ def fitted_size(width: float, height: float, max_tokens: int, *, max_scale: floa
 
 
 def processor_size(width: int, height: int, max_tokens: int) -> tuple[int, int]:
-    """`(width, height)` after Qwen's `smart_resize` (factor 32) with a budget of `max_tokens`; the processor's own formula.
+    """`(width, height)` to which the processor resizes an image, with a budget of `max_tokens`.
 
-    Source: qwen_vl_utils.vision_process.smart_resize; a test compares the two.
+    Source: qwen_vl_utils.vision_process.smart_resize with factor 32; a test compares the two.
     """
     import math
 
@@ -79,7 +79,10 @@ def processor_size(width: int, height: int, max_tokens: int) -> tuple[int, int]:
 
 
 def document_key(name: str) -> str:
-    """A file name as images and labels agree on it: no folder, no image or PDF suffix, NFKC, casefold, one _ between words."""
+    """A document's name in the form in which images and labels agree on it.
+
+    No folder, no image or PDF suffix, NFKC, casefold, words joined by one underscore.
+    """
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     stem = re.sub(r"\.(pdf|png|jpe?g|webp|tiff?|bmp)$", "", unicodedata.normalize("NFKC", name), flags=re.IGNORECASE)
     return re.sub(r"[\W_]+", "_", stem.casefold()).strip("_")
@@ -114,8 +117,8 @@ class DocumentImages:
 def match_images(paths: Iterable[str], keys: Iterable[str]) -> tuple[dict[str, DocumentImages], list[str]]:
     """Images by document key, and the images that belong to none.
 
-    An image belongs to the longest key that is its whole name or its name before a page suffix, so that `BL1` never takes
-    `BL10`. One look-up per word of a name: the cost does not grow with the number of documents.
+    An image belongs to the longest key that is its whole name or its name before a page suffix: `BL1` never takes the
+    images of `BL10`. Each word of a name costs one look-up, however many documents there are.
     """
     known = set(keys)
     found: dict[str, DocumentImages] = defaultdict(DocumentImages)

@@ -8,7 +8,10 @@ from toolkit.console import StageError
 
 
 def join_cluster(address: str, runtime_env: dict[str, Any]) -> None:
-    """Start Ray on this machine's loopback ("local"), or join the cluster at `address`. Raises StageError where there is none."""
+    """Start Ray on this machine's loopback ("local"), or join the cluster at `address`.
+
+    Raises StageError where there is none.
+    """
     import ray
 
     options: dict[str, Any] = {"_node_ip_address": "127.0.0.1"} if address == "local" else {"address": address}

@@ -1,7 +1,7 @@
 """PDF and image files become page images at an exact size in vision tokens.
 
-PyMuPDF renders straight to the final pixel size (no resize afterwards) and Pillow encodes; pypdfium2 is the second engine
-for what PyMuPDF cannot open. Neither engine may be used from several threads: processes only.
+PyMuPDF renders straight to the final pixel size (no resize afterwards) and Pillow encodes. pypdfium2 is the second
+engine, for files that PyMuPDF cannot open. Neither engine may be used from several threads: use processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ MAX_DPI = 300  # a small page is not enlarged beyond this
 
 @dataclass
 class RenderedPage:
-    """One page as an RGB image; `words` are [x0, y0, x1, y1, text] in pixels of it, empty where no text layer was asked for."""
+    """One page as an RGB image.
+
+    `words` are [x0, y0, x1, y1, text] in pixels of the image; empty where no text layer was asked for.
+    """
 
     image: Any
     engine: str
@@ -113,7 +116,7 @@ def pdf_page_images(
 ) -> Iterator[RenderedPage]:
     """Every page of a PDF, with its words where `text` is given.
 
-    A page that PyMuPDF cannot render, or renders blank, goes to the second engine: each of the two renders a few files that
+    A page that PyMuPDF cannot render, or renders blank, goes to the second engine. Each engine renders a few files that
     the other cannot (JBIG2 refinement pages come out blank in MuPDF).
     """
     import pymupdf
@@ -173,7 +176,7 @@ def pdf_page_images(
 
 
 def page_count(document: Any) -> int:
-    """The number of pages as PyMuPDF finds it; 0 where the page tree makes no sense to it (the second engine may know better)."""
+    """The number of pages by PyMuPDF; 0 where it cannot read the page tree (the second engine may be able to)."""
     try:
         return int(document.page_count)
     except Exception:
@@ -181,7 +184,10 @@ def page_count(document: Any) -> int:
 
 
 def page_words(page: Any, image: Any) -> list[list[Any]]:
-    """The page's words as [x0, y0, x1, y1, text] in pixels of `image`; MuPDF gives them as on the page before its rotation."""
+    """The page's words as [x0, y0, x1, y1, text] in pixels of `image`.
+
+    MuPDF's coordinates are those of the page before its rotation; they are turned here.
+    """
     import pymupdf
 
     scale_x, scale_y = image.width / page.rect.width, image.height / page.rect.height
@@ -302,9 +308,10 @@ def picture_pages(path: Path, image_max_tokens: int) -> Iterator[RenderedPage]:
 
 
 def is_blank(image: Any) -> bool:
-    """True where the darkest and the lightest pixel hardly differ. Pillow's extrema, not MuPDF's `is_unicolor` (0.2-2 s a page).
+    """True where the darkest and the lightest pixel hardly differ.
 
-    Every eighth pixel settles it for almost every page; only where those look alike all are looked at.
+    Pillow's extrema are used because MuPDF's `is_unicolor` takes 0.2 to 2 s a page. Every eighth pixel is enough for
+    almost every page; all pixels are read only where those look alike.
     """
     for view in (image.resize((max(1, image.width // 8), max(1, image.height // 8)), 0), image):  # 0: nearest
         low, high = view.convert("L").getextrema()

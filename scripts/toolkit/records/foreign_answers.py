@@ -1,4 +1,4 @@
-"""Answers of other services: the JSON found in whatever came back, and its values brought under the target schema's names."""
+"""Answers of other services: their JSON, found in whatever came back, brought into the target schema's shape."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def foreign_answer(found: Any) -> Foreign:
 
 
 def response_text(value: dict[str, Any]) -> tuple[str | None, bool]:
-    """`(text of the answer, was it cut)` of a chat response in one of the known shapes; None where it is none of them."""
+    """`(text of the answer, was it cut)` of a chat response of a known service; a text of None where it is unknown."""
     if isinstance(value.get("choices"), list) and value["choices"]:  # OpenAI, Azure OpenAI, vLLM
         choice = value["choices"][0]
         return joined((choice.get("message") or {}).get("content")), choice.get("finish_reason") in CUT
@@ -84,7 +84,7 @@ def joined(content: Any) -> str:
 
 
 def json_in(text: str) -> Any:
-    """The JSON in a text: the whole, a code fence, or the first object that stands in it. Raises ValueError with a sentence."""
+    """The JSON in `text`: all of it, its code fence, or its first object. Raises ValueError with a sentence."""
     fence = re.search(r"```(?:json)?\s*\n(.*?)```", text, flags=re.DOTALL)
     candidates = [text.strip(), *([fence[1].strip()] if fence else [])]
     reason = "no JSON object in the answer"
@@ -103,7 +103,7 @@ def json_in(text: str) -> Any:
             reason = "nested too deep"
             break
         except ValueError:
-            # The rest of a broken object is no answer: only a later one that is not inside it could be, and that cannot be told.
+            # An object inside the broken one is no answer, and whether a later one is inside cannot be told.
             break
     raise ValueError(reason)
 
@@ -113,9 +113,9 @@ def in_schema(
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """`(answer in the schema's shape, keys that feed no field, sentences)`.
 
-    Fields are found by their own name or their columns', without case, spaces, underscores and hyphens, wherever they are nested.
-    A value that cannot be given the field's type stays as it is and is named. `numbers` knows how the answers write the
-    numbers of each field.
+    Fields are found by their own name or their columns' names, at any depth. Case, spaces, underscores and hyphens do
+    not count. A value that does not fit the field's type stays as it is and is named. `numbers` knows how the answers
+    write the numbers of each field.
     """
     warnings: list[str] = []
 

@@ -27,7 +27,7 @@ class LabelledDocument:
 
 @dataclass
 class NotUsed:
-    """Values that feed no field. `is_column`: of a plain column, as exports have them; else they are part of an answer."""
+    """Values that no field takes. `is_column`: from a plain column of the table; else from inside an answer."""
 
     path: str
     is_column: bool

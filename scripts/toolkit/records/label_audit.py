@@ -1,8 +1,8 @@
 """Labels against their pages: which gold values are printed, where, and which are probably wrong.
 
-What a field looks like on the page is learned from the dataset itself: the words before (or above) a field's values are its
-anchors. A value that is printed somewhere but not behind its field's anchor, while something else is, is as suspicious as
-one that is not printed at all.
+What surrounds a field on the page is learned from the dataset: the words before (or above) a field's values are its
+anchors. Two values are suspicious: one that is not printed, and one that is printed, but not behind its field's anchor
+while another value is.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def anchors_of(documents: list[Document], places: dict[str, list[Place]]) -> set
 
 
 def unlabelled(leaf: Leaf, labelled: list[Any], anchors: set[str], places: dict[str, list[Place]]) -> list[Finding]:
-    """Documents whose label has nothing where the page has the field's anchor and a value of the field's kind behind it."""
+    """Documents without a label for a field whose page has the field's anchor and a value of its kind behind it."""
     words_of = {d.identity: d.words for d, _ in labelled}
     shapes = {shape(words_of[name].texts[place.first]) for name, found in places.items() for place in found[:1]} - {""}
     empty = [(d, value) for d, value in labelled if is_absent(value)]

@@ -13,7 +13,7 @@ from typing import Any
 from toolkit.records.label_table import fold, is_blank_cell
 from toolkit.schema.target import Leaf, TargetSchema
 
-# How alike a key and a field's name are before we ask "did you mean": of a field that no column feeds, and of any field.
+# Least similarity of a key and a field's name for "did you mean": to a field that no column feeds, and to any field.
 ALIKE_MISSING, ALIKE = 0.65, 0.8
 BY_PATH, BY_LAST_NAME = 1000, 2000  # ranks behind the declared columns, which count from 0
 

@@ -1,7 +1,7 @@
 """Rows of a labels table joined to the target schema: one gold answer per document, and an account of every value.
 
-A row is a flat one (a column per field; one row per list item), a whole answer shaped like the schema, or a mixture of both.
-Every value that is not blank is used in an answer, or is part of a problem, or stands in the account as of no field.
+A row is flat (a column per field; one row per list item), a whole answer shaped like the schema, or a mixture of both.
+Every value that is not blank is used in an answer, is part of a problem, or is counted as belonging to no field.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from toolkit.schema.target import Leaf, TargetSchema, value_at
 class LabelJoin:
     """Joins rows to one schema.
 
-    `keys` and `account` hold what all rows so far have named, and what became of their values; `numbers` how each field's
-    numbers are written. `decimal` is the decimal sign of the command line.
+    `keys` holds what all rows so far have named, `account` what became of their values, and `numbers` how the numbers
+    of each field are written. `decimal` is the decimal sign from the command line.
     """
 
     def __init__(self, schema: TargetSchema, decimal: Convention | None = None) -> None:
@@ -99,7 +99,7 @@ class CellReader:
         return {key: self.value(child, shaped.get(key)) for key, child in of.fields.items()}
 
     def list_value(self, of: ListField, items: Items) -> list[Any]:
-        """The list that a document's rows agree on; a key that stands twice is a problem, whether its cells agree or not."""
+        """The list that a document's rows agree on. A key given twice is a problem, even with equal cells."""
         found = [(where, self.item_values(of, whole, [where] * len(whole))) for where, whole in items.whole]
         if items.rows:
             wheres = [first_place(item) for item in items.rows.values()]

@@ -12,7 +12,7 @@ from toolkit.records.label_table import BEYOND_HEADER, Located, fold, is_blank_c
 
 @dataclass
 class Cell:
-    """One value for a field: where it stands, under which key, and values of further columns of the field, less wanted."""
+    """One value for a field: where it is, its key, and the values of further columns of the field, which rank lower."""
 
     where: str
     key: str
@@ -29,7 +29,7 @@ class Items:
     rows: dict[int, Any] = field(default_factory=dict)
 
 
-# What the rows of a document hold, in the schema's shape: a list of Cells for a value, Items for a list, a dict for an object.
+# The rows of a document in the schema's shape: a list of Cells for a value, Items for a list, a dict for an object.
 Shaped = dict[str, Any]
 
 
@@ -62,7 +62,10 @@ class RowShaper:
         self.account.count(value, self.document)
 
     def mark(self, of: ObjectField, values: dict[str, Any]) -> None:
-        """Note which objects and lists are given whole; those that a short name reaches, only where nothing on the way is."""
+        """Note which objects and lists are given whole.
+
+        Those that a short name reaches are noted only where nothing on the way is.
+        """
         inside = [
             (self.keys.names(of).meaning(key), inner)
             for key, value in values.items()

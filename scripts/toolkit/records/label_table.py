@@ -1,4 +1,4 @@
-"""A labels table as it stands in its file: its rows, and a cell as the value that a field of the target schema needs."""
+"""A labels table: its rows as they are in the file, and a cell converted to the value that a field needs."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def column_names(header: list[Any], path: Path) -> list[str]:
 
 
 def sheet_rows(path: Path, sheet: str | None) -> list[Located]:
-    """Rows of one sheet (the only one, or the named one) as their values, not their formulas; the first row names the columns.
+    """Rows of one sheet (the only one, or the named one): values, not formulas. The first row names the columns.
 
     Dates come as YYYY-MM-DD texts; whole numbers that a cell formats with leading zeros (00123) keep them.
     """
@@ -211,7 +211,10 @@ def coerce(value: Any, leaf: Leaf, numbers: NumberColumns | None = None) -> Any:
 
 
 def date_value(text: str, leaf: Leaf) -> str:
-    """An ISO date. Raises ValueError for what is none, and for 03/04/2024 where the schema does not say what comes first."""
+    """An ISO date.
+
+    Raises ValueError where `text` is no date, and for 03/04/2024 where the schema does not say what comes first.
+    """
     day_first = leaf.extract.get("day_first")
     if day_first is None and is_ambiguous_date(text):
         raise ValueError(f'{text!r} is two dates; say "day_first": true or false under x-extract in the schema')

@@ -1,7 +1,7 @@
-"""Which input an output was made of: a small file beside it, so that no input replaces another one's output unless told to.
+"""Which inputs made an output: a small file beside it, so that outputs of other inputs are replaced only on request.
 
-The output's own bytes stay as they are. The note names each source by its path and by its content, and the output by its
-content: an output that was changed or exchanged since is of unknown origin.
+The output itself is not changed. The note holds the path and content hash of each source, and the content hash of the
+output. An output that was changed since is of unknown origin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Source:
-    """One input: its `path` (POSIX, empty where it is not known), its `sheet` in a workbook, and the hash of its content."""
+    """One input: `path` (POSIX, empty if not known), `sheet` of a workbook, and the SHA-256 of its content."""
 
     path: str
     sha256: str

@@ -22,7 +22,7 @@ class Prompt:
     question: str = QUESTION
 
     def asking(self, line: str) -> Prompt:
-        """The prompt of one shard (see row_shards): its line comes last, so that all before it is the same for all shards of a document."""
+        """The prompt of one shard (see row_shards). Its line comes last, so all shards of a document share a prefix."""
         return Prompt(self.system, f"{self.question}\n{line}") if line else self
 
     def messages(self, images: list[str]) -> list[dict[str, Any]]:

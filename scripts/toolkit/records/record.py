@@ -20,7 +20,7 @@ def make_record(identity: str, images: list[str], prompt: Prompt, answer: str, m
 
 
 def read_records(path: Path | str, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL. Raises StageError with file and line where one has no usable messages, or where there is none."""
+    """The records of a JSONL file. Raises StageError for one without messages, and for an empty file."""
     count = 0
     for number, record in read_jsonl(path):
         if limit is not None and count >= limit:
@@ -30,9 +30,8 @@ def read_records(path: Path | str, limit: int | None = None) -> Iterator[dict[st
             or not isinstance(record.get("id"), str)
             or not isinstance(record.get("messages"), list)
         ):
-            raise StageError(
-                f"{shown(path)}:{number}: no training record; it needs 'id' and 'messages' (check with validate_jsonl.py)"
-            )
+            need = "it needs 'id' and 'messages' (check with validate_jsonl.py)"
+            raise StageError(f"{shown(path)}:{number}: no training record; {need}")
         count += 1
         yield record
     if count == 0:

@@ -1,8 +1,8 @@
-"""Every check of one training record, fast where it is right: compiled parsers and validators decide, plain ones explain.
+"""Every check of one training record. Compiled parsers and validators decide; plain ones explain what is wrong.
 
-A line that orjson writes back byte for byte holds no duplicate key, no NaN and no number that changed; only other lines (spaces,
-escapes, faults) go through the strict parser. jsonschema-rs decides whether a record or an answer is valid; jsonschema
-says why not.
+A line that orjson writes back byte for byte holds no duplicate key, no NaN and no number that changed. Only other lines
+(spaces, escapes, faults) go through the strict parser. jsonschema-rs decides whether a record or an answer is valid;
+jsonschema says why not.
 """
 
 from __future__ import annotations

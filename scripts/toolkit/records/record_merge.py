@@ -1,4 +1,4 @@
-"""Training records that are there, and new ones merged into them by document: the new labels win, and what changed is said."""
+"""New training records merged into existing ones by document. New labels win, and each change is listed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def key_of(record: dict[str, Any]) -> str:
 
 @dataclass
 class Merge:
-    """`records` in the old order, added ones behind; `changes`: `{"document", "change", "fields": {name: [old, new]}}`."""
+    """`records` in old order, then new ones. `changes`: `{"document", "change", "fields": {name: [old, new]}}`."""
 
     records: dict[str, dict[str, Any]]
     changes: list[dict[str, Any]] = field(default_factory=list)

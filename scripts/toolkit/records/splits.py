@@ -72,7 +72,10 @@ def stratum_of(pages: int, rows: int) -> str:
 
 
 def bucket(value: int, bounds: Sequence[int], low: int) -> str:
-    """`0`, `1-5`, `6-20`, `>50`: the interval of `bounds` (upper ends) in which `value` lies; the first starts at `low`."""
+    """`0`, `1-5`, `6-20`, `>50`: the interval that holds `value`.
+
+    `bounds` are the upper ends; the first interval starts at `low`.
+    """
     for bound in bounds:
         if value <= bound:
             return str(bound) if low == bound else f"{low}-{bound}"
@@ -247,8 +250,11 @@ def assign(
 
 @dataclass(frozen=True)
 class Near:
-    """A held-out document and the training document that it is most alike; `text` is the share of common words (0 to 1),
-    `bits` the differing bits of 256 of their first pages; None where that was not found near."""
+    """A held-out document and the training document that it is most like.
+
+    `text` is the share of common words (0 to 1), `bits` the number of differing bits (of 256) of their first pages;
+    None where that comparison did not find them alike.
+    """
 
     held_out: int
     train: int
@@ -259,9 +265,10 @@ class Near:
 def near_duplicates(
     documents: Documents, places: bytearray, *, text: float, bits: int
 ) -> tuple[list[Near], dict[str, int]]:
-    """What lies on both sides and is alike, the most alike training document of each; `(pairs, counts)`. Nothing is moved.
+    """Held-out documents that are like a training document, each with the most similar one: `(pairs, counts)`.
 
-    `counts["pictures_compared"]` of `counts["pictures"]` held-out pages were compared: all of them up to four thousand million pairs.
+    Nothing is moved. `counts["pictures_compared"]` of the `counts["pictures"]` held-out pages were compared: all of
+    them, unless that would take more than four thousand million comparisons.
     """
     import numpy
 
@@ -281,8 +288,11 @@ def near_duplicates(
 
 
 def near_texts(sketches: bytearray, side: Any, least: float) -> list[tuple[int, int, float]]:
-    """`(held out, train, share)` by bands of four hashes: pairs of at least 0.8 are found with probability 0.9998, where a
-    band's texts are not shared by more than 50 training documents."""
+    """`(held out, train, share of equal values)` of similar texts, found by bands of four hashes.
+
+    A pair with a share of at least 0.8 is found with probability 0.9998 if no more than 50 training documents share its
+    band.
+    """
     import numpy
 
     table = numpy.frombuffer(bytes(sketches), dtype=numpy.uint16).reshape(len(side), -1)
@@ -307,7 +317,7 @@ def near_texts(sketches: bytearray, side: Any, least: float) -> list[tuple[int, 
 
 
 def near_pictures(looks: bytearray, side: Any, most: int) -> tuple[list[tuple[int, int, int]], int, int]:
-    """`(held out, train, differing bits)`, how many held-out pages were compared with every training page, and how many there are."""
+    """`(held out, train, differing bits)` of similar first pages; the number of held-out pages compared, and of all."""
     import numpy
 
     table = numpy.frombuffer(bytes(looks), dtype=numpy.uint64).reshape(len(side), 4)

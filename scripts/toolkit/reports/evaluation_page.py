@@ -1,4 +1,4 @@
-"""The HTML report of an evaluation: one self-contained file with scores, fields by cost, and every document beside its pages."""
+"""The HTML report of an evaluation: one file with scores, fields by cost, and every document beside its pages."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def write_report(
     note: str,
     layers: TextLayers | None = None,
 ) -> None:
-    """Write the report of `scored`, pairs of `(id, gold, record)` and score; the first of `results` is the run that is shown.
+    """Write the report of `scored`: pairs of `(id, gold, record)` and score.
 
-    With `layers` the places of gold and predicted values are framed on the pages.
+    The first of `results` is the run that is shown. With `layers` the places of gold and predicted values are framed on
+    the pages.
     """
     first = next(iter(results))
     documents: list[dict[str, Any]] = []

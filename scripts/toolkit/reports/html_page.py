@@ -21,9 +21,10 @@ def embedded_json(value: Any) -> str:
 
 
 def write_page(path: Path, template: str, data: Any, **scripts: str) -> None:
-    """Write the `template` beside this module with `data` in place of `/*DATA*/null`, and each script file in place of its `/*NAME*/`.
+    """Write the `template` beside this module, filled in.
 
-    It is one pass: text of the data that looks like a placeholder stays text.
+    `data` replaces `/*DATA*/null`, and the content of each script file its `/*NAME*/`. It is one pass, so text of the
+    data that looks like a placeholder stays text.
     """
     folder = Path(__file__).parent
     parts = {name.upper(): (folder / file).read_text(encoding="utf-8") for name, file in scripts.items()}

@@ -1,4 +1,4 @@
-"""Business checks that a JSON Schema cannot say: ISO 6346 container numbers, lists against printed totals, order of dates."""
+"""Business checks beyond JSON Schema: ISO 6346 container numbers, sums against printed totals, order of dates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 from toolkit.schema.target import TargetSchema, value_at
 from toolkit.schema.values import iso_date
 
-# ISO 6346:2022, annex A: letters count 10 to 38 without the multiples of 11, position i weighs 2**i, the sum modulo 11 modulo 10.
+# ISO 6346:2022, annex A. Letters are 10 to 38 without multiples of 11; position i has the weight 2**i. The check digit
+# is the weighted sum modulo 11, modulo 10.
 _VALUES = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", [n for n in range(10, 39) if n % 11], strict=True))
 _DIGITS = {digit: int(digit) for digit in "0123456789"}
 _VALUES |= _DIGITS
@@ -121,7 +122,7 @@ def checks_of(schema: TargetSchema) -> BusinessChecks:
 
 
 def business_problems(schema: TargetSchema, answer: dict[str, Any]) -> list[Problem]:
-    """`(JSON path, sentence, severity)` of every declared check that `answer` fails; severity is "error" or "warning"."""
+    """`(JSON path, sentence, severity)` of every declared check that `answer` fails; severity "error" or "warning"."""
     return checks_of(schema)(answer)
 
 

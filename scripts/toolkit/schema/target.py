@@ -1,7 +1,7 @@
 """The target schema: what to extract from one document type, read from `schemas/<document type>.schema.json`.
 
-It is a JSON Schema (draft 2020-12); everything of ours stands under the keyword `x-extract`, so other tools still read it.
-One object drives the join of labels, the prompt, the label check, the served grammar, and the scoring.
+It is a JSON Schema (draft 2020-12). Our annotations are under the keyword `x-extract`, so other tools still read it.
+The schema drives the join of labels, the prompt, the label check, the served grammar, and the scoring.
 
 `x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key`
 (identifies a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}),
@@ -61,7 +61,11 @@ NOT_FOLLOWED = {"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "prefixItems"}
 
 @dataclass(frozen=True)
 class Leaf:
-    """One value: `path` from its object (the document, or a row of `list_path`) down, e.g. `("containers", "container_size")`."""
+    """One value of the schema.
+
+    `path` starts at the value's object: the document, or a row of `list_path`.
+    Example: `("containers", "container_size")`.
+    """
 
     path: tuple[str, ...]
     schema: dict[str, Any]
@@ -292,9 +296,9 @@ class TargetSchema:
     def grammar(self) -> dict[str, Any]:
         """The schema as the server gets it: annotations stripped, every key required, order of keys as trained.
 
-        Lengths of strings are said another way: xgrammar (0.2.8) builds a string with `maxLength` from any characters but
-        quotes and back slashes, so `12" pipe` could not be written, and control characters could. Ids, dates and numbers, which
-        hold neither, become a bounded `pattern`; texts are free strings, and their length is checked afterwards.
+        `maxLength` of a string is replaced. xgrammar (0.2.8) builds such a string from any characters but quotes and
+        back slashes, so that `12" pipe` could not be written and control characters could. Ids, dates and numbers hold
+        neither, and get a bounded `pattern`. Texts become free strings, whose length is checked afterwards.
         """
 
         def strip(value: Any) -> Any:
@@ -315,7 +319,10 @@ class TargetSchema:
         return strip(self.raw)
 
     def ordered(self, value: dict[str, Any]) -> dict[str, Any]:
-        """`value` with the keys in schema order and missing keys as null (missing lists as []); unknown keys raise ValueError."""
+        """`value` with keys in schema order. A missing key becomes null, a missing list [].
+
+        Raises ValueError for an unknown key.
+        """
 
         def order(item: Any, schema: dict[str, Any], where: str) -> Any:
             if "properties" in schema and isinstance(item, dict):
@@ -346,17 +353,15 @@ class TargetSchema:
         unknown = set(mapping) - {"document", "columns"}
         columns = mapping.get("columns", {})
         if unknown or not isinstance(columns, dict):
-            raise StageError(
-                f'{source}: a mapping is {{"document": COLUMN, "columns": {{FIELD: COLUMN}}}}; {sorted(unknown)[:1] or "columns"} is not'
-            )
+            form = '{"document": COLUMN, "columns": {FIELD: COLUMN}}'
+            raise StageError(f"{source}: a mapping is {form}; {sorted(unknown)[:1] or 'columns'} is not")
         raw = copy.deepcopy(self.raw)
         made = TargetSchema(raw, self.source)
         leaves = {leaf.name: leaf for leaf in made.leaves}
         for name, value in columns.items():
             if name not in leaves:
-                raise StageError(
-                    f"{source}: columns: the schema has no field {name!r}; it has {', '.join(list(leaves)[:8])}{' ...' if len(leaves) > 8 else ''}"
-                )
+                names = ", ".join(list(leaves)[:8]) + (" ..." if len(leaves) > 8 else "")
+                raise StageError(f"{source}: columns: the schema has no field {name!r}; it has {names}")
             leaves[name].schema.setdefault("x-extract", {})["column"] = names_of(value, name)
         if "document" in mapping:
             raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")

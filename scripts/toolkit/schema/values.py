@@ -109,6 +109,6 @@ def iso_date(text: str, *, day_first: bool = False) -> str | None:
 
 
 def is_ambiguous_date(text: str) -> bool:
-    """True for a numeric date that is another day when read month first: 03/04/2024, but not 13/04/2024 or 04/04/2024."""
+    """True for a numeric date whose day depends on whether the month comes first: 03/04/2024, not 13/04/2024."""
     first, second = iso_date(text, day_first=True), iso_date(text, day_first=False)
     return first is not None and second is not None and first != second
