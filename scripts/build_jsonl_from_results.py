@@ -1,15 +1,20 @@
-"""Join a labels table with the page images: one training record per document, all its pages, the gold JSON as the answer.
+"""Join a table of labels with the page images: one training record per document, its answer the gold JSON.
 
-Reads results.json (also JSONL, CSV or Excel), image folders and a target schema. A row is flat (one per list item; the schema's
-x-extract says which column feeds which field), or a whole answer shaped like the schema, or a mixture. Writes
-data/train.jsonl, the dataset's schema beside it (fields whose column the table lacks are left out), and what was left over:
-labels without images, images without labels, documents with problems, values that feed no field. Any of these makes the
-exit code 1, but for plain columns that feed no field; --allow-problems makes it 0 (they are still counted and listed).
+Reads a table (results.json, JSONL, CSV or Excel), folders of page images, and a target schema. A row is one of:
+flat (one row per list item; the schema's x-extract names the column of each field), a whole answer shaped like the
+schema, or a mixture. Writes data/train.jsonl and, beside it, the dataset's schema without the fields that the table
+has no column for.
 
-Records of another table are not replaced: --update merges by document (the new labels win), --overwrite replaces them all.
+Files beside --out list what was left over: labels without images, images without labels, documents with problems,
+values that feed no field. Any of these makes the exit code 1; plain columns that feed no field do not.
+With --allow-problems the exit code is 0, and the files are still written.
+
+Records that came from another table are not replaced. --update merges by document (the new labels win).
+--overwrite replaces all records.
 
     python scripts/build_jsonl_from_results.py --images-dir data/raw/combined --images-dir data/raw/bls_another
-    python scripts/build_jsonl_from_results.py --results labels.csv --schema schemas/receipt.schema.json --images-dir data/images
+    python scripts/build_jsonl_from_results.py --results labels.csv --images-dir data/images \\
+        --schema schemas/receipt.schema.json
     python scripts/build_jsonl_from_results.py --results reviewed.json --images-dir data/images --update
 """
 
@@ -57,17 +62,14 @@ RESULTS_PLACES = ("data/results.json", "results.json", "docs/results.json")
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument(
-        "--results",
-        type=argument_path,
-        default=None,
-        help=f"the table (default: the first of {', '.join(RESULTS_PLACES)})",
+        "--results", type=argument_path, help=f"the table (default: the first of {', '.join(RESULTS_PLACES)})"
     )
-    parser.add_argument("--sheet", default=None, help="sheet of an Excel file (default: the only one)")
+    parser.add_argument("--sheet", help="sheet of an Excel file (default: the only one)")
     parser.add_argument(
         "--mapping",
         type=argument_path,
-        default=None,
-        help='JSON that names your columns: {"document": "File", "columns": {"bl_number": "B/L No", "containers[].container_number": "Cntr"}}',
+        help='JSON that names your columns: {"document": "File", "columns": {"bl_number": "B/L No", '
+        '"containers[].container_number": "Cntr"}}',
     )
     parser.add_argument(
         "--images-dir",
@@ -79,7 +81,6 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--schema",
         type=argument_path,
-        default=None,
         help=f"target schema (default: {DEFAULT_SCHEMA}; with --update the dataset's own)",
     )
     parser.add_argument(
@@ -96,19 +97,15 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--prefer",
         choices=KINDS,
-        default=None,
         help="which images to use where a document has several kinds (default: pages, then single_page)",
     )
-    parser.add_argument(
-        "--prompt", type=argument_path, default=None, help="file whose text replaces the generated instruction"
-    )
+    parser.add_argument("--prompt", type=argument_path, help="file whose text replaces the generated instruction")
     parser.add_argument(
         "--decimal",
         choices=CONVENTIONS,
-        default=None,
         help="decimal sign of the table's numbers, if a field states none (default: what fits all values of a field)",
     )
-    parser.add_argument("--limit", type=int, default=None, help="only the first N documents that have images")
+    parser.add_argument("--limit", type=int, help="only the first N documents that have images")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--update",
@@ -202,7 +199,8 @@ def main(argv: list[str] | None = None) -> int:
     lost_values = report_values(args, labels)
     if not records:
         raise StageError(
-            "no document has both a label and an image; nothing was written. Compare the file names in the two lists named above",
+            "no document has both a label and an image; nothing was written. "
+            "Compare the file names in the two lists named above",
             ExitCode.PROBLEMS,
         )
     merge = merged(old, records)
@@ -242,7 +240,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_labels(args: Any, results: Path, old: Dataset | None) -> Labels:
-    """The table, and the schema that the dataset has: the one asked for, less what the table lacks; with --update the old one."""
+    """Read the table, and settle the dataset's schema: the one asked for (with --update that of the records that are
+    there), without the fields that the table has no column for."""
     wanted = old.schema if old and not args.schema else TargetSchema.load(args.schema or DEFAULT_SCHEMA)
     mapping = read_json(args.mapping) if args.mapping else None
     if mapping is not None:
@@ -257,9 +256,9 @@ def read_labels(args: Any, results: Path, old: Dataset | None) -> Labels:
     documents = list(join.documents(table.rows))
     left_out = join.keys.without_column()
     if left_out >= {leaf.name for leaf in wanted.header} | {found.name for found in wanted.lists}:
-        columns = sorted({str(column) for _, row in table.rows for column in row})
+        columns = first_few(sorted({str(column) for _, row in table.rows for column in row}), 6)
         raise StageError(
-            f"the table has none of the schema's columns ({first_few(columns, 6)}); is {wanted.source} the right --schema?"
+            f"the table has none of the schema's columns ({columns}); is {wanted.source} the right --schema?"
         )
     schema = wanted.without(left_out) if left_out else wanted
     if old and (extra := fields_not_in(old, schema, documents, results)):
@@ -444,7 +443,10 @@ def report(
 
 
 def report_values(args: Any, labels: Labels) -> bool:
-    """Say and file the values that feed no field; True where some of them were part of an answer, so are probably missed."""
+    """Say and file the values that feed no field.
+
+    Returns True where some of them stood inside an answer: these are probably missed.
+    """
     path, join = args.out.with_suffix(".labels_not_used.jsonl"), labels.join
     not_used = join.account.not_used
     if not not_used:
@@ -470,9 +472,8 @@ def report_values(args: Any, labels: Labels) -> bool:
     if columns:
         say(f"{plural(len(columns), 'column')} of the table feed no field: {few_notes(columns)}; all in {shown(path)}")
     if inside:
-        say(
-            f"{plural(len(inside), 'place')} inside the labels feed no field, so their values are in no record: {few_notes(inside)}; all in {shown(path)}"
-        )
+        places = f"{plural(len(inside), 'place')} inside the labels feed no field, so their values are in no record"
+        say(f"{places}: {few_notes(inside)}; all in {shown(path)}")
     return bool(inside)
 
 
@@ -489,7 +490,10 @@ def plural(count: int, noun: str) -> str:
 def lost_documents(
     args: Any, source: Source, labelled: list[LabelledDocument], records: list[dict[str, Any]]
 ) -> list[str]:
-    """Ids of records in --out that the new ones do not replace. Raises StageError where they came from another table."""
+    """Ids of the records in --out that the new ones do not replace.
+
+    Raises StageError where those records came from another table.
+    """
     origin = origin_of(args.out)
     if origin is None:
         return []

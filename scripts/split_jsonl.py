@@ -1,11 +1,14 @@
-"""Split a JSONL by document group into train, val and test; copies of one document never lie on both sides.
+"""Split a JSONL into train, val and test so that copies of one document never lie in two of them.
 
-Records are one group when they share a page image (pixel for pixel), the label key (the header fields that the schema marks with
-"key"), the whole answer, or a --group-by field (shipper, say). Where --out-dir already holds a split of this data,
-its documents stay where they are, unless --reassign. A new document lies where its group lies; without one its place
-depends on what it is known by (--group-by value, label key, page) and the seed only. What is alike on both sides
-without being equal is listed in near_duplicates.jsonl, never dropped. Writes data/splits/{train,val,test}.jsonl and
-report.json.
+Records belong to one group when they share one of: a page image (pixel for pixel), the label key (the header fields
+that the schema marks with "key"), the whole answer, or a --group-by field such as the shipper. A group is never split.
+
+Where --out-dir already holds a split of this data, its documents stay where they are, unless --reassign. A new
+document goes where its group lies. Without a group its place depends only on the seed and on its --group-by value,
+label key or page.
+
+Documents that are alike in two splits without being equal are listed in near_duplicates.jsonl; none is dropped.
+Writes data/splits/{train,val,test}.jsonl and report.json.
 
     python scripts/split_jsonl.py --in data/train.jsonl --out-dir data/splits
     python scripts/split_jsonl.py --in data/train.jsonl --out-dir data/splits --ratios 90/10/0 --group-by consignee_name
@@ -25,15 +28,7 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import (
-    argument_path,
-    atomic,
-    iter_data_lines,
-    read_text,
-    shown,
-    write_json,
-    write_problems,
-)
+from toolkit.files import argument_path, atomic, iter_data_lines, read_text, shown, write_json, write_problems
 from toolkit.records.earlier_split import (
     REMOVED,
     EarlierSplit,
@@ -84,7 +79,6 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--keep",
         type=argument_path,
-        default=None,
         metavar="FOLDER",
         help="an earlier split in another folder, whose documents stay in their files",
     )
@@ -92,20 +86,15 @@ def build_parser() -> console.Parser:
         "--reassign", action="store_true", help="place all documents anew, also those of the split that --out-dir holds"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the split of other data in --out-dir")
-    parser.add_argument(
-        "--holdout-file", type=argument_path, default=None, help="ids, one a line, that go to test with their groups"
-    )
+    parser.add_argument("--holdout-file", type=argument_path, help="ids, one a line, that go to test with their groups")
     parser.add_argument(
         "--compare-images",
         choices=["pixels", "bytes", "names"],
         default="pixels",
-        help="what makes two pages equal: decoded pixels, the file's bytes (faster), or only the path (default: pixels)",
+        help="pages are equal by decoded pixels, by the file's bytes (faster), or only by the path (default: pixels)",
     )
     parser.add_argument(
-        "--near-text",
-        type=float,
-        default=0.8,
-        help="report answers that share this part of their words (default: 0.8)",
+        "--near-text", type=float, default=0.8, help="report answers that share this part of their words (default: 0.8)"
     )
     parser.add_argument(
         "--near-bits",
@@ -263,16 +252,11 @@ def tell_earlier(args: Any, result: dict[str, Any], removed: dict[str, int], mov
 
 def tell_near(args: Any, documents: Documents, places: bytearray, near: list[Near], counts: dict[str, int]) -> None:
     """Say and file what is alike on both sides."""
-    pairs = [
-        {
-            "held_out": documents.ids[n.held_out],
-            "split": NAMES[places[n.held_out]],
-            "train": documents.ids[n.train],
-            "text": n.text,
-            "image_bits": n.bits,
-        }
-        for n in near
-    ]
+    pairs = []
+    for pair in near:
+        alike = {"text": pair.text, "image_bits": pair.bits}
+        held_out, train = documents.ids[pair.held_out], documents.ids[pair.train]
+        pairs.append({"held_out": held_out, "split": NAMES[places[pair.held_out]], "train": train, **alike})
     if near:
         say(
             f"{counts['near_duplicates']} held-out documents look like one in train: "
@@ -376,9 +360,8 @@ def add_record(documents: Documents, record: dict[str, Any], pages: list[PageFin
 def schema_of(name: str | None) -> TargetSchema | None:
     """The record's own target schema; without one there are no label keys and no rows to count."""
     if name is None or not Path(name).is_file():
-        say(
-            f"note: {f'the schema {name} is not there' if name else 'records name no schema in meta.schema'}; label keys and rows are not looked at"
-        )
+        reason = f"the schema {name} is not there" if name else "records name no schema in meta.schema"
+        say(f"note: {reason}; label keys and rows are not looked at")
         return None
     return TargetSchema.load(Path(name))
 
