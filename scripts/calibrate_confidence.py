@@ -1,12 +1,17 @@
-"""Fit how likely each value of an answer is right, and store it with the model's contract.
+"""Fit how likely each value of an answer is right, and store the fitted model in extraction_config.json.
 
-Reads predictions of the validation split (they carry the features: token probabilities, business checks, the page's own text)
-and its gold, never the documents that the model was trained on or will be judged on. Writes the fitted model into
-extraction_config.json of --contract; from then on extract_documents.py writes calibrated confidences. Repeat after merging or
-quantizing: the model's probabilities are others then. What it is worth is told by cross-validation over documents.
+Reads predictions of the validation split and its gold. The predictions carry the features: token probabilities,
+business checks, the page's own text. Use neither the documents that the model was trained on nor those it will be
+judged on.
 
-    python scripts/extract_documents.py --model Qwen/Qwen3-VL-8B-Instruct --adapter outputs/bl-8b --in data/splits/val.jsonl --out data/predictions/val.jsonl
-    python scripts/calibrate_confidence.py --pred data/predictions/val.jsonl --gold data/splits/val.jsonl --contract outputs/bl-8b
+The fitted model is stored in extraction_config.json of --contract; from then on extract_documents.py writes calibrated
+confidences. Repeat this after merging or quantizing, because these change the model's probabilities. Cross-validation
+over documents tells what the confidences are worth.
+
+    python scripts/extract_documents.py --model Qwen/Qwen3-VL-8B-Instruct --adapter outputs/bl-8b \\
+        --in data/splits/val.jsonl --out data/predictions/val.jsonl
+    python scripts/calibrate_confidence.py --pred data/predictions/val.jsonl --gold data/splits/val.jsonl \\
+        --contract outputs/bl-8b
 """
 
 from __future__ import annotations
@@ -58,14 +63,13 @@ def main(argv: list[str] | None = None) -> int:
     wrong = values - sum(sum(document.right) for document in documents)
     say(f"{len(documents)} documents, {values} values, {wrong} of them wrong")
     if wrong < FEWEST_WRONG or wrong == values:
-        say(
-            f"{wrong} wrong values of {values} are not enough to tell right from wrong; nothing was stored, give more validation documents"
-            if wrong < values
-            else "no value is right; there is nothing to calibrate, and nothing was stored"
-        )
-        return console.finish(
-            args, {"documents": len(documents), "values": values, "wrong": wrong, "stored": False}, ExitCode.PROBLEMS
-        )
+        if wrong < values:
+            few = f"{wrong} wrong values of {values} are not enough to tell right from wrong"
+            say(f"{few}; nothing was stored, give more validation documents")
+        else:
+            say("no value is right; there is nothing to calibrate, and nothing was stored")
+        counts = {"documents": len(documents), "values": values, "wrong": wrong, "stored": False}
+        return console.finish(args, counts, ExitCode.PROBLEMS)
     model = fit(documents)
     worth = quality(*cross_validated(documents))
     bare = quality(
@@ -73,13 +77,10 @@ def main(argv: list[str] | None = None) -> int:
         [right for document in documents for right in document.right],
     )
     print(f"{'':28s}{'AUROC':>9s}{'calibration error':>20s}{'accuracy at 80 %':>19s}")
-    for label, found in (("token probabilities alone", bare), (f"fitted ({FOLDS}-fold)", worth)):
-        print(f"{label:28s}{found['auroc']:9.4f}{found['ece']:20.4f}{found['accuracy_at_80']:19.4f}")
-    say(
-        "weights: "
-        + ", ".join(f"{name} {model.weights[name]:.3f}" for name in FEATURES)
-        + f", offset {model.offset:.3f}"
-    )
+    for label, row in (("token probabilities alone", bare), (f"fitted ({FOLDS}-fold)", worth)):
+        print(f"{label:28s}{row['auroc']:9.4f}{row['ece']:20.4f}{row['accuracy_at_80']:19.4f}")
+    weights = ", ".join(f"{name} {model.weights[name]:.3f}" for name in FEATURES)
+    say(f"weights: {weights}, offset {model.offset:.3f}")
     if not args.dry_run:
         dataclasses.replace(contract, confidence=model.as_dict()).save(args.contract)
         say(f"stored in {shown(args.contract / FILE_NAME)}")
@@ -116,9 +117,8 @@ def values_of(schema: TargetSchema, predictions: Path, gold: Path) -> list[Value
         ]
         documents.append(Values(*(list(column) for column in zip(*judged, strict=True))))
     if bare:
-        say(
-            f"{bare} predictions carry no features (a server without log-probabilities, --no-confidence, or an older file)"
-        )
+        causes = "a server without log-probabilities, --no-confidence, or an older file"
+        say(f"{bare} predictions carry no features ({causes})")
     if failed:
         say(f"{failed} documents have no valid answer and are left out: their confidence is 0")
     if len(documents) < FOLDS:
@@ -143,9 +143,8 @@ def cross_validated(documents: list[Values]) -> tuple[list[float], list[bool]]:
         try:
             model: Any = fit(others)
         except ValueError as error:
-            raise StageError(
-                f"too few wrong values to cross-validate ({error} in one part)", ExitCode.PROBLEMS
-            ) from None
+            sentence = f"too few wrong values to cross-validate ({error} in one part)"
+            raise StageError(sentence, ExitCode.PROBLEMS) from None
         for document in documents[fold::FOLDS]:
             confidence += [model.probability(n, f) for n, f in zip(document.names, document.features, strict=True)]
             right += document.right

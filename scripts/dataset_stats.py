@@ -1,7 +1,8 @@
-"""What a JSONL holds, what of it fits, and what it will cost: documents, pages, rows, values, tokens, training, serving.
+"""What a JSONL holds, what of it fits, and what it will cost: documents, pages, rows, values, tokens, GPU hours.
 
-With --model the tokens of whole records are counted exactly with that model's own processor; without, text tokens are estimated (and
-said to be). The predictions are for --size on --gpu. --html writes a page with plots. Keeps a few numbers a record.
+With --model the tokens of whole records are counted exactly, with that model's own processor. Without it text tokens
+are estimated, and the output says so. Training and serving are predicted for --size on --gpu. --html writes a page
+with plots. Memory use is a few numbers per record.
 
     python scripts/dataset_stats.py --in data/train.jsonl
     python scripts/dataset_stats.py --in data/train.jsonl --model outputs/tiny --html data/reports/dataset.html --json
@@ -33,14 +34,16 @@ from toolkit.training.plan import optimizer_steps, training_hours, training_memo
 MAX_LENGTHS = (2048, 4096, 8192, 16384, 32768)
 DISTINCT = 20_000  # values counted per field; beyond, new ones are only counted together
 LONGEST = 10
+SPREADS = (
+    *("pages_per_document", "rows_per_document", "answer_characters"),
+    *("vision_tokens", "prompt_tokens", "answer_tokens", "total_tokens"),
+)
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the JSONL")
-    parser.add_argument(
-        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
-    )
+    parser.add_argument("--schema", type=argument_path, help="target schema (default: the records' meta.schema)")
     parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
     parser.add_argument(
         "--image-max-tokens",
@@ -48,14 +51,12 @@ def build_parser() -> console.Parser:
         default=DEFAULT_MAX_TOKENS,
         help="vision tokens of a page at most (default: 1280)",
     )
-    parser.add_argument(
-        "--model", type=argument_path, default=None, help="model folder whose processor counts the tokens"
-    )
+    parser.add_argument("--model", type=argument_path, help="model folder whose processor counts the tokens")
     parser.add_argument("--size", choices=list(SHAPES), default="8b", help="model size to predict for (default: 8b)")
     parser.add_argument("--gpu", choices=list(GPUS), default="a6000", help="GPU to predict for (default: a6000)")
     parser.add_argument("--epochs", type=float, default=3, help="passes over the data to predict for (default: 3)")
-    parser.add_argument("--html", type=argument_path, default=None, help="also write a page with plots here")
-    parser.add_argument("--limit", type=int, default=None, help="only the first N records")
+    parser.add_argument("--html", type=argument_path, help="also write a page with plots here")
+    parser.add_argument("--limit", type=int, help="only the first N records")
     return parser
 
 
@@ -175,27 +176,17 @@ def predictions(stats: Statistics, shape: ModelShape, gpu: Gpu, epochs: float) -
     if not stats.totals:
         return {}
     longest, total = max(stats.totals), sum(stats.totals)
+    tokens = {"tokens": total * epochs, "answer_tokens": sum(stats.answers) * epochs}
+    tokens["vision_tokens"] = sum(stats.vision) * epochs
+    record = {"tokens": longest, "answer_tokens": max(stats.answers)}
     training = {}
     for method in ("lora", "qlora"):
         for checkpointing in (False, True):
-            memory = training_memory(
-                shape, method, tokens=longest, answer_tokens=max(stats.answers), checkpointing=checkpointing
-            )
-            training[f"{method}{', checkpointing' if checkpointing else ''}"] = {
-                "memory_gib": round(memory.total, 1),
-                "fits": memory.total <= gpu.memory_gib,
-                "hours": round(
-                    training_hours(
-                        shape,
-                        gpu,
-                        tokens=total * epochs,
-                        answer_tokens=sum(stats.answers) * epochs,
-                        vision_tokens=sum(stats.vision) * epochs,
-                        checkpointing=checkpointing,
-                    ),
-                    2,
-                ),
-            }
+            memory = training_memory(shape, method, **record, checkpointing=checkpointing).total
+            hours = training_hours(shape, gpu, **tokens, checkpointing=checkpointing)
+            name = f"{method}, checkpointing" if checkpointing else method
+            fits = memory <= gpu.memory_gib
+            training[name] = {"memory_gib": round(memory, 1), "fits": fits, "hours": round(hours, 2)}
     serving = {}
     for precision in WEIGHT_BYTES:
         times = [request_time(stats, shape, gpu, precision, share) for share in (0.5, 0.95)]
@@ -229,16 +220,7 @@ def tell(args: Any, schema: TargetSchema, result: dict[str, Any]) -> None:
     print(
         f"{shown(args.input)}: {result['documents']} documents, {result['pages']} pages, schema {shown(schema.source)}"
     )
-    numbers = (
-        "pages_per_document",
-        "rows_per_document",
-        "answer_characters",
-        "vision_tokens",
-        "prompt_tokens",
-        "answer_tokens",
-        "total_tokens",
-    )
-    for label in numbers:
+    for label in SPREADS:
         if result[label]:
             note = f"  {result['tokens_are']}" if label.endswith("tokens") and not label.startswith("vision") else ""
             values = "  ".join(f"{k} {v}" for k, v in result[label].items())
@@ -249,21 +231,22 @@ def tell(args: Any, schema: TargetSchema, result: dict[str, Any]) -> None:
     if result["longest"]:
         print("  longest: " + ", ".join(f"{item['id']} ({item['tokens']})" for item in result["longest"][:3]))
     if planned := result["predicted"]:
-        print(
-            f"  predicted for {planned['size']} on {planned['gpu']}, {planned['epochs']:g} epochs, {planned['optimizer_steps']} steps of 8 records:"
-        )
-        for name, line in planned["training"].items():
-            print(
-                f"    training {name:22s} {line['memory_gib']:6.1f} GiB{'' if line['fits'] else ' (does not fit)'}, {line['hours']:g} h"
-            )
-        for name, line in planned["serving"].items():
-            print(
-                f"    serving {name:23s} {line['weights_gib']:6.1f} GiB of weights{'' if line['fits'] else ' (does not fit)'}, p50 {line['p50_ms']} ms, p95 {line['p95_ms']} ms"
-            )
-    if result["records_with_unreadable_images"]:
-        print(
-            f"  {result['records_with_unreadable_images']} records have images that cannot be read; run verify_image_paths.py"
-        )
+        tell_predicted(planned)
+    if unreadable := result["records_with_unreadable_images"]:
+        print(f"  {unreadable} records have images that cannot be read; run verify_image_paths.py")
+
+
+def tell_predicted(planned: dict[str, Any]) -> None:
+    """Print what `predictions` returned."""
+    steps = f"{planned['epochs']:g} epochs, {planned['optimizer_steps']} steps of 8 records"
+    print(f"  predicted for {planned['size']} on {planned['gpu']}, {steps}:")
+    for name, line in planned["training"].items():
+        fit = "" if line["fits"] else " (does not fit)"
+        print(f"    training {name:22s} {line['memory_gib']:6.1f} GiB{fit}, {line['hours']:g} h")
+    for name, line in planned["serving"].items():
+        fit = "" if line["fits"] else " (does not fit)"
+        weights = f"{line['weights_gib']:6.1f} GiB of weights{fit}"
+        print(f"    serving {name:23s} {weights}, p50 {line['p50_ms']} ms, p95 {line['p95_ms']} ms")
 
 
 if __name__ == "__main__":

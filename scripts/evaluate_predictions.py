@@ -1,13 +1,17 @@
-"""Score predictions against gold under a target schema, field by field and row by row; failed answers count as all missed.
+"""Score predictions against gold under a target schema, field by field and row by row.
 
-Reads a prediction JSONL (--pred), gold (a training JSONL) and optionally other prediction files to stand beside it
-(--against NAME=FILE: the adapter, the quantized model, the hosted API), each with a verdict: better, worse, or no difference
-shown. Writes metrics (JSON), and on request a table (CSV, Markdown) and a self-contained HTML report. --fail-under and
---max-drop make the exit code 1 where a score does not hold. The last line of --json holds micro_f1, macro_f1, header_macro_f1,
-row_precision, row_recall, row_f1, cell_f1, document_exact, documents, valid and more.
+Reads a prediction JSONL (--pred) and gold (a training JSONL). A failed answer counts as if it had missed every value.
+--against NAME=FILE adds other predictions (the adapter, the quantized model, a hosted API), each with a verdict:
+better, worse, or no difference shown. Writes metrics (JSON) and, where asked, a table (CSV, Markdown) and a
+self-contained HTML report.
 
-    python scripts/evaluate_predictions.py --pred data/predictions/test.jsonl --gold data/splits/test.jsonl --report data/reports/test.html
-    python scripts/evaluate_predictions.py --pred awq.jsonl --against adapter=adapter.jsonl --gold test.jsonl --fail-under micro_f1=0.95 --max-drop micro_f1=0.01
+--fail-under and --max-drop make the exit code 1 where a score does not hold. The last line of --json holds micro_f1,
+macro_f1, header_macro_f1, row_precision, row_recall, row_f1, cell_f1, document_exact, documents, valid and more.
+
+    python scripts/evaluate_predictions.py --pred data/predictions/test.jsonl --gold data/splits/test.jsonl \\
+        --report data/reports/test.html
+    python scripts/evaluate_predictions.py --pred awq.jsonl --against adapter=adapter.jsonl --gold test.jsonl \\
+        --fail-under micro_f1=0.95 --max-drop micro_f1=0.01
 """
 
 from __future__ import annotations
@@ -40,13 +44,10 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--gold", type=argument_path, required=True, help="gold: a training JSONL, or lines with id and gold"
     )
-    parser.add_argument(
-        "--schema", type=argument_path, default=None, help="target schema (default: the gold records' meta.schema)"
-    )
+    parser.add_argument("--schema", type=argument_path, help="target schema (default: the gold records' meta.schema)")
     parser.add_argument(
         "--decimal",
         choices=CONVENTIONS,
-        default=None,
         help="decimal sign of number texts such as 1,000, where a field states none (default: the schema's)",
     )
     parser.add_argument(
@@ -70,15 +71,13 @@ def build_parser() -> console.Parser:
         "--companions", action="store_true", help="also ANLS* and nTED (means over documents; seconds a long document)"
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--report", type=argument_path, default=None, help="HTML report to write")
-    output.add_argument(
-        "--metrics", type=argument_path, default=None, help="metrics JSON to write (default: beside the report)"
-    )
-    output.add_argument("--csv", type=argument_path, default=None, help="one line a run, metric and field")
-    output.add_argument("--markdown", type=argument_path, default=None, help="the tables as Markdown")
+    output.add_argument("--report", type=argument_path, help="HTML report to write")
+    output.add_argument("--metrics", type=argument_path, help="metrics JSON to write (default: beside the report)")
+    output.add_argument("--csv", type=argument_path, help="one line a run, metric and field")
+    output.add_argument("--markdown", type=argument_path, help="the tables as Markdown")
     output.add_argument("--note", default="", help="a sentence to stand at the head of the report")
     output.add_argument(
-        "--text-layer-dir", type=argument_path, default=None, help="text layers: the report frames values on the pages"
+        "--text-layer-dir", type=argument_path, help="text layers: the report frames values on the pages"
     )
     output.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
     gates = parser.add_argument_group("gates")
@@ -260,9 +259,9 @@ def broken_gates(
 ) -> list[str]:
     """One sentence per gate that does not hold; a metric that the schema does not have breaks its gate."""
     others = [(label, scores) for label, scores in results.items() if label != name]
-    found = [floor.broken(name, results[name]) for floor in floors]
-    found += [drop.broken(name, results[name], label, scores) for drop in drops for label, scores in others]
-    return [sentence for sentence in found if sentence]
+    sentences = [floor.broken(name, results[name]) for floor in floors]
+    sentences += [drop.broken(name, results[name], label, scores) for drop in drops for label, scores in others]
+    return [sentence for sentence in sentences if sentence]
 
 
 def print_tables(results: dict[str, dict[str, Any]], name: str) -> None:
@@ -286,11 +285,11 @@ def print_tables(results: dict[str, dict[str, Any]], name: str) -> None:
                     print(f"  {metric:18s} {difference_text(result['difference'][metric])}")
 
 
-def confidence_text(label: str, found: dict[str, Any]) -> str:
-    auroc = "not defined (no value is wrong)" if found["auroc"] is None else f"{found['auroc']:.4f}"
+def confidence_text(label: str, quality: dict[str, Any]) -> str:
+    auroc = "not defined (no value is wrong)" if quality["auroc"] is None else f"{quality['auroc']:.4f}"
     return (
-        f"{label}: confidence of {found['values']} values ({found['accuracy']:.4f} right): AUROC {auroc}, calibration error {found['ece']:.4f}, "
-        f"accuracy at 80 % coverage {found['accuracy_at_80']:.4f}"
+        f"{label}: confidence of {quality['values']} values ({quality['accuracy']:.4f} right): AUROC {auroc}, "
+        f"calibration error {quality['ece']:.4f}, accuracy at 80 % coverage {quality['accuracy_at_80']:.4f}"
     )
 
 
@@ -362,9 +361,10 @@ def markdown(results: dict[str, dict[str, Any]], name: str) -> str:
         if "difference" in result:
             rows = [["metric", "difference", "verdict"]]
             for metric in HEADLINE:
-                if found := result["difference"].get(metric):
-                    low, high = found["interval"]
-                    rows.append([metric, f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})", found["verdict"]])
+                if change := result["difference"].get(metric):
+                    low, high = change["interval"]
+                    text = f"{change['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+                    rows.append([metric, text, change["verdict"]])
             parts += [f"\n## {name} against {label}\n", table(rows)]
     fields = [["field", "F1", "right", "wrong", "missed", "spurious"]]
     for f in results[name]["fields"]:

@@ -1,8 +1,9 @@
 """Extract zips of page images and PDFs safely, each into its own folder.
 
 Reads --zip FILE (repeat it for more; without it every data/*.zip). Writes data/raw/<zip stem>/... with safe names.
-Only images and PDFs come out (--all for everything). Names that leave the folder, links, encrypted or damaged members and
-bombs are refused one by one and named; the good members still come out (exit code 1). Running it again changes nothing.
+Only images and PDFs come out (--all for everything). Members are refused one by one, and reported, when their name
+leaves the folder, or when they are a link, encrypted, damaged or a zip bomb. The other members still come out, and the
+exit code is 1. A second run changes nothing.
 
     python scripts/extract_combined_zip.py --zip data/combined.zip
     python scripts/extract_combined_zip.py --zip data/combined.zip --zip data/bls_another.zip
@@ -70,16 +71,15 @@ def main(argv: list[str] | None = None) -> int:
     problems: list[dict[str, Any]] = []
     for path in zips:
         folder = args.out_dir / safe_name(path.stem)
-        counts, found = extract(path, folder, args)
-        problems += found
+        counts, refused_members = extract(path, folder, args)
+        problems += refused_members
         total["zips"] += 1
         total["folders"].append(shown(folder))
         for key, value in counts.items():
             total[key] += value
         other = f", {counts['other_files']} files of other kinds left inside" if counts["other_files"] else ""
-        say(
-            f"{shown(path)}: {counts['extracted']} extracted, {counts['unchanged']} already there{other} -> {shown(folder)}"
-        )
+        done = f"{counts['extracted']} extracted, {counts['unchanged']} already there"
+        say(f"{shown(path)}: {done}{other} -> {shown(folder)}")
     if problems:
         named = console.first_few(f"{p['zip']}: {p['member']!r} {p['problem']}" for p in problems)
         say(f"{len(problems)} members were not extracted: {named}")
@@ -186,8 +186,11 @@ def opened_zip(path: Path) -> tuple[ZipReader, zipfile.ZipFile]:
 
 
 def fitting(parts: list[str]) -> Path:
-    """A member's place below its zip's folder. Where the folders would make a path that Windows cannot open (260 characters in all), one short name stands
-    for them; the file keeps its own name, which is what labels are joined by."""
+    """A member's place below its zip's folder.
+
+    Where the path would be too long for Windows (260 characters in all), one short name replaces the folders. The file
+    keeps its own name, because labels are joined by it.
+    """
     place = Path(*parts)
     if len(place.as_posix()) <= LONGEST_PLACE:
         return place
@@ -197,8 +200,8 @@ def fitting(parts: list[str]) -> Path:
 def member_name(member: zipfile.ZipInfo, encoding: str) -> str:
     """The member's name as its maker meant it.
 
-    A name without the UTF-8 mark is cp437 by the standard, and Python reads it so; macOS writes UTF-8 without the mark, Windows
-    the machine's own code page. Info-ZIP's Unicode path field (0x7075) wins where it fits the name.
+    A name without the UTF-8 mark is cp437 by the standard, and Python reads it so. macOS writes UTF-8 without the mark,
+    Windows the machine's own code page. Info-ZIP's Unicode path field (0x7075) wins where it fits the name.
     Raises UnicodeDecodeError where the name is not in `encoding`.
     """
     if member.flag_bits & 0x800:

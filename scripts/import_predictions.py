@@ -1,12 +1,18 @@
-"""Bring the answers of another service into a prediction file, so that it stands in the same table as your own model.
+"""Turn the answers of another service into a prediction file, so that it is scored in the same table as your own model.
 
-Reads what a hosted API returned: a folder of .json, .txt or .md files named like the documents, a JSONL or JSON list with a name and
-an answer each, or a table of flat rows (CSV, Excel, JSON). An answer may be bare JSON, JSON inside text or a code fence, or the API's
-whole response (OpenAI, Azure OpenAI, Anthropic, Gemini shapes). Names of fields are those of the schema or of its columns; --mapping
-gives others. Nothing is dropped unsaid: keys that no field takes are named, values of another form are kept and named.
+--in is what a hosted API returned, one of:
+- a folder of .json, .txt or .md files named like the documents;
+- a JSONL or JSON list with a name and an answer each;
+- a table of flat rows (CSV, Excel, JSON).
 
-    python scripts/import_predictions.py --in data/hosted --gold data/splits/test.jsonl --out data/predictions/hosted.jsonl
-    python scripts/import_predictions.py --in hosted.csv --gold data/splits/test.jsonl --mapping hosted_columns.json --out data/predictions/hosted.jsonl
+An answer may be bare JSON, JSON inside text or a code fence, or the API's whole response (OpenAI, Azure OpenAI,
+Anthropic, Gemini shapes). Fields are named as in the schema or its columns; --mapping gives other names. Nothing is
+dropped silently: keys that feed no field are reported, and values of another form are kept and reported.
+
+    python scripts/import_predictions.py --in data/hosted --gold data/splits/test.jsonl \\
+        --out data/predictions/hosted.jsonl
+    python scripts/import_predictions.py --in hosted.csv --gold data/splits/test.jsonl \\
+        --mapping hosted_columns.json --out data/predictions/hosted.jsonl
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ from toolkit.schema.target import TargetSchema
 
 ANSWER_FILES = (".json", ".txt", ".md")
 NAME_KEYS = ("id", "document", "file", "filename", "file_name", "name", "custom_id")
+ANSWER_KEYS = ("answer", "prediction", "response", "output", "content", "text", "body")
 
 
 def build_parser() -> console.Parser:
@@ -38,18 +45,16 @@ def build_parser() -> console.Parser:
     parser.add_argument("--in", dest="input", type=argument_path, required=True, help="folder of answers, or one file")
     parser.add_argument("--gold", type=argument_path, required=True, help="gold JSONL: its ids are the documents")
     parser.add_argument("--out", type=argument_path, required=True, help="prediction JSONL to write")
-    parser.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the gold's own)")
+    parser.add_argument("--schema", type=argument_path, help="target schema (default: the gold's own)")
     parser.add_argument(
         "--mapping",
         type=argument_path,
-        default=None,
         help='JSON that names their fields: {"document": "File", "columns": {"bl_number": "B/L No"}}',
     )
-    parser.add_argument("--sheet", default=None, help="sheet of an Excel file (default: the only one)")
+    parser.add_argument("--sheet", help="sheet of an Excel file (default: the only one)")
     parser.add_argument(
         "--decimal",
         choices=CONVENTIONS,
-        default=None,
         help="decimal sign of their number texts, where a field states none (default: what fits all values of a field)",
     )
     parser.add_argument(
@@ -69,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     origin = origin_of(args.out)
     if origin is not None and not args.overwrite and (origin.changed or not origin.sources):
         raise StageError(
-            f"{shown(args.out)} exists and is not as an import left it; choose another --out, or replace it with --overwrite"
+            f"{shown(args.out)} exists and is not as an import left it; choose another --out, "
+            "or replace it with --overwrite"
         )
     gold = [(identity, record) for identity, _, record in read_gold(args.gold)]
     name = args.schema or gold[0][1].get("meta", {}).get("schema")
@@ -101,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         lines[identity] = line
     if not lines:
         raise StageError(
-            f"no answer of {shown(args.input)} is named like a document of {shown(args.gold)}; they are called {first_few(strangers) or 'nothing'}"
+            f"no answer of {shown(args.input)} is named like a document of {shown(args.gold)}; "
+            f"they are called {first_few(strangers) or 'nothing'}"
         )
     if twice:
         raise StageError(f"{shown(args.input)}: {len(twice)} documents have two answers: {first_few(twice)}; keep one")
@@ -114,9 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         named = first_few(f"{key} ({count})" for key, count in unknown.most_common())
         say(f"{len(unknown)} of their keys feed no field: {named}; name them with --mapping if they should")
     if warned:
-        say(
-            f"{warned} answers hold values of another form than the schema's, or rows that disagree; named under 'warnings'"
-        )
+        trouble = "values of another form than the schema's, or rows that disagree"
+        say(f"{warned} answers hold {trouble}; named under 'warnings'")
     if missing:
         say(f"{len(missing)} documents have no answer and will count as all missed: {first_few(missing)}")
     if strangers:
@@ -135,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]:
-    """`(their name of the document, answer)`."""
+    """`(the service's name of the document, its answer)` for each answer in --in."""
     if args.input.is_dir():
         files = sorted(path for path in args.input.rglob("*") if path.suffix.lower() in ANSWER_FILES)
         if not files:
@@ -152,11 +158,10 @@ def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]
     own = [fold(column) for column in (*schema.document_columns, *NAME_KEYS) if fold(column) in named]
     if not own:
         raise StageError(
-            f"{shown(args.input)}: no column names the document; it has {first_few(named.values(), 8)}, give it with --mapping"
+            f"{shown(args.input)}: no column names the document; it has {first_few(named.values(), 8)}, "
+            "give it with --mapping"
         )
-    wrappers = [
-        named[key] for key in ("answer", "prediction", "response", "output", "content", "text", "body") if key in named
-    ]
+    wrappers = [named[key] for key in ANSWER_KEYS if key in named]
     if wrappers:
         for where, row in rows:
             name = next((row[c] for c in row if fold(c) == own[0]), None)

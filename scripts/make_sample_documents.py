@@ -1,8 +1,12 @@
-"""Make sample documents with exact labels: PDFs, two zips of page images, and a results.json with the mess of real exports.
+"""Make sample documents with exact labels: PDFs, two zips of page images, and a results.json as messy as real exports.
 
-Writes into --out-dir: pdfs/ (documents delivered as PDF), combined.zip and bls_another.zip (documents delivered as page
-images, names lightly changed), results.json (one row per container), gold.jsonl (the exact answers). Some labels have no
-document and some documents no label, as in real exports. The same seed gives the same bytes.
+Writes into --out-dir:
+- pdfs/: the documents that are delivered as PDF;
+- combined.zip and bls_another.zip: the documents that are delivered as page images, their names lightly changed;
+- results.json: the labels, one row per container;
+- gold.jsonl: the exact answers.
+
+Some labels have no document and some documents no label, as in real exports. The same seed gives the same bytes.
 
     python scripts/make_sample_documents.py --out-dir data/samples --documents 60 --seed 1
     python scripts/make_sample_documents.py --out-dir data/scans --documents 20 --layout scan
@@ -28,19 +32,31 @@ from toolkit.samples.easy_pages import easy_pdf
 from toolkit.samples.invoices import invoice_pdf, receipt_pdf
 from toolkit.samples.sheet import scanned_pdf
 
-FILE_NAMES = [
-    lambda rng: f"BL {values.digits(rng, 9)}.pdf",
-    lambda rng: (
-        f"HBL {values.letters(rng, 2)}{values.digits(rng, 7)} ({values.digits(rng, 3)}{values.letters(rng, 2)}{values.digits(rng, 5)}).pdf"
-    ),
-    lambda rng: f"{rng.randint(1, 40):02d}_{values.letters(rng, 5)}{values.digits(rng, 6)}_{rng.choice('ABC')}.PDF",
-    lambda rng: (
-        f"MV {values.coined(rng)} V.{rng.randint(1000, 9999)}N- {values.letters(rng, 4)}{values.digits(rng, 8)}.pdf"
-    ),
-    lambda rng: (
-        f"{rng.randint(1, 9)}. SO{rng.randint(1000, 9999)}-{values.digits(rng, 3)}-P{rng.randint(1, 9)}-CC-PS_BL_FINAL_.pdf"
-    ),
-]
+
+def bill_name(rng: random.Random) -> str:
+    return f"BL {values.digits(rng, 9)}.pdf"
+
+
+def house_bill_name(rng: random.Random) -> str:
+    number = f"{values.letters(rng, 2)}{values.digits(rng, 7)}"
+    return f"HBL {number} ({values.digits(rng, 3)}{values.letters(rng, 2)}{values.digits(rng, 5)}).pdf"
+
+
+def scanned_name(rng: random.Random) -> str:
+    return f"{rng.randint(1, 40):02d}_{values.letters(rng, 5)}{values.digits(rng, 6)}_{rng.choice('ABC')}.PDF"
+
+
+def vessel_name(rng: random.Random) -> str:
+    voyage = f"{values.coined(rng)} V.{rng.randint(1000, 9999)}N"
+    return f"MV {voyage}- {values.letters(rng, 4)}{values.digits(rng, 8)}.pdf"
+
+
+def order_name(rng: random.Random) -> str:
+    order = f"{rng.randint(1, 9)}. SO{rng.randint(1000, 9999)}-{values.digits(rng, 3)}"
+    return f"{order}-P{rng.randint(1, 9)}-CC-PS_BL_FINAL_.pdf"
+
+
+FILE_NAMES = [bill_name, house_bill_name, scanned_name, vessel_name, order_name]
 ZIP_DATE = (2026, 1, 1, 0, 0, 0)
 OWN = Source("make_sample_documents.py", "")  # the origin that the labels beside the zips are noted with
 
@@ -67,7 +83,6 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--image-max-tokens",
         type=int,
-        default=None,
         help="vision tokens of the page images in the zips (default: 384 easy, else 1280)",
     )
     parser.add_argument(
@@ -76,7 +91,6 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--zips-to",
         type=Path,
-        default=None,
         help="folder for the two zips and results.json, where the later stages look for them (default: --out-dir)",
     )
     parser.add_argument(
@@ -128,16 +142,15 @@ def main(argv: list[str] | None = None) -> int:
         for stem, members in archives.items():
             with (
                 atomic(zips_to / f"{stem}.zip", "wb") as file,
-                zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive_file,
+                zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed,
             ):
                 for member, data in members:
-                    archive_file.writestr(zipfile.ZipInfo(member, ZIP_DATE), data)
+                    packed.writestr(zipfile.ZipInfo(member, ZIP_DATE), data)
         write_json(zips_to / "results.json", rows)
     write_jsonl(args.out_dir / "gold.jsonl", sorted(gold_lines, key=lambda line: line["file"]))
     images = sum(len(members) for members in archives.values())
-    say(
-        f"{args.documents} documents: {counts['pdfs']} PDFs, {images} page images in two zips, {len(rows)} label rows -> {shown(args.out_dir)}"
-    )
+    contents = f"{counts['pdfs']} PDFs, {images} page images in two zips, {len(rows)} label rows"
+    say(f"{args.documents} documents: {contents} -> {shown(args.out_dir)}")
     return console.finish(args, {"documents": args.documents, "rows": len(rows), "images_in_zips": images, **counts})
 
 
@@ -149,7 +162,8 @@ def refuse_to_replace(folder: Path) -> None:
     known = note_path(folder / "results.json").is_file() if origin is None else origin.sources == (OWN,)
     if files and (not known or (origin is not None and origin.changed)):
         raise console.StageError(
-            f"{shown(files[0])} is not as this script wrote it, so it may be yours; choose another folder, or replace it with --overwrite"
+            f"{shown(files[0])} is not as this script wrote it, so it may be yours; choose another folder, "
+            "or replace it with --overwrite"
         )
 
 
@@ -184,18 +198,9 @@ def label_rows(kind: str, name: str, gold: dict[str, Any], rng: random.Random) -
         spellings = values.DISCHARGE_SPELLINGS[gold["port_of_discharge"]]
         if rng.random() < 0.2:
             header["port_of_discharge"] = rng.choice(spellings)
-        columns = {
-            "Container_Number": "container_number",
-            "Container_Size": "container_size",
-            "Container_Type": "container_type",
-        }
+        columns = {f"Container_{part.title()}": f"container_{part}" for part in ("number", "size", "type")}
     elif kind == "invoice":
-        columns = {
-            "line_description": "description",
-            "line_quantity": "quantity",
-            "line_unit_price": "unit_price",
-            "line_amount": "amount",
-        }
+        columns = {f"line_{field}": field for field in ("description", "quantity", "unit_price", "amount")}
     else:
         return [header]
     items: list[dict[str, Any]] = gold[str(list_name)] or [{}]
@@ -205,7 +210,7 @@ def label_rows(kind: str, name: str, gold: dict[str, Any], rng: random.Random) -
 def zipped_pages(
     name: str, pdf: bytes, budget: int, layout: str, rng: random.Random, *, grid: bool
 ) -> list[tuple[str, bytes]]:
-    """Zip members of one document: its pages under a lightly changed name, and sometimes a grid of all pages as well."""
+    """Zip members of one document: its pages under a lightly changed name, sometimes with a grid of all pages."""
     import pymupdf
     from PIL import Image
 

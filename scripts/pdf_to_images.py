@@ -1,12 +1,15 @@
 """Render PDFs (and scans as TIFF, PNG, JPEG) to page images at an exact size in vision tokens.
 
-Reads PDFs, images, folders or patterns. Writes <document>_page_0001.png ... and manifest.jsonl into --out-dir; with
---text-layer also the PDF's own words and their boxes into data/ocr. Files that did not change are not rendered again;
-a file that cannot be read is named, and stops nothing else (exit code 1). The pages of a document appear together or
-not at all; pages of the manifest whose document was replaced or can no longer be rendered are removed.
---shard 2/4 renders the second of four shares (one
-a machine, each with its own manifest); --ray spreads the documents over a Ray cluster; as the entry script of an Azure ML parallel
-job (init and run below) it renders the mini-batches that it is given.
+Reads PDFs, images, folders or patterns. Writes <document>_page_0001.png ... and manifest.jsonl into --out-dir. With
+--text-layer it also writes the PDF's own words and their boxes into data/ocr.
+
+- A file that did not change is not rendered again.
+- A file that cannot be read is reported and stops no other file (exit code 1).
+- The pages of a document appear together or not at all. Pages of the manifest are removed when their document was
+  replaced or can no longer be rendered.
+- --shard 2/4 renders the second of four shares. Each share has its own manifest, so each machine can take one.
+- --ray spreads the documents over a Ray cluster.
+- As the entry script of an Azure ML parallel job (init and run below) it renders the mini-batches that it is given.
 
     python scripts/pdf_to_images.py --in data/pdfs --out-dir data/images
     python scripts/pdf_to_images.py --in data/pdfs/*.pdf --image-max-tokens 2048 --format jpg --workers 4
@@ -74,19 +77,16 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--workers", type=int, default=0, help="processes; 0: one below 100 documents, else one a core (default: 0)"
     )
-    parser.add_argument(
-        "--password-file", type=argument_path, default=None, help="passwords to try on protected PDFs, one a line"
-    )
-    parser.add_argument("--shard", default=None, metavar="I/N", help="only the I-th of N shares, counted from 1")
+    parser.add_argument("--password-file", type=argument_path, help="passwords to try on protected PDFs, one a line")
+    parser.add_argument("--shard", metavar="I/N", help="only the I-th of N shares, counted from 1")
     parser.add_argument(
         "--ray",
         nargs="?",
         const="local",
-        default=None,
         metavar="ADDRESS",
-        help="render on a Ray cluster (local: on this machine); needs the package ray, and paths that all machines share",
+        help="render on a Ray cluster (local: this machine); needs the package ray and paths that all machines share",
     )
-    parser.add_argument("--limit", type=int, default=None, help="only the first N documents")
+    parser.add_argument("--limit", type=int, help="only the first N documents")
     parser.add_argument("--overwrite", action="store_true", help="render again what is already there")
     return parser
 
@@ -194,18 +194,17 @@ def share_of(sources: list[Path], shard: str | None) -> tuple[list[Path], str]:
 
 
 def without_collisions(sources: list[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Two files whose page images would have one name (also on a file system that ignores case): the second is a problem."""
+    """`(sources, problems)`: a file whose page images would have the names of an earlier file's becomes a problem.
+
+    Names that differ only in case are the same, as on Windows and macOS.
+    """
     owners: dict[str, Path] = {}
     problems = []
     for source in sources:
         name = safe_name(source.stem).casefold()
         if name in owners:
-            problems.append(
-                {
-                    "source": shown(source),
-                    "problem": f"its page images would overwrite those of {shown(owners[name])}; rename one",
-                }
-            )
+            sentence = f"its page images would overwrite those of {shown(owners[name])}; rename one"
+            problems.append({"source": shown(source), "problem": sentence})
         else:
             owners[name] = source
     taken = {problem["source"] for problem in problems}
@@ -213,22 +212,17 @@ def without_collisions(sources: list[Path]) -> tuple[list[Path], list[dict[str, 
 
 
 def is_current(lines: list[PageLine], source: Path, args: Any) -> bool:
-    same = all(
-        line["image_max_tokens"] == args.image_max_tokens and line["image"].endswith("." + args.format)
-        for line in lines
-    )
-    in_place = all(
-        Path(line["image"]).is_file() and Path(line["image"]).parent.resolve() == args.out_dir.resolve()
-        for line in lines
-    )
-    text = not args.text_layer or (args.text_layer_dir / f"{lines[0]['document']}.json").is_file()
-    return (
-        same
-        and in_place
-        and text
-        and len(lines) == lines[0]["pages"]
-        and lines[0]["source_sha256"] == sha256_of(source)
-    )
+    """Whether these manifest lines are the whole document as this run would render it, with all files in place."""
+    folder = args.out_dir.resolve()
+    for line in lines:
+        image = Path(line["image"])
+        if line["image_max_tokens"] != args.image_max_tokens or image.suffix != "." + args.format:
+            return False
+        if not image.is_file() or image.parent.resolve() != folder:
+            return False
+    if args.text_layer and not (args.text_layer_dir / f"{lines[0]['document']}.json").is_file():
+        return False
+    return len(lines) == lines[0]["pages"] and lines[0]["source_sha256"] == sha256_of(source)
 
 
 def placed_lines(lines: list[PageLine], args: Any) -> list[PageLine]:
@@ -251,7 +245,8 @@ def init() -> None:
 def run(mini_batch: list[str]) -> list[str]:
     """Azure ML parallel job: one manifest line (JSON) a page, for the step's `append_row_to: manifest.jsonl`.
 
-    A document that cannot be rendered gives none, so that the job's error threshold counts it, and is named in problems_<hash>.jsonl.
+    A document that cannot be rendered gives none, so that the job's error threshold counts it. problems_<hash>.jsonl
+    names it.
     """
     sources = [Path(name) for name in mini_batch]
     found: dict[Path, list[PageLine]] = {}

@@ -37,7 +37,7 @@ def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--pred", type=argument_path, required=True, help="prediction JSONL")
     parser.add_argument("--out", type=argument_path, required=True, help="HTML page to write")
-    parser.add_argument("--records", type=argument_path, default=None, help="JSONL that names the documents' pages")
+    parser.add_argument("--records", type=argument_path, help="JSONL that names the documents' pages")
     parser.add_argument(
         "--images-dir",
         type=argument_path,
@@ -45,17 +45,13 @@ def build_parser() -> console.Parser:
         default=[],
         help="folder of page images, matched by the documents' names; repeat for more",
     )
+    parser.add_argument("--schema", type=argument_path, help="target schema (default: the records' meta.schema)")
     parser.add_argument(
-        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
+        "--text-layer-dir", type=argument_path, help="text layers: values that no page holds come first"
     )
-    parser.add_argument(
-        "--text-layer-dir", type=argument_path, default=None, help="text layers: values that no page holds come first"
-    )
-    parser.add_argument(
-        "--review-below", type=float, default=None, metavar="P", help="values of less confidence come first"
-    )
+    parser.add_argument("--review-below", type=float, metavar="P", help="values of less confidence come first")
     parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
-    parser.add_argument("--limit", type=int, default=None, help="only the N documents that need a person most")
+    parser.add_argument("--limit", type=int, help="only the N documents that need a person most")
     return parser
 
 

@@ -1,11 +1,14 @@
-"""Split a JSONL by document group into train, val and test; copies of one document never lie on both sides.
+"""Split a JSONL into train, val and test so that copies of one document never lie in two of them.
 
-Records are one group when they share a page image (pixel for pixel), the label key (the header fields that the schema marks with
-"key"), the whole answer, or a --group-by field (shipper, say). Where --out-dir already holds a split of this data,
-its documents stay where they are, unless --reassign. A new document lies where its group lies; without one its place
-depends on what it is known by (--group-by value, label key, page) and the seed only. What is alike on both sides
-without being equal is listed in near_duplicates.jsonl, never dropped. Writes data/splits/{train,val,test}.jsonl and
-report.json.
+Records belong to one group when they share one of: a page image (pixel for pixel), the label key (the header fields
+that the schema marks with "key"), the whole answer, or a --group-by field such as the shipper. A group is never split.
+
+Where --out-dir already holds a split of this data, its documents stay where they are, unless --reassign. A new
+document goes where its group lies. Without a group its place depends only on the seed and on its --group-by value,
+label key or page.
+
+Documents that are alike in two splits without being equal are listed in near_duplicates.jsonl; none is dropped.
+Writes data/splits/{train,val,test}.jsonl and report.json.
 
     python scripts/split_jsonl.py --in data/train.jsonl --out-dir data/splits
     python scripts/split_jsonl.py --in data/train.jsonl --out-dir data/splits --ratios 90/10/0 --group-by consignee_name
@@ -14,26 +17,13 @@ report.json.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import (
-    argument_path,
-    atomic,
-    iter_data_lines,
-    read_text,
-    shown,
-    write_json,
-    write_problems,
-)
+from toolkit.files import argument_path, atomic, iter_data_lines, read_text, shown, write_json, write_problems
 from toolkit.records.earlier_split import (
     REMOVED,
     EarlierSplit,
@@ -44,21 +34,8 @@ from toolkit.records.earlier_split import (
     removed_lines,
     split_files,
 )
-from toolkit.records.fingerprints import (
-    IDENTIFYING_VALUES,
-    PageFingerprint,
-    free_values,
-    key_of,
-    page_fingerprint,
-    text_sketch,
-    words_of,
-)
-from toolkit.records.record import answer_text, gold_of, images_of, read_records
-from toolkit.records.splits import NAMES, Documents, Move, Near, assign, grouped, near_duplicates, stratum_of
-from toolkit.schema.target import TargetSchema, value_at
-
-BATCH = 500
-ABSENT: tuple[Any, ...] = (None, "", [], {})  # no value to group by
+from toolkit.records.split_documents import Reading, read_documents, strata_of
+from toolkit.records.splits import NAMES, Documents, Move, Near, assign, grouped, near_duplicates
 
 
 def build_parser() -> console.Parser:
@@ -84,7 +61,6 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--keep",
         type=argument_path,
-        default=None,
         metavar="FOLDER",
         help="an earlier split in another folder, whose documents stay in their files",
     )
@@ -92,20 +68,15 @@ def build_parser() -> console.Parser:
         "--reassign", action="store_true", help="place all documents anew, also those of the split that --out-dir holds"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the split of other data in --out-dir")
-    parser.add_argument(
-        "--holdout-file", type=argument_path, default=None, help="ids, one a line, that go to test with their groups"
-    )
+    parser.add_argument("--holdout-file", type=argument_path, help="ids, one a line, that go to test with their groups")
     parser.add_argument(
         "--compare-images",
         choices=["pixels", "bytes", "names"],
         default="pixels",
-        help="what makes two pages equal: decoded pixels, the file's bytes (faster), or only the path (default: pixels)",
+        help="pages are equal by decoded pixels, by the file's bytes (faster), or only by the path (default: pixels)",
     )
     parser.add_argument(
-        "--near-text",
-        type=float,
-        default=0.8,
-        help="report answers that share this part of their words (default: 0.8)",
+        "--near-text", type=float, default=0.8, help="report answers that share this part of their words (default: 0.8)"
     )
     parser.add_argument(
         "--near-bits",
@@ -127,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         {line.strip() for line in read_text(args.holdout_file).splitlines()} - {""} if args.holdout_file else set()
     )
     kept = earlier_places(args)
-    documents = read_documents(args)
+    reading = Reading(args.root, args.compare_images, tuple(args.group_by), args.workers)
+    documents = read_documents(args.input, reading)
     grouping = grouped(documents)
     places, moved = assign(
         documents, grouping, ratios, args.seed, balanced=args.assign == "balanced", kept=kept, held_out=held_out
@@ -263,16 +235,11 @@ def tell_earlier(args: Any, result: dict[str, Any], removed: dict[str, int], mov
 
 def tell_near(args: Any, documents: Documents, places: bytearray, near: list[Near], counts: dict[str, int]) -> None:
     """Say and file what is alike on both sides."""
-    pairs = [
-        {
-            "held_out": documents.ids[n.held_out],
-            "split": NAMES[places[n.held_out]],
-            "train": documents.ids[n.train],
-            "text": n.text,
-            "image_bits": n.bits,
-        }
-        for n in near
-    ]
+    pairs = []
+    for pair in near:
+        alike = {"text": pair.text, "image_bits": pair.bits}
+        held_out, train = documents.ids[pair.held_out], documents.ids[pair.train]
+        pairs.append({"held_out": held_out, "split": NAMES[places[pair.held_out]], "train": train, **alike})
     if near:
         say(
             f"{counts['near_duplicates']} held-out documents look like one in train: "
@@ -297,14 +264,6 @@ def tell_sizes(args: Any, ratios: list[float], sizes: dict[str, int], documents:
         say(f"note: {' and '.join(thin)} got less than half its share by chance; --assign balanced meets the ratios")
 
 
-def strata_of(documents: Documents, places: bytearray) -> dict[str, dict[str, int]]:
-    """How many documents of each stratum lie in each split."""
-    strata: dict[str, list[int]] = {}
-    for stratum, place in zip(documents.strata, places, strict=True):
-        strata.setdefault(stratum, [0, 0, 0])[place] += 1
-    return {name: dict(zip(NAMES, strata[name], strict=True)) for name in sorted(strata)}
-
-
 def parse_ratios(text: str) -> list[float]:
     try:
         parts = [float(part) for part in text.replace(",", "/").split("/")]
@@ -313,89 +272,6 @@ def parse_ratios(text: str) -> list[float]:
     if len(parts) != 3 or min(parts, default=-1) < 0 or sum(parts) <= 0:
         raise StageError(f"--ratios {text!r}: give three numbers, for example 80/10/10")
     return [part / sum(parts) for part in parts]
-
-
-def read_documents(args: Any) -> Documents:
-    """One pass over the records; the pages are read by threads, a batch of records at a time."""
-    documents = Documents()
-    stream = console.progress(read_records(args.input), total=None, what="records")
-    with ThreadPoolExecutor(args.workers or os.cpu_count() or 1) as pool:
-        for batch in batches(stream):
-            images = [(record["id"], image) for record in batch for image in images_of(record)]
-            prints = pool.map(lambda one: fingerprint(one[0], args.root, one[1], args.compare_images), images)
-            for record in batch:
-                pages = list(itertools.islice(prints, len(images_of(record))))
-                add_record(documents, record, pages, args.group_by)
-    return documents
-
-
-def batches(stream: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    while batch := list(itertools.islice(stream, BATCH)):
-        yield batch
-
-
-def fingerprint(identity: str, root: Path, image: str, compare: str) -> PageFingerprint:
-    if compare == "names":
-        return page_fingerprint(Path(image), compare)  # without --root: another machine's folder changes no name
-    path = root / image
-    try:
-        return page_fingerprint(path, compare)
-    except FileNotFoundError:
-        raise StageError(f"record {identity!r}: image not found: {shown(path)}; run verify_image_paths.py") from None
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise StageError(
-            f"record {identity!r}: {shown(path)} cannot be read ({reason}); run verify_image_paths.py"
-        ) from None
-
-
-def add_record(documents: Documents, record: dict[str, Any], pages: list[PageFingerprint], group_by: list[str]) -> None:
-    try:
-        gold = gold_of(record) or {}
-    except ValueError as error:
-        raise StageError(f"record {record['id']!r}: the answer is not JSON: {error}; run validate_jsonl.py") from None
-    schema = schema_of(record.get("meta", {}).get("schema"))
-    keys = [("image", page.key) for page in pages if page.key is not None]
-    answer = answer_text(record)
-    answer_key = key_of("answer", answer) if answer else 0
-    if answer and len(free_values(gold, choices_of(schema))) >= IDENTIFYING_VALUES:
-        keys.append(("answer", answer_key))
-    if label := label_key(schema, gold):
-        keys.append(("label", key_of("label", label)))
-    for field in group_by:
-        value = value_at(gold, tuple(field.split(".")))
-        value = record.get("meta", {}).get(field) if value is None else value
-        if value not in ABSENT and str(value).strip():
-            keys.append(("group-by", key_of("group-by", f"{field}\0{' '.join(str(value).casefold().split())}")))
-    rows = max((len(value_at(gold, rows.path) or []) for rows in schema.lists), default=0) if schema else 0
-    look = next((page.look for page in pages if page.look), None)
-    documents.add(record["id"], stratum_of(len(pages), rows), keys, text_sketch(words_of(gold)), look, answer_key)
-
-
-@cache
-def schema_of(name: str | None) -> TargetSchema | None:
-    """The record's own target schema; without one there are no label keys and no rows to count."""
-    if name is None or not Path(name).is_file():
-        say(
-            f"note: {f'the schema {name} is not there' if name else 'records name no schema in meta.schema'}; label keys and rows are not looked at"
-        )
-        return None
-    return TargetSchema.load(Path(name))
-
-
-def choices_of(schema: TargetSchema | None) -> frozenset[tuple[str, ...]]:
-    """Paths of the fields whose value is one of a few that the schema lists."""
-    leaves = schema.leaves if schema else []
-    return frozenset((leaf.list_path or ()) + leaf.path for leaf in leaves if {"enum", "const"} & set(leaf.schema))
-
-
-def label_key(schema: TargetSchema | None, gold: dict[str, Any]) -> str:
-    """The values of the header fields that identify a document; empty where the schema marks none or one says
-    nothing."""
-    leaves = [leaf for leaf in schema.header if leaf.is_key] if schema else []
-    values = [value_at(gold, leaf.path) for leaf in leaves]
-    parts = ["" if value is None else "".join(ch for ch in str(value).upper() if ch.isalnum()) for value in values]
-    return "\0".join(parts) if all(parts) else ""
 
 
 def write_splits(path: Path, out_dir: Path, places: bytearray) -> None:

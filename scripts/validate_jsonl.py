@@ -1,9 +1,11 @@
-"""Check a training JSONL: the record's form, the roles, that every answer is only JSON and keeps its target schema.
+"""Check a training JSONL: the record's form, the roles, and that every answer is JSON that keeps its target schema.
 
-Reads one or more JSONL files; the target schema comes from each record's meta.schema (or --schema). Prints one line a
-problem, FILE:LINE: path: sentence. Exit code 0: valid; 1: problems; 2: unreadable. Business checks declared in the schema
-(container check digits, printed totals, date order) are warnings unless the schema says otherwise. --fix-out writes the
-valid records, and the problems beside them, so that a set with a few bad labels can be trained on today.
+Reads one or more JSONL files. The target schema is each record's meta.schema, or --schema. Prints one line per problem:
+FILE:LINE: path: sentence. Exit code 0: valid; 1: problems; 2: unreadable.
+
+Business checks that the schema declares (container check digits, printed totals, date order) are warnings unless the
+schema says otherwise. --fix-out writes the valid records, and the problems beside them, so that you can train on a set
+with a few bad labels.
 
     python scripts/validate_jsonl.py data/train.jsonl
     python scripts/validate_jsonl.py data/train.jsonl --fix-out data/train_valid.jsonl
@@ -37,17 +39,10 @@ def build_parser() -> console.Parser:
     parser.add_argument("files", nargs="*", help="JSONL files or patterns")
     parser.add_argument("--in", dest="more", action="append", default=[], help="the same as a positional file")
     parser.add_argument(
-        "--schema",
-        type=argument_path,
-        default=None,
-        help="target schema for all records (default: each record's meta.schema)",
+        "--schema", type=argument_path, help="target schema for all records (default: each record's meta.schema)"
     )
     parser.add_argument(
-        "--fix-out",
-        type=argument_path,
-        default=None,
-        metavar="FILE",
-        help="write the valid records, and .problems.jsonl",
+        "--fix-out", type=argument_path, metavar="FILE", help="write the valid records, and .problems.jsonl"
     )
     parser.add_argument("--limit", type=int, default=50, help="problems to print a file; all are counted (default: 50)")
     return parser
@@ -78,18 +73,16 @@ def main(argv: list[str] | None = None) -> int:
                 raise StageError(f"{shown(path)}: no records")
             tally.end_of_file(path, count)
         if valid and (twice := check.ids.suspects()):
-            raise StageError(
-                f"ids stand twice ({first_few(repeated(files, twice))}); --fix-out cannot choose one: remove or rename them first",
-                ExitCode.PROBLEMS,
-            )
+            named = first_few(repeated(files, twice))
+            sentence = f"ids stand twice ({named}); --fix-out cannot choose one: remove or rename them first"
+            raise StageError(sentence, ExitCode.PROBLEMS)
     for sentence in repeated(files, check.ids.suspects()):
         tally.add_plain(sentence)
     if args.fix_out:
         write_problems(args.fix_out.with_suffix(".problems.jsonl"), tally.filed, say)
         say(f"{tally.records - tally.invalid} valid records -> {shown(args.fix_out)}")
-    print(
-        f"{tally.records} records, {tally.records - tally.invalid} valid, {tally.invalid} invalid, {tally.warnings} warnings"
-    )
+    counts = f"{tally.records - tally.invalid} valid, {tally.invalid} invalid, {tally.warnings} warnings"
+    print(f"{tally.records} records, {counts}")
     return console.finish(args, tally.result(), ExitCode.PROBLEMS if tally.invalid else ExitCode.OK)
 
 

@@ -1,6 +1,7 @@
-"""Check that every image of a JSONL exists, opens, and is what its name says; names that differ only in case are errors.
+"""Check that every image of a JSONL exists, opens, and is what its name says.
 
-Images over the vision-token budget are counted: training and serving shrink them alike, to what --image-max-tokens says.
+A name that differs from the file's only in case is an error: Linux would not find the file. Images above the
+vision-token budget (--image-max-tokens) are counted; training and serving both shrink them to that budget.
 
     python scripts/verify_image_paths.py --in data/train.jsonl
     python scripts/verify_image_paths.py --in data/train.jsonl --root /mnt/dataset --json
@@ -18,15 +19,8 @@ from toolkit.files import argument_path, shown, write_jsonl
 from toolkit.pages.images import DEFAULT_MAX_TOKENS, image_tokens, processor_size
 from toolkit.records.record import images_of, read_records
 
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
+SUFFIXES = {"PNG": [".png"], "JPEG": [".jpg", ".jpeg"], "WEBP": [".webp"], "TIFF": [".tif", ".tiff"], "BMP": [".bmp"]}
+FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
 # Format: its end mark, and within how many last bytes it stands (cameras append data of their own to a JPEG).
 END_MARKS = {"JPEG": (b"\xff\xd9", 64), "PNG": (b"IEND\xaeB`\x82", 12)}
 
@@ -46,7 +40,7 @@ def build_parser() -> console.Parser:
         default=DEFAULT_MAX_TOKENS,
         help="vision tokens of a page at most; larger images are counted (default: 1280)",
     )
-    parser.add_argument("--report", type=argument_path, default=None, help="write every problem to this JSONL")
+    parser.add_argument("--report", type=argument_path, help="write every problem to this JSONL")
     return parser
 
 
@@ -76,9 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         say(f"{len(images)} images of {shown(args.input)}: all there and readable")
     if shrunk:
-        say(
-            f"{len(shrunk)} images are larger than {args.image_max_tokens} vision tokens and will be shrunk in training and serving: {first_few(shrunk)}"
-        )
+        large = f"{len(shrunk)} images are larger than {args.image_max_tokens} vision tokens"
+        say(f"{large} and will be shrunk in training and serving: {first_few(shrunk)}")
     result = {"images": len(images), "problems": len(problems), "over_budget": len(shrunk)}
     return console.finish(args, result, ExitCode.PROBLEMS if problems else ExitCode.OK)
 
@@ -101,20 +94,23 @@ def look_at(path: Path, folders: dict[Path, set[str]]) -> tuple[str, tuple[int, 
         return sentence, (0, 0)
     try:
         with Image.open(path) as image:
-            found, size = str(image.format), image.size
+            image_format, size = str(image.format), image.size
             # Turned photos: training and serving would see another page than people do.
             turned = image.getexif().get(0x0112, 1) != 1
-        if found in END_MARKS and not ends_with(path, *END_MARKS[found]):
-            return f"the {found} is cut off", size
+        if image_format in END_MARKS and not ends_with(path, *END_MARKS[image_format]):
+            return f"the {image_format} is cut off", size
     except Exception as error:
         return f"cannot be opened ({' '.join(str(error).split())[:120]})", (0, 0)
-    if FORMATS.get(path.suffix.lower()) != found:
-        return f"is a {found} file, whatever its name says", size
+    if FORMATS.get(path.suffix.lower()) != image_format:
+        return f"is a {image_format} file, whatever its name says", size
     return "is turned by EXIF; render it with pdf_to_images.py" if turned else "", size
 
 
 def ends_with(path: Path, mark: bytes, within: int) -> bool:
-    """A truncated image passes Pillow's lazy open and, as JPEG, its `verify()`; the missing end mark tells."""
+    """Whether the file's last `within` bytes hold its format's end mark.
+
+    A cut image passes Pillow's lazy open and, as JPEG, its `verify()`; only the missing end mark shows the cut.
+    """
     with path.open("rb") as file:
         file.seek(-min(within, path.stat().st_size), os.SEEK_END)
         return mark in file.read()
