@@ -76,7 +76,7 @@ def answers(path):
     return {record["id"]: json.loads(record["messages"][-1]["content"][0]["text"]) for record in records}
 
 
-# --- whole answers --------------------------------------------------------------------------------------------------------
+# --- whole answers ----------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_shaped_like_the_schema_is_kept_whole(run, build):
@@ -164,7 +164,7 @@ def test_sparse_answers_keep_what_any_document_has(build):
     assert "lines" not in outcome.json["fields_left_out"] and "buyer.name" in outcome.json["fields_left_out"]
 
 
-# --- flat rows ------------------------------------------------------------------------------------------------------------
+# --- flat rows --------------------------------------------------------------------------------------------------------
 
 
 def test_plain_values_come_from_flat_rows_each_once_in_order(build):
@@ -281,7 +281,7 @@ def test_values_of_documents_without_images_and_beyond_the_limit_are_counted(bui
     }
 
 
-# --- every value is accounted for -----------------------------------------------------------------------------------------
+# --- every value is accounted for -------------------------------------------------------------------------------------
 
 WORD = st.text(string.ascii_letters, min_size=1, max_size=4).filter(
     lambda t: t.casefold() not in ("null", "none", "nan")

@@ -1,4 +1,5 @@
-"""Latency: what is measured is what was asked, quantiles and objectives are the definitions', calibration finds what was put in."""
+"""Latency: what is measured is what was asked, quantiles and objectives are the definitions', and calibration finds
+what was put in."""
 
 import json
 import random
@@ -40,7 +41,8 @@ def contract_folder(tmp_path, **more):
 
 
 def reader(plan: AnswerPlan, rows: int, names: set):
-    """Answers as a model of this plan that reads `rows` rows on every page, and as vLLM does about pages that it only knows by name."""
+    """Answers as a model of this plan that reads `rows` rows on every page, and as vLLM does about pages that it only
+    knows by name."""
 
     def answer(body):
         image, text = body["messages"][1]["content"]
@@ -57,7 +59,8 @@ def reader(plan: AnswerPlan, rows: int, names: set):
 
 
 def test_a_document_in_shards_sends_its_pages_once(run, pages, tmp_path):
-    """Count, header and rows over one page: the page's bytes go with the first request, the others name it; forgotten, it is sent again."""
+    """Count, header and rows over one page: its bytes go with the first request and the others name it; a page that
+    the server forgot is sent again."""
     plan = AnswerPlan(LADING, "positional", 2)
     contract = contract_folder(tmp_path, wire="positional", rows_per_shard=2, max_shards=8)
     names: set = set()
@@ -240,9 +243,14 @@ def test_objectives_say_which_documents_they_concern():
 
 
 def test_the_servers_own_means_are_differences():
-    before = 'vllm:request_queue_time_seconds_sum{engine="0"} 1.0\nvllm:request_queue_time_seconds_count{engine="0"} 10.0\nvllm:prefix_cache_hits_total{engine="0"} 5.0\n'
-    after = 'vllm:request_queue_time_seconds_sum{engine="0"} 3.0\nvllm:request_queue_time_seconds_count{engine="0"} 14.0\nvllm:prefix_cache_hits_total{engine="0"} 1.05e2\n'
-    figures = server_figures(before, after)
+    def metrics(seconds: str, count: str, hits: str) -> str:
+        return (
+            f'vllm:request_queue_time_seconds_sum{{engine="0"}} {seconds}\n'
+            f'vllm:request_queue_time_seconds_count{{engine="0"}} {count}\n'
+            f'vllm:prefix_cache_hits_total{{engine="0"}} {hits}\n'
+        )
+
+    figures = server_figures(metrics("1.0", "10.0", "5.0"), metrics("3.0", "14.0", "1.05e2"))
     assert figures["requests"] == 4 and figures["queue"] == 0.5 and figures["prefix_cache_hits"] == 100
     assert server_figures("", "") is None
 
@@ -262,7 +270,7 @@ def test_shards_read_the_weights_once_a_step_and_the_pages_once_each():
 
 
 def test_calibration_finds_what_was_put_in():
-    """Documents timed by a known efficiency with 5 % noise: predictions of other documents come out within a few per cent."""
+    """Documents timed by a known efficiency with 5 % noise: other documents are predicted within a few per cent."""
     draw = random.Random(2)
     shape = SHAPES["2b"]
     truth = Efficiency(fixed_ms=30, wave_ms=12, request_ms=4, prompt_scale=2, decode_scale=1.5, step_ms=6, token_ms=0.5)

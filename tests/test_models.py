@@ -300,7 +300,7 @@ def test_the_moe_model_trains_with_lora_and_refuses_qlora(run, easy_dataset, tin
 
 @pytest.mark.slow
 def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_moe, tmp_path):
-    """Two fused weights a layer, told apart by their sizes; the merged model's logits are the adapter's, and not the base's."""
+    """Two fused weights a layer, told apart by size; the merged model has the adapter's logits, not the base's."""
     import torch
 
     from toolkit.model.encoding import encode_record

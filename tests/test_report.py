@@ -93,35 +93,22 @@ def test_a_browser_shows_every_part_without_an_error(evaluated, tmp_path):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
 def test_filters_keys_and_boxes_work_in_a_browser(run, easy_dataset, evaluated, monkeypatch, tmp_path):
-    """Driven from inside: a script appended to the report sets the filters, presses a key, and writes down what is shown."""
+    """Driven from inside: a script appended to the report sets filters, presses a key, and notes what is shown."""
     _, report = evaluated
     predictions = report.parent / "p.jsonl"
     monkeypatch.chdir(easy_dataset)
-    run(
-        "pdf_to_images",
-        "--in",
-        "data/samples/pdfs",
-        "--out-dir",
-        tmp_path / "img",
-        "--text-layer",
-        "--text-layer-dir",
-        tmp_path / "ocr",
-    )
-    run(
-        "evaluate_predictions",
-        "--pred",
-        predictions,
-        "--gold",
-        "data/train.jsonl",
-        "--report",
-        report,
-        "--text-layer-dir",
-        tmp_path / "ocr",
-    )
+    words = ["--text-layer-dir", tmp_path / "ocr"]
+    run("pdf_to_images", "--in", "data/samples/pdfs", "--out-dir", tmp_path / "img", "--text-layer", *words)
+    run("evaluate_predictions", "--pred", predictions, "--gold", "data/train.jsonl", "--report", report, *words)
     steps = """
     const seen = [$("shown").textContent];
-    const set = (id, value) => { $(id).value = value; $(id).onchange ? $(id).onchange() : $(id).oninput(); seen.push($("shown").textContent); };
-    set("kind", "wrong"); set("field", "bl_number"); set("kind", ""); set("field", ""); set("search", "no such name"); set("search", "");
+    const set = (id, value) => {
+        $(id).value = value;
+        $(id).onchange ? $(id).onchange() : $(id).oninput();
+        seen.push($("shown").textContent);
+    };
+    set("kind", "wrong"); set("field", "bl_number"); set("kind", ""); set("field", "");
+    set("search", "no such name"); set("search", "");
     document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "j", bubbles: true }));
     seen.push(String([...$("list").children].findIndex((b) => b.getAttribute("aria-current") === "true")));
     const boxes = data.documents.reduce((n, d) => n + d.boxes.length, 0);

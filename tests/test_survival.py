@@ -1,4 +1,5 @@
-"""What the stages survive: Ctrl-C in the middle, a full disk, consoles that cannot print, schemas and tables that are none."""
+"""What the stages survive: Ctrl-C in the middle, a full disk, consoles that cannot print, schemas and tables that are
+none."""
 
 import json
 import os
