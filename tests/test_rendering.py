@@ -127,7 +127,7 @@ def test_a_protected_pdf_opens_with_a_password_of_the_file(run, workspace):
 
 
 def test_the_shares_of_all_machines_are_the_whole(run, workspace):
-    run("make_sample_documents", "--out-dir", "s", "--documents", 24, "--no-mess")
+    run("make_sample_documents", "--out-dir", "s", "--documents", 12, "--no-mess")
     render = ["pdf_to_images", *"--in s/pdfs --image-max-tokens 64 --json".split()]
     whole = run(*render, "--out-dir", "whole").json
     shares = [run(*render, "--out-dir", "shared", "--shard", f"{n}/3").json for n in (1, 2, 3)]
@@ -160,7 +160,8 @@ def test_any_number_of_workers_writes_the_same_bytes(run, workspace):
     run("make_sample_documents", "--out-dir", "s", "--documents", 12, "--no-mess", "--layout", "realistic")
     for workers, order in ((1, 1), (4, -1)):
         sources = sorted((workspace / "s/pdfs").iterdir())[::order]
-        run("pdf_to_images", "--in", *sources, "--out-dir", "img", "--workers", workers, "--text-layer", "--overwrite")
+        words = ["--out-dir", "img", "--text-layer", "--image-max-tokens", 384, "--overwrite"]
+        run("pdf_to_images", "--in", *sources, *words, "--workers", workers)
         files = {p: p.read_bytes() for folder in ("img", "data/ocr") for p in (workspace / folder).iterdir()}
         if workers == 1:
             first = files

@@ -7,6 +7,11 @@ import subprocess
 import pytest
 from conftest import REPOSITORY
 
+CHROMIUM = (
+    "chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
 
 @pytest.fixture
 def evaluated(run, easy_dataset, monkeypatch, tmp_path):
@@ -26,18 +31,8 @@ def evaluated(run, easy_dataset, monkeypatch, tmp_path):
     predictions = tmp_path / "p.jsonl"
     predictions.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
     report = tmp_path / "report.html"
-    return run(
-        "evaluate_predictions",
-        "--pred",
-        predictions,
-        "--gold",
-        "data/train.jsonl",
-        "--against",
-        f"same={predictions}",
-        "--report",
-        report,
-        "--json",
-    ), report
+    words = ["--pred", predictions, "--gold", "data/train.jsonl", "--against", f"same={predictions}"]
+    return run("evaluate_predictions", *words, "--report", report, "--json"), report
 
 
 def test_the_last_line_holds_the_metrics_and_missing_answers_are_named(evaluated):
@@ -71,15 +66,7 @@ def test_the_report_needs_no_network_and_survives_hostile_text(evaluated):
 def test_a_browser_shows_every_part_without_an_error(evaluated, tmp_path):
     _, report = evaluated
     command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
+        *CHROMIUM,
         f"--user-data-dir={tmp_path / 'profile'}",
         "--enable-logging=stderr",
         "--dump-dom",
@@ -117,15 +104,7 @@ def test_filters_keys_and_boxes_work_in_a_browser(run, easy_dataset, evaluated, 
     page = tmp_path / "driven.html"
     page.write_text(report.read_text().replace("\nfilter();\n", f"\nfilter();\n{steps}"))
     command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
+        *CHROMIUM,
         f"--user-data-dir={tmp_path / 'profile'}",
         "--dump-dom",
         page.as_uri(),
@@ -141,32 +120,10 @@ def test_a_schema_is_needed_and_names_must_differ(run, workspace):
     (workspace / "g.jsonl").write_text('{"id": "a", "gold": {}}\n')
     (workspace / "p.jsonl").write_text('{"id": "a", "status": "ok", "prediction": {}}\n')
     assert "give --schema FILE" in run("evaluate_predictions", "--pred", "p.jsonl", "--gold", "g.jsonl").err
-    assert (
-        run(
-            "evaluate_predictions",
-            "--pred",
-            "p.jsonl",
-            "--gold",
-            "g.jsonl",
-            "--schema",
-            REPOSITORY / "schemas/receipt.schema.json",
-        ).code
-        == 0
-    )
-    assert (
-        "NAME=FILE"
-        in run(
-            "evaluate_predictions",
-            "--pred",
-            "p.jsonl",
-            "--gold",
-            "g.jsonl",
-            "--schema",
-            "schemas/receipt.schema.json",
-            "--against",
-            "p.jsonl",
-        ).err
-    )
+    words = "--pred p.jsonl --gold g.jsonl --schema".split()
+    assert run("evaluate_predictions", *words, REPOSITORY / "schemas/receipt.schema.json").code == 0
+    nameless = run("evaluate_predictions", *words, "schemas/receipt.schema.json", "--against", "p.jsonl")
+    assert "NAME=FILE" in nameless.err
 
 
 def small_files(workspace):
@@ -206,24 +163,9 @@ def test_gates_make_the_exit_code(run, workspace):
 
 def test_runs_are_compared_bucketed_and_tabled(run, workspace):
     common = small_files(workspace)
-    outcome = run(
-        "evaluate_predictions",
-        *common,
-        "--name",
-        "ours",
-        "--against",
-        "hosted=two.jsonl",
-        "--bucket-by",
-        "kind",
-        "--companions",
-        "--csv",
-        "t.csv",
-        "--markdown",
-        "t.md",
-        "--metrics",
-        "m.json",
-        "--json",
-    )
+    words = "--name ours --against hosted=two.jsonl --bucket-by kind --companions --json".split()
+    outputs = "--csv t.csv --markdown t.md --metrics m.json".split()
+    outcome = run("evaluate_predictions", *common, *words, *outputs)
     metrics = json.loads((workspace / "m.json").read_text())
     assert metrics["ours"]["buckets"]["kind till"]["document_exact"] == 0.7
     assert metrics["ours"]["buckets"]["kind web"]["document_exact"] == 1
