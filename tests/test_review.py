@@ -10,7 +10,7 @@ from review_cases import page_data
 
 
 @pytest.fixture
-def reviewed_folder(run, easy_dataset, tmp_path, monkeypatch):
+def reviewed_folder(easy_dataset, tmp_path, monkeypatch):
     """A copy of the easy dataset with predictions: one wrong, one failed, the others right."""
     folder = tmp_path / "w"
     shutil.copytree(easy_dataset, folder)

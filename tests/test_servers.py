@@ -168,9 +168,7 @@ def check_prompt_and_pixels(vllm_python, server: Server, model: Path, held_out: 
 
 
 @pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "autoawq"])
-def test_a_quantized_model_is_served_and_its_loss_is_known(
-    vllm_python, merged, held_out, work, local, local_file, method
-):
+def test_a_quantized_model_is_served_and_its_loss_is_known(vllm_python, merged, held_out, work, local_file, method):
     splits, quantized = REPOSITORY / "data/quickstart/splits", work / method
     how = ["--backend", "autoawq"] if method == "autoawq" else ["--method", method]
     calibration = ["--calibration", splits / "train.jsonl", "--calibration-records", 48]
