@@ -18,8 +18,9 @@ Fault = str | None  # "429", "500", "cut", "close", "garbage", "slow", or "refus
 class FaultServer:
     """`fault(n)` names what happens to the n-th completion request (from 0); None lets it through.
 
-    `target` is the port of a real server; without one `answer(body)` gives the message text, or an HTTP status and a sentence. `vllm`: it tells
-    its version as vLLM does. A streamed answer waits for `writing(text so far)` before each piece.
+    `target` is the port of a real server; without one `answer(body)` gives the message text, or an HTTP status and a
+    sentence. `vllm`: it tells its version as vLLM does. A streamed answer waits for `writing(text so far)` before each
+    piece.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def dataset(run, workspace):
     return workspace
 
 
-# --- replacing ------------------------------------------------------------------------------------------------------------
+# --- replacing --------------------------------------------------------------------------------------------------------
 
 
 def test_another_table_never_replaces_the_records_of_the_first(run, dataset):
@@ -108,7 +108,7 @@ def test_the_records_hold_nothing_of_the_machine_or_the_time(run, dataset):
     assert {path.name: path.read_bytes() for path in (dataset / "data").glob("train.*")} == first
 
 
-# --- updating -------------------------------------------------------------------------------------------------------------
+# --- updating ---------------------------------------------------------------------------------------------------------
 
 
 def test_update_merges_by_document_and_says_what_changed(run, dataset):
@@ -220,7 +220,7 @@ def test_update_of_nothing_builds_and_a_broken_file_is_one_sentence(run, dataset
     assert "not allowed with" in build(run, "--update", "--overwrite").err
 
 
-# --- other scripts --------------------------------------------------------------------------------------------------------
+# --- other scripts ----------------------------------------------------------------------------------------------------
 
 
 def test_samples_never_replace_somebody_s_own_labels_and_zips(run, workspace):

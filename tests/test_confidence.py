@@ -1,22 +1,20 @@
-"""Confidence: token probabilities reach the value they spell, the fitted model is monotone and calibrated, the figures are those of
-their definitions, and unsure values reach a person."""
+"""Confidence: the fitted model is monotone and calibrated, the figures are those of their definitions, and unsure
+values reach a person."""
 
 import json
 import math
 import random
 
 import pytest
-from conftest import REPOSITORY
 from fault_server import FaultServer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_server_client import SCHEMA, extract, pages  # noqa: F401 - a fixture
+from test_token_confidence import LADING, characters
 
 from toolkit.answers.answer import Answer
 from toolkit.answers.confidence import FEATURES, LIMIT, features_of, fitted, log_odds, places_of, quality
-from toolkit.answers.predictions import unsure_values, value_of
+from toolkit.answers.predictions import unsure_values
 from toolkit.answers.row_shards import AnswerPlan
-from toolkit.answers.token_confidence import text_tokens, value_scores, value_spans
+from toolkit.answers.token_confidence import value_scores
 from toolkit.answers.wire_format import WireFormat
 from toolkit.evaluation.scoring import judged_values, score_document
 from toolkit.extraction.run import Judge
@@ -24,164 +22,6 @@ from toolkit.model.contract import Contract, load_contract
 from toolkit.pages.evidence import DocumentWords
 from toolkit.schema.checks import check_states
 from toolkit.schema.target import TargetSchema, compact_json
-
-LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
-ENUM = TargetSchema.parse(
-    {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "port": {"enum": ["Hamburg", "Haifa", None]},
-            "days": {"type": ["integer", "null"]},
-            "paid": {"type": ["boolean", "null"]},
-            "tags": {"type": "array", "maxItems": 4, "items": {"type": "string", "maxLength": 9}},
-            "seller": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {"name": {"type": ["string", "null"], "maxLength": 20}},
-            },
-        },
-    },
-    "enum.json",
-)
-WIRE, SHORT = WireFormat(ENUM, "json"), WireFormat(ENUM, "positional")
-
-
-def characters(text: str, logprob: float = -0.5) -> list[tuple[int, int, float]]:
-    return [(index, index + 1, logprob) for index in range(len(text))]
-
-
-def test_only_free_tokens_of_a_value_count():
-    raw = compact_json({"port": "Hamburg", "days": 14, "paid": None, "tags": ["a", "b"], "seller": {"name": "Æ\\x"}})
-    scores = value_scores(WIRE, raw, characters(raw))
-    # `"Ha` leaves two choices (and the quote leaves null out), `"Ham` one: the quote, H, a and m are free.
-    assert scores["port"].logprob == pytest.approx(-0.5 * 4)
-    assert scores["days"].logprob == pytest.approx(-0.5 * 3)  # 1, 4, and the comma that ends the number
-    assert scores["paid"].logprob == pytest.approx(-0.5)  # n; ull follows from it
-    assert scores["tags"].logprob == pytest.approx(-0.5 * 3)  # that it starts, goes on, and ends
-    assert scores["tags[1]"].logprob == pytest.approx(-0.5 * 3)  # quote, b, quote
-    assert scores["seller.name"].logprob == pytest.approx(-0.5 * len('"Æ\\\\x"'))
-    assert all(score.lowest == -0.5 for score in scores.values())
-
-
-def test_the_short_form_has_the_same_values():
-    answer = {"port": "Haifa", "days": 14, "paid": None, "tags": ["a", "b"], "seller": {"name": "x"}}
-    raw = SHORT.encoded(answer)
-    assert raw == '[2,14,null,["a","b"],["x"]]'
-    scores = value_scores(SHORT, raw, characters(raw))
-    assert {name: score.logprob for name, score in scores.items()} == {
-        "port": pytest.approx(-0.5),  # of two choices; that the number ends behind its digit is forced
-        "days": pytest.approx(-1.5),
-        "paid": pytest.approx(-0.5),
-        "tags[0]": pytest.approx(-1.5),
-        "tags[1]": pytest.approx(-1.5),
-        "tags": pytest.approx(-1.5),
-        "seller.name": pytest.approx(-1.5),
-    }
-    assert [s.name for s in value_spans(SHORT, raw)] == [s.name for s in value_spans(WIRE, WIRE.encoded(answer))]
-
-
-def test_a_token_that_reaches_over_a_value_belongs_to_it():
-    raw = '{"port":null,"days":null,"paid":true,"tags":[],"seller":{"name":null}}'
-    cut = [
-        ('{"port":null', -1.0),
-        (',"days":', -9.0),
-        ("null,", -2.0),
-        ('"paid":', -9.0),
-        ("tr", -3.0),
-        ("ue", -9.0),
-        (',"tags":', -9.0),
-        ("[]", -4.0),
-        (',"seller":{"name":', -9.0),
-        ("null}}", -5.0),
-        ("<|im_end|>", -9.0),
-    ]
-    tokens = text_tokens(cut, raw)
-    assert tokens is not None and tokens[-1][1] == len(raw)
-    scores = {name: score.logprob for name, score in value_scores(WIRE, raw, tokens).items()}
-    assert scores == {"port": -1.0, "days": -2.0, "paid": -3.0, "tags": -4.0, "seller.name": -5.0}
-
-
-def test_characters_spread_over_tokens_are_found_again():
-    text = "a€b漢c"
-    assert text_tokens(
-        [("a", 0.1), ("\ufffd", 0.2), ("\ufffd", 0.3), ("b", 0.4), ("", 0.5), ("漢", 0.6), ("c", 0.7), ("<end>", 0)],
-        text,
-    ) == [
-        (0, 1, 0.1),
-        (1, 2, 0.2),
-        (1, 2, 0.3),
-        (2, 3, 0.4),
-        (3, 3, 0.5),
-        (3, 4, 0.6),
-        (4, 5, 0.7),
-    ]
-    assert text_tokens([("a", 0.1), ("x", 0.2)], "ab") is None
-    assert text_tokens([("a", 0.1)], "ab") is None
-
-
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=6)
-
-
-@settings(max_examples=100, derandomize=True, deadline=None)
-@given(
-    st.sampled_from(["Hamburg", "Haifa", None]),
-    st.one_of(st.none(), st.integers(-99, 9999)),
-    st.lists(TEXTS, max_size=4),
-    st.one_of(st.none(), TEXTS),
-    st.booleans(),
-)
-def test_every_value_has_its_span(port, days, tags, name, spaced):
-    answer = {"port": port, "days": days, "paid": True, "tags": tags, "seller": {"name": name}}
-    raw = json.dumps(answer, ensure_ascii=spaced, indent=1 if spaced else None)
-    spans = value_spans(WIRE, raw)
-    assert [span.name for span in spans] == [
-        "port",
-        "days",
-        "paid",
-        *(f"tags[{n}]" for n in range(len(tags))),
-        "tags",
-        "seller.name",
-    ]
-    for span in spans:
-        if span.leaf is not None:
-            assert json.loads(raw[span.start : span.end]) == value_of(answer, span.name)
-
-
-def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_model):
-    """Without the grammar the recorded log-probabilities are the model's; with it they are those among the tokens it allows."""
-    import torch
-
-    from toolkit.extraction.local_model import LocalModel
-    from toolkit.model.encoding import collate, encode_prompt
-    from toolkit.pages.opening import open_page
-    from toolkit.records.prompt import Prompt
-    from toolkit.records.record import images_of, read_records
-
-    record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
-    contract = Contract(LADING.raw, LADING.source, "read", "json", 384, 48)
-    model = LocalModel(str(tiny_model), None, contract, grammar=False)
-    pages_ = [open_page(easy_dataset / image) for image in images_of(record)]
-    answer = model.answers([pages_, pages_])[1]
-    assert answer.tokens and answer.tokens[-1][1] == len(answer.raw)
-    inputs = encode_prompt(model.processor, Prompt("read", "json"), pages_)
-    said = model.processor.tokenizer.encode(answer.raw, add_special_tokens=False)
-    batch = collate([inputs], model.processor.tokenizer.pad_token_id)
-    generated = torch.tensor([said])
-    batch["input_ids"] = torch.cat([batch["input_ids"], generated], 1)
-    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-    batch["mm_token_type_ids"] = torch.cat([batch["mm_token_type_ids"], torch.zeros_like(generated)], 1)
-    with torch.no_grad():
-        logits = model.model(**batch).logits[0, -len(said) - 1 : -1].log_softmax(-1)
-    if len(said) == len(answer.tokens):  # the tokenizer cuts the text as the model wrote it
-        by_hand = logits.gather(-1, generated[0][:, None])[:, 0].tolist()
-        assert [logprob for _, _, logprob in answer.tokens] == pytest.approx(by_hand, abs=1e-3)
-    under_grammar = LocalModel(str(tiny_model), None, contract).answers([pages_])[0]
-    assert under_grammar.tokens and under_grammar.raw.startswith('{"consignee_name":')
-    opening = [logprob for start, _, logprob in under_grammar.tokens if start == 0]
-    assert (
-        opening[0] > -5 and logits.max(-1).values[0] < -0.01
-    )  # a random model spreads over all words, the grammar leaves a few
 
 
 def test_checks_and_the_pages_text_are_features():
@@ -365,20 +205,8 @@ def test_without_log_probabilities_nothing_is_invented(run, pages, tmp_path):  #
     assert done.code == 0 and "logprobs" not in server.requests[0]
     assert lines["doc0.png"]["confidence"] is None and "features" not in lines["doc0.png"]
     assert unsure_values(lines["doc0.png"], 0.5) == [{"error": "the confidence of its values is not known"}]
-    wrong = run(
-        "extract_documents",
-        "--server",
-        "http://127.0.0.1:9/v1",
-        "--contract",
-        folder,
-        "--in",
-        pages,
-        "--out",
-        tmp_path / "o.jsonl",
-        "--review-below",
-        0.5,
-        "--no-confidence",
-    )
+    words = ["--server", "http://127.0.0.1:9/v1", "--contract", folder, "--in", pages, "--out", tmp_path / "o.jsonl"]
+    wrong = run("extract_documents", *words, "--review-below", 0.5, "--no-confidence")
     assert wrong.code == 2 and "--no-confidence" in wrong.err
 
 
@@ -405,18 +233,18 @@ def predicted(workspace):
     gold, lines = [], []
     for number in range(40):
         answer = LADING.ordered({"bl_number": f"B{number}", "vessel_name": "V", "containers": []})
-        given, features = dict(answer), {}
+        prediction, features = dict(answer), {}
         for name in ("bl_number", "vessel_name"):
             p = draw.uniform(0.3, 1.0)
             features[name] = [math.log(p), math.log(p), None, 0, 0]
             if draw.random() > p:
-                given[name] = "XX"
+                prediction[name] = "XX"
         gold.append({"id": f"d{number}", "gold": answer, "meta": {"schema": "schemas/bill_of_lading.schema.json"}})
         lines.append(
             {
                 "id": f"d{number}",
                 "status": "ok",
-                "prediction": given,
+                "prediction": prediction,
                 "features": features,
                 "confidence": {n: round(math.exp(f[0]), 4) for n, f in features.items()},
             }
@@ -437,25 +265,14 @@ def test_calibration_is_stored_with_the_contract_and_reported(run, predicted):
     found = scores.json["confidence"]
     assert found["values"] == 80 and 0.5 < found["auroc"] < 1 and "AUROC" in scores.out
     assert "risk_coverage" in (predicted / "r.html").read_text(encoding="utf-8")
-    assert (
-        len(
-            json.loads((predicted / "r.json").read_text(encoding="utf-8"))["predictions"]["confidence"]["risk_coverage"]
-        )
-        == 20
-    )
+    report = json.loads((predicted / "r.json").read_text(encoding="utf-8"))
+    assert len(report["predictions"]["confidence"]["risk_coverage"]) == 20
 
 
 def test_too_few_errors_to_calibrate_are_one_sentence(run, predicted):
     lines = [json.loads(line) for line in (predicted / "gold.jsonl").read_text(encoding="utf-8").splitlines()]
-    right = [
-        {
-            "id": line["id"],
-            "status": "ok",
-            "prediction": line["gold"],
-            "features": {"bl_number": [-0.1, -0.1, None, 0, 0]},
-        }
-        for line in lines
-    ]
+    features = {"bl_number": [-0.1, -0.1, None, 0, 0]}
+    right = [{"id": line["id"], "status": "ok", "prediction": line["gold"], "features": features} for line in lines]
     (predicted / "right.jsonl").write_text("".join(json.dumps(line) + "\n" for line in right), encoding="utf-8")
     done = run("calibrate_confidence", "--pred", "right.jsonl", "--gold", "gold.jsonl", "--contract", "model")
     assert done.code == 1 and "not enough" in done.err and load_contract(predicted / "model").confidence is None

@@ -60,7 +60,7 @@ def test_an_unsupported_python_is_one_sentence_with_the_way_out(monkeypatch, ver
         environments.make("main")
 
 
-def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
+def test_a_failed_download_is_one_sentence(monkeypatch):
     import sys
 
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")

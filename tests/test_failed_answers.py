@@ -160,19 +160,8 @@ def test_the_scripts_rates_of_a_run_that_answered_nothing_are_all_zero(run, work
         {"id": "2", "prediction": None},
     ]
     (workspace / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run(
-        "evaluate_predictions",
-        "--pred",
-        "p.jsonl",
-        "--gold",
-        "g.jsonl",
-        "--schema",
-        "s.json",
-        "--companions",
-        "--report",
-        "r.html",
-        "--json",
-    )
+    words = "--pred p.jsonl --gold g.jsonl --schema s.json --companions --report r.html --json"
+    done = run("evaluate_predictions", *words.split())
     assert done.code == 0, done.err
     assert {done.json[name] for name in HIGHER} == {0.0} and (done.json["anls_star"], done.json["nted"]) == (0, 0)
     assert done.json["funnel"] == {"missing": 3, "truncated": 1} and done.json["valid"] == 0

@@ -186,7 +186,7 @@ def test_two_runs_that_differ_by_rounding_only_show_no_difference():
     ("before", "after", "allowed", "code"),
     [(0.95, 0.94, "0.01", 0), (0.95, 0.9399, "0.01", 1), (0.3, 0.1, "0.2", 0), (0.9, 0.95, "0", 0)],
 )
-def test_quantizing_is_judged_as_decimals(before, after, allowed, code, capsys):
+def test_quantizing_is_judged_as_decimals(before, after, allowed, code):
     import quantize_awq
 
     words = ["--model", "m", "--out", "o", "--max-drop", allowed]

@@ -1,4 +1,5 @@
-"""Zips, PDFs and pictures made to do harm or broken in every way that fits a test: each is named or rendered, none stops the rest."""
+"""Zips, PDFs and pictures made to do harm, or broken in every way that fits a test: each is named or rendered, and
+none stops the rest."""
 
 import io
 import json
@@ -225,7 +226,8 @@ def slow_pdf() -> bytes:
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources << /XObject << /F 5 0 R >> >> >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R "
+        b"/Resources << /XObject << /F 5 0 R >> >> >>",
         b"<< /Length 5 >>\nstream\n/F Do\nendstream",
     ]
     for level in range(levels):

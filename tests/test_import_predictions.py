@@ -104,11 +104,14 @@ def test_other_names_nesting_and_fields_with_confidences_are_read(run, gold):
 
 
 def test_a_table_of_flat_rows_is_read(run, gold):
-    (gold / "t.csv").write_text(
-        "Filename,bl_number,consignee_name,port_of_discharge,detention_free_days,Container_Number,Container_Size,Container_Type\n"
-        "BL 1.pdf,A1,ACME SDN BHD,Port Klang,7,CSQU3054383,40,HC\nBL 2.pdf,A1,ACME SDN BHD,Port Klang,7,CSQU3054383,40,HC\n"
-        "BL 2.pdf,A1,ACME SDN BHD,Port Klang,7,MSCU6639870,20,GP\n"
-    )
+    table = [
+        "Filename,bl_number,consignee_name,port_of_discharge,detention_free_days,"
+        "Container_Number,Container_Size,Container_Type",
+        "BL 1.pdf,A1,ACME SDN BHD,Port Klang,7,CSQU3054383,40,HC",
+        "BL 2.pdf,A1,ACME SDN BHD,Port Klang,7,CSQU3054383,40,HC",
+        "BL 2.pdf,A1,ACME SDN BHD,Port Klang,7,MSCU6639870,20,GP",
+    ]
+    (gold / "t.csv").write_text("\n".join(table) + "\n")
     outcome, lines = imported(run, gold, "--in", "t.csv")
     assert outcome.code == 0, outcome.err
     assert lines[0]["prediction"] == GOLD and len(lines[1]["prediction"]["containers"]) == 2

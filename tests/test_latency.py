@@ -1,4 +1,5 @@
-"""Latency: what is measured is what was asked, quantiles and objectives are the definitions', calibration finds what was put in."""
+"""Latency: what is measured is what was asked, quantiles and objectives are the definitions', and calibration finds
+what was put in."""
 
 import json
 import random
@@ -40,7 +41,8 @@ def contract_folder(tmp_path, **more):
 
 
 def reader(plan: AnswerPlan, rows: int, names: set):
-    """Answers as a model of this plan that reads `rows` rows on every page, and as vLLM does about pages that it only knows by name."""
+    """Answers as a model of this plan that reads `rows` rows on every page, and as vLLM does about pages that it only
+    knows by name."""
 
     def answer(body):
         image, text = body["messages"][1]["content"]
@@ -57,7 +59,8 @@ def reader(plan: AnswerPlan, rows: int, names: set):
 
 
 def test_a_document_in_shards_sends_its_pages_once(run, pages, tmp_path):
-    """Count, header and rows over one page: the page's bytes go with the first request, the others name it; forgotten, it is sent again."""
+    """Count, header and rows over one page: its bytes go with the first request and the others name it; a page that
+    the server forgot is sent again."""
     plan = AnswerPlan(LADING, "positional", 2)
     contract = contract_folder(tmp_path, wire="positional", rows_per_shard=2, max_shards=8)
     names: set = set()
@@ -104,23 +107,9 @@ def test_the_benchmark_counts_documents_requests_and_tokens(run, pages, tmp_path
     out, report = tmp_path / "latency.json", tmp_path / "latency.html"
     with FaultServer(lambda _: None, answer=reader(plan, 3, set()), vllm=True) as server:
         words = ["--server", server.url, "--contract", contract, "--in", pages, "--out", out]
-        done = run(
-            "benchmark_latency",
-            *words,
-            "--concurrency",
-            1,
-            "--concurrency",
-            3,
-            "--rate",
-            50,
-            "--report",
-            report,
-            "--slo",
-            "p95=5s@rows<=50",
-            "--slo",
-            "p50=0.00001s",
-            "--json",
-        )
+        words += "--concurrency 1 --concurrency 3 --rate 50".split()
+        words += "--slo p95=5s@rows<=50 --slo p50=0.00001s --json".split()
+        done = run("benchmark_latency", *words, "--report", report)
     assert done.code == 1 and "MISSED" in done.err and "met" in done.err, done.err
     result = json.loads(out.read_text(encoding="utf-8"))
     assert [run_["load"] for run_ in result["runs"]] == ["1 at a time", "3 at a time", "50 a second"]
@@ -144,20 +133,8 @@ def test_errors_are_counted_and_miss_every_objective(run, pages, tmp_path):
     plan = AnswerPlan(LADING, "json")
     out = tmp_path / "latency.json"
     with FaultServer(lambda n: "500" if n == 3 else None, answer=reader(plan, 2, set())) as server:
-        done = run(
-            "benchmark_latency",
-            "--server",
-            server.url,
-            "--contract",
-            contract,
-            "--in",
-            pages,
-            "--out",
-            out,
-            "--no-stream",
-            "--slo",
-            "p99=60",
-        )
+        words = ["--server", server.url, "--contract", contract, "--in", pages, "--out", out]
+        done = run("benchmark_latency", *words, "--no-stream", "--slo", "p99=60")
     result = json.loads(out.read_text(encoding="utf-8"))
     assert done.code == 1 and result["runs"][0]["errors"] == {"http_error": 1}
     assert result["slo"][0]["met"] is False and result["slo"][0]["seconds"] is None
@@ -174,37 +151,14 @@ def test_two_runs_are_compared(run, pages, tmp_path):
 
     words = ["--contract", contract, "--in", pages]
     with FaultServer(lambda _: None, answer=slowly) as server:
-        assert (
-            run(
-                "benchmark_latency",
-                "--server",
-                server.url,
-                *words,
-                "--out",
-                tmp_path / "slow.json",
-                "--name",
-                "the slow one",
-            ).code
-            == 0
-        )
+        name = ["--name", "the slow one", "--out", tmp_path / "slow.json"]
+        assert run("benchmark_latency", "--server", server.url, *words, *name).code == 0
     with FaultServer(lambda _: None, answer=reader(plan, 2, set())) as server:
-        done = run(
-            "benchmark_latency",
-            "--server",
-            server.url,
-            *words,
-            "--out",
-            tmp_path / "fast.json",
-            "--against",
-            tmp_path / "slow.json",
-            "--report",
-            tmp_path / "r.html",
-        )
-    assert (
-        done.code == 0
-        and "against the slow one" in done.err
-        and "the slow one, 1 at a time" in (tmp_path / "r.html").read_text(encoding="utf-8")
-    )
+        outputs = ["--out", tmp_path / "fast.json", "--report", tmp_path / "r.html"]
+        against = ["--against", tmp_path / "slow.json"]
+        done = run("benchmark_latency", "--server", server.url, *words, *outputs, *against)
+    assert done.code == 0 and "against the slow one" in done.err
+    assert "the slow one, 1 at a time" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "p50=SECONDS" not in done.err
     bad = run(
         "benchmark_latency", "--server", "http://127.0.0.1:9/v1", *words, "--out", tmp_path / "x.json", "--slo", "p42=1"
@@ -240,9 +194,14 @@ def test_objectives_say_which_documents_they_concern():
 
 
 def test_the_servers_own_means_are_differences():
-    before = 'vllm:request_queue_time_seconds_sum{engine="0"} 1.0\nvllm:request_queue_time_seconds_count{engine="0"} 10.0\nvllm:prefix_cache_hits_total{engine="0"} 5.0\n'
-    after = 'vllm:request_queue_time_seconds_sum{engine="0"} 3.0\nvllm:request_queue_time_seconds_count{engine="0"} 14.0\nvllm:prefix_cache_hits_total{engine="0"} 1.05e2\n'
-    figures = server_figures(before, after)
+    def metrics(seconds: str, count: str, hits: str) -> str:
+        return (
+            f'vllm:request_queue_time_seconds_sum{{engine="0"}} {seconds}\n'
+            f'vllm:request_queue_time_seconds_count{{engine="0"}} {count}\n'
+            f'vllm:prefix_cache_hits_total{{engine="0"}} {hits}\n'
+        )
+
+    figures = server_figures(metrics("1.0", "10.0", "5.0"), metrics("3.0", "14.0", "1.05e2"))
     assert figures["requests"] == 4 and figures["queue"] == 0.5 and figures["prefix_cache_hits"] == 100
     assert server_figures("", "") is None
 
@@ -262,7 +221,7 @@ def test_shards_read_the_weights_once_a_step_and_the_pages_once_each():
 
 
 def test_calibration_finds_what_was_put_in():
-    """Documents timed by a known efficiency with 5 % noise: predictions of other documents come out within a few per cent."""
+    """Documents timed by a known efficiency with 5 % noise: other documents are predicted within a few per cent."""
     draw = random.Random(2)
     shape = SHAPES["2b"]
     truth = Efficiency(fixed_ms=30, wave_ms=12, request_ms=4, prompt_scale=2, decode_scale=1.5, step_ms=6, token_ms=0.5)
@@ -298,20 +257,8 @@ def test_a_folder_gives_its_own_shape(tiny_model, tiny_moe):
 
 def test_the_estimate_compares_forms_and_takes_measured_runs(run, easy_dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(easy_dataset)
-    words = [
-        "--in",
-        "data/train.jsonl",
-        "--gpu",
-        "a6000",
-        "--precision",
-        "bf16",
-        "--wire",
-        "positional",
-        "--rows-per-shard",
-        0,
-        "--rows-per-shard",
-        1,
-    ]
+    words = ["--in", "data/train.jsonl", *"--gpu a6000 --precision bf16 --wire positional".split()]
+    words += "--rows-per-shard 0 --rows-per-shard 1".split()
     done = run("estimate_latency", *words, "--p95", 10, "--json")
     whole, cut = done.json["estimates"]
     assert (whole["rows_per_shard"], cut["rows_per_shard"]) == (0, 1) and cut["rows"]["6-20"]["p95"] < whole["rows"][
@@ -324,18 +271,8 @@ def test_the_estimate_compares_forms_and_takes_measured_runs(run, easy_dataset, 
     ]
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"runs": [{"concurrency": 1, "documents": documents}]}), encoding="utf-8")
-    done = run(
-        "estimate_latency",
-        "--in",
-        "data/train.jsonl",
-        "--gpu",
-        "cpu",
-        "--precision",
-        "bf16",
-        "--calibrate",
-        file,
-        "--json",
-    )
+    words = "--in data/train.jsonl --gpu cpu --precision bf16 --json".split()
+    done = run("estimate_latency", *words, "--calibrate", file)
     assert done.code == 0 and done.json["calibrated"] and done.json["efficiency"]["wave_ms"] == 0, done.err
     assert "needs --calibrate" in run("estimate_latency", "--in", "data/train.jsonl", "--gpu", "cpu").err
     assert "name them" in run("estimate_latency", "--in", "data/train.jsonl", "--calibrate", file).err

@@ -106,6 +106,12 @@ def test_lengths_are_counted_without_decoding_the_images(records, processor, eas
         )
 
 
+def data_words(folder) -> list[object]:
+    """train_lora's arguments that name the data set in `folder`."""
+    train, schema = folder / "data/train.jsonl", folder / "data/train.schema.json"
+    return ["--train", train, "--root", folder, "--schema", schema]
+
+
 @pytest.fixture(scope="module")
 def adapter(easy_dataset, tiny_model, tmp_path_factory):
     """A short real training run on the random tiny model."""
@@ -116,36 +122,11 @@ def adapter(easy_dataset, tiny_model, tmp_path_factory):
     lines = (easy_dataset / "data/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     validation.write_text("".join(lines[:2]), encoding="utf-8")
     arguments = [
-        "--model",
-        tiny_model,
-        "--train",
-        easy_dataset / "data/train.jsonl",
-        "--val",
-        validation,
-        "--root",
-        easy_dataset,
-        "--schema",
-        easy_dataset / "data/train.schema.json",
-        "--out",
-        out,
-        "--image-max-tokens",
-        384,
-        "--limit",
-        8,
-        "--batch-size",
-        4,
-        "--accumulate",
-        1,
-        "--epochs",
-        2,
-        "--learning-rate",
-        "5e-3",
-        "--log-each",
-        1,
-        "--eval-documents",
-        1,
-        "--eval-each",
-        4,
+        *("--model", tiny_model),
+        *data_words(easy_dataset),
+        *("--val", validation, "--out", out),
+        *"--image-max-tokens 384 --limit 8 --batch-size 4 --accumulate 1 --epochs 2 --learning-rate 5e-3".split(),
+        *"--log-each 1 --eval-documents 1 --eval-each 4".split(),
     ]
     assert train_lora.main([str(a) for a in arguments]) == 0
     return out
@@ -180,19 +161,8 @@ def test_lora_touches_every_target_of_the_language_model_and_nothing_else(adapte
 
 
 def extract(run, easy_dataset, tiny_model, adapter, out, *more):
-    return run(
-        "extract_documents",
-        "--model",
-        tiny_model,
-        "--adapter",
-        adapter,
-        "--root",
-        easy_dataset,
-        "--out",
-        out,
-        *more,
-        "--json",
-    )
+    words = ["--model", tiny_model, "--adapter", adapter, "--root", easy_dataset, "--out", out]
+    return run("extract_documents", *words, *more, "--json")
 
 
 def test_even_an_untrained_model_answers_valid_json_under_the_grammar(run, easy_dataset, tiny_model, adapter, tmp_path):
@@ -257,40 +227,17 @@ def test_an_adapter_of_another_base_is_refused(run, easy_dataset, tiny_moe, adap
 
 
 def test_a_model_without_a_contract_is_one_sentence(run, easy_dataset, tiny_model, tmp_path):
-    done = run(
-        "extract_documents",
-        "--model",
-        tiny_model,
-        "--in",
-        easy_dataset / "data/train.jsonl",
-        "--out",
-        tmp_path / "p.jsonl",
-    )
+    words = ["--model", tiny_model, "--in", easy_dataset / "data/train.jsonl", "--out", tmp_path / "p.jsonl"]
+    done = run("extract_documents", *words)
     assert done.code == 2 and "no extraction_config.json here" in done.err
 
 
 def test_the_moe_model_trains_with_lora_and_refuses_qlora(run, easy_dataset, tiny_moe, tmp_path):
     common = [
-        "--model",
-        tiny_moe,
-        "--train",
-        easy_dataset / "data/train.jsonl",
-        "--root",
-        easy_dataset,
-        "--schema",
-        easy_dataset / "data/train.schema.json",
-        "--image-max-tokens",
-        384,
-        "--limit",
-        2,
-        "--batch-size",
-        2,
-        "--accumulate",
-        1,
-        "--epochs",
-        1,
-        "--out",
-        tmp_path / "moe",
+        *("--model", tiny_moe),
+        *data_words(easy_dataset),
+        *"--image-max-tokens 384 --limit 2 --batch-size 2 --accumulate 1 --epochs 1".split(),
+        *("--out", tmp_path / "moe"),
     ]
     refused = run("train_lora", *common, "--method", "qlora")
     assert refused.code == 2 and "QLoRA saves almost nothing on a MoE model" in refused.err
@@ -300,7 +247,7 @@ def test_the_moe_model_trains_with_lora_and_refuses_qlora(run, easy_dataset, tin
 
 @pytest.mark.slow
 def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_moe, tmp_path):
-    """Two fused weights a layer, told apart by their sizes; the merged model's logits are the adapter's, and not the base's."""
+    """Two fused weights a layer, told apart by size; the merged model has the adapter's logits, not the base's."""
     import torch
 
     from toolkit.model.encoding import encode_record
@@ -310,29 +257,11 @@ def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_mo
     out, merged = tmp_path / "experts", tmp_path / "merged"
     done = run(
         "train_lora",
-        "--model",
-        tiny_moe,
-        "--train",
-        easy_dataset / "data/train.jsonl",
-        "--root",
-        easy_dataset,
-        "--schema",
-        easy_dataset / "data/train.schema.json",
-        "--image-max-tokens",
-        384,
-        "--limit",
-        3,
-        "--batch-size",
-        1,
-        "--accumulate",
-        1,
-        "--epochs",
-        1,
-        "--learning-rate",
-        "1e-2",
-        "--train-experts",
-        "--out",
-        out,
+        *("--model", tiny_moe),
+        *data_words(easy_dataset),
+        *"--image-max-tokens 384 --limit 3 --batch-size 1 --accumulate 1".split(),
+        *"--epochs 1 --learning-rate 1e-2 --train-experts".split(),
+        *("--out", out),
     )
     assert done.code == 0, done.err
     done = run("merge_adapter", "--adapter", out, "--model", tiny_moe, "--out", merged, "--dtype", "float32", "--json")
@@ -363,50 +292,21 @@ def test_qlora_trains_in_four_bit_with_vision_and_head_left_alone(easy_dataset, 
     assert all((kind == "Linear4bit") == (".language_model." in name) for name, kind in kinds.items())
     done = run(
         "train_lora",
-        "--method",
-        "qlora",
-        "--model",
-        tiny_model,
-        "--train",
-        easy_dataset / "data/train.jsonl",
-        "--root",
-        easy_dataset,
-        "--schema",
-        easy_dataset / "data/train.schema.json",
-        "--image-max-tokens",
-        384,
-        "--limit",
-        2,
-        "--batch-size",
-        2,
-        "--accumulate",
-        1,
-        "--epochs",
-        1,
-        "--out",
-        tmp_path / "q",
+        *("--method", "qlora"),
+        *("--model", tiny_model),
+        *data_words(easy_dataset),
+        *"--image-max-tokens 384 --limit 2 --batch-size 2 --accumulate 1 --epochs 1".split(),
+        *("--out", tmp_path / "q"),
     )
     assert done.code == 0, done.err
 
 
 def test_records_that_are_too_long_are_listed_and_never_cut(run, easy_dataset, tiny_model, tmp_path):
     common = [
-        "--model",
-        tiny_model,
-        "--train",
-        easy_dataset / "data/train.jsonl",
-        "--root",
-        easy_dataset,
-        "--schema",
-        easy_dataset / "data/train.schema.json",
-        "--image-max-tokens",
-        384,
-        "--out",
-        tmp_path / "o",
-        "--limit",
-        6,
-        "--max-length",
-        450,
+        *("--model", tiny_model),
+        *data_words(easy_dataset),
+        *("--out", tmp_path / "o"),
+        *"--image-max-tokens 384 --limit 6 --max-length 450".split(),
     ]
     done = run("train_lora", *common)
     assert done.code == 1 and "longer than --max-length 450" in done.err

@@ -54,16 +54,8 @@ def build(run, workspace):
     def call(*names: str, images: tuple[str, ...] = ("data/images",), more: tuple[str, ...] = ()):
         write_results(workspace / "labels.json", [{"Filename": name, "number": "1"} for name in names])
         folders = [word for folder in images for word in ("--images-dir", folder)]
-        done = run(
-            "build_jsonl_from_results",
-            "--results",
-            "labels.json",
-            "--schema",
-            "d.schema.json",
-            *folders,
-            "--json",
-            *more,
-        )
+        words = "--results labels.json --schema d.schema.json --json".split()
+        done = run("build_jsonl_from_results", *words, *folders, *more)
         out = workspace / "data/train.jsonl"
         records = [json.loads(line) for line in out.read_text().splitlines()] if done.out else []
         images_of = {

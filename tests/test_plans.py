@@ -1,4 +1,4 @@
-"""Plans before a GPU is rented: sizes of the models, memory, time; held against published numbers and hand calculations."""
+"""Plans before a GPU is rented: model sizes, memory and time against published numbers and hand calculations."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def test_shapes_count_as_transformers_does():
 
 @pytest.mark.slow
 def test_the_memory_plan_is_held_to_the_real_model_at_its_published_size():
-    """The real layers, adapter, loss, backward and step of a 2B on tensors without values; the script's own bar is 15 %."""
+    """The real layers, adapter, loss, backward and step of a 2B on tensors without values; the script allows 15 %."""
     words = [sys.executable, "benchmarks/training_memory.py", "--shapes", "2b", "--tokens", "1500", "4000"]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,11 @@ import subprocess
 import pytest
 from conftest import REPOSITORY
 
+CHROMIUM = (
+    "chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
 
 @pytest.fixture
 def evaluated(run, easy_dataset, monkeypatch, tmp_path):
@@ -26,18 +31,8 @@ def evaluated(run, easy_dataset, monkeypatch, tmp_path):
     predictions = tmp_path / "p.jsonl"
     predictions.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
     report = tmp_path / "report.html"
-    return run(
-        "evaluate_predictions",
-        "--pred",
-        predictions,
-        "--gold",
-        "data/train.jsonl",
-        "--against",
-        f"same={predictions}",
-        "--report",
-        report,
-        "--json",
-    ), report
+    words = ["--pred", predictions, "--gold", "data/train.jsonl", "--against", f"same={predictions}"]
+    return run("evaluate_predictions", *words, "--report", report, "--json"), report
 
 
 def test_the_last_line_holds_the_metrics_and_missing_answers_are_named(evaluated):
@@ -71,15 +66,7 @@ def test_the_report_needs_no_network_and_survives_hostile_text(evaluated):
 def test_a_browser_shows_every_part_without_an_error(evaluated, tmp_path):
     _, report = evaluated
     command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
+        *CHROMIUM,
         f"--user-data-dir={tmp_path / 'profile'}",
         "--enable-logging=stderr",
         "--dump-dom",
@@ -93,35 +80,22 @@ def test_a_browser_shows_every_part_without_an_error(evaluated, tmp_path):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
 def test_filters_keys_and_boxes_work_in_a_browser(run, easy_dataset, evaluated, monkeypatch, tmp_path):
-    """Driven from inside: a script appended to the report sets the filters, presses a key, and writes down what is shown."""
+    """Driven from inside: a script appended to the report sets filters, presses a key, and notes what is shown."""
     _, report = evaluated
     predictions = report.parent / "p.jsonl"
     monkeypatch.chdir(easy_dataset)
-    run(
-        "pdf_to_images",
-        "--in",
-        "data/samples/pdfs",
-        "--out-dir",
-        tmp_path / "img",
-        "--text-layer",
-        "--text-layer-dir",
-        tmp_path / "ocr",
-    )
-    run(
-        "evaluate_predictions",
-        "--pred",
-        predictions,
-        "--gold",
-        "data/train.jsonl",
-        "--report",
-        report,
-        "--text-layer-dir",
-        tmp_path / "ocr",
-    )
+    words = ["--text-layer-dir", tmp_path / "ocr"]
+    run("pdf_to_images", "--in", "data/samples/pdfs", "--out-dir", tmp_path / "img", "--text-layer", *words)
+    run("evaluate_predictions", "--pred", predictions, "--gold", "data/train.jsonl", "--report", report, *words)
     steps = """
     const seen = [$("shown").textContent];
-    const set = (id, value) => { $(id).value = value; $(id).onchange ? $(id).onchange() : $(id).oninput(); seen.push($("shown").textContent); };
-    set("kind", "wrong"); set("field", "bl_number"); set("kind", ""); set("field", ""); set("search", "no such name"); set("search", "");
+    const set = (id, value) => {
+        $(id).value = value;
+        $(id).onchange ? $(id).onchange() : $(id).oninput();
+        seen.push($("shown").textContent);
+    };
+    set("kind", "wrong"); set("field", "bl_number"); set("kind", ""); set("field", "");
+    set("search", "no such name"); set("search", "");
     document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "j", bubbles: true }));
     seen.push(String([...$("list").children].findIndex((b) => b.getAttribute("aria-current") === "true")));
     const boxes = data.documents.reduce((n, d) => n + d.boxes.length, 0);
@@ -130,15 +104,7 @@ def test_filters_keys_and_boxes_work_in_a_browser(run, easy_dataset, evaluated, 
     page = tmp_path / "driven.html"
     page.write_text(report.read_text().replace("\nfilter();\n", f"\nfilter();\n{steps}"))
     command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
+        *CHROMIUM,
         f"--user-data-dir={tmp_path / 'profile'}",
         "--dump-dom",
         page.as_uri(),
@@ -154,32 +120,10 @@ def test_a_schema_is_needed_and_names_must_differ(run, workspace):
     (workspace / "g.jsonl").write_text('{"id": "a", "gold": {}}\n')
     (workspace / "p.jsonl").write_text('{"id": "a", "status": "ok", "prediction": {}}\n')
     assert "give --schema FILE" in run("evaluate_predictions", "--pred", "p.jsonl", "--gold", "g.jsonl").err
-    assert (
-        run(
-            "evaluate_predictions",
-            "--pred",
-            "p.jsonl",
-            "--gold",
-            "g.jsonl",
-            "--schema",
-            REPOSITORY / "schemas/receipt.schema.json",
-        ).code
-        == 0
-    )
-    assert (
-        "NAME=FILE"
-        in run(
-            "evaluate_predictions",
-            "--pred",
-            "p.jsonl",
-            "--gold",
-            "g.jsonl",
-            "--schema",
-            "schemas/receipt.schema.json",
-            "--against",
-            "p.jsonl",
-        ).err
-    )
+    words = "--pred p.jsonl --gold g.jsonl --schema".split()
+    assert run("evaluate_predictions", *words, REPOSITORY / "schemas/receipt.schema.json").code == 0
+    nameless = run("evaluate_predictions", *words, "schemas/receipt.schema.json", "--against", "p.jsonl")
+    assert "NAME=FILE" in nameless.err
 
 
 def small_files(workspace):
@@ -219,24 +163,9 @@ def test_gates_make_the_exit_code(run, workspace):
 
 def test_runs_are_compared_bucketed_and_tabled(run, workspace):
     common = small_files(workspace)
-    outcome = run(
-        "evaluate_predictions",
-        *common,
-        "--name",
-        "ours",
-        "--against",
-        "hosted=two.jsonl",
-        "--bucket-by",
-        "kind",
-        "--companions",
-        "--csv",
-        "t.csv",
-        "--markdown",
-        "t.md",
-        "--metrics",
-        "m.json",
-        "--json",
-    )
+    words = "--name ours --against hosted=two.jsonl --bucket-by kind --companions --json".split()
+    outputs = "--csv t.csv --markdown t.md --metrics m.json".split()
+    outcome = run("evaluate_predictions", *common, *words, *outputs)
     metrics = json.loads((workspace / "m.json").read_text())
     assert metrics["ours"]["buckets"]["kind till"]["document_exact"] == 0.7
     assert metrics["ours"]["buckets"]["kind web"]["document_exact"] == 1

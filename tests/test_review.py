@@ -10,7 +10,7 @@ from review_cases import page_data
 
 
 @pytest.fixture
-def reviewed_folder(run, easy_dataset, tmp_path, monkeypatch):
+def reviewed_folder(easy_dataset, tmp_path, monkeypatch):
     """A copy of the easy dataset with predictions: one wrong, one failed, the others right."""
     folder = tmp_path / "w"
     shutil.copytree(easy_dataset, folder)
@@ -38,20 +38,8 @@ def test_what_needs_a_person_comes_first(run, reviewed_folder):
     data = page_data(folder / "r/review.html")
     assert data["documents"][0]["id"] == lines[4]["id"] and "truncated" in data["documents"][0]["reasons"][0]
     assert all((folder / "r" / unquote(page)).is_file() for d in data["documents"] for page in d["pages"])
-    by_name = run(
-        "review_predictions",
-        "--pred",
-        "p.jsonl",
-        "--images-dir",
-        "data/raw",
-        "--images-dir",
-        "data/images",
-        "--schema",
-        "schemas/bill_of_lading.schema.json",
-        "--out",
-        "r/b.html",
-        "--json",
-    )
+    words = "--pred p.jsonl --images-dir data/raw --images-dir data/images --out r/b.html --json".split()
+    by_name = run("review_predictions", *words, "--schema", "schemas/bill_of_lading.schema.json")
     assert by_name.json["without_pages"] == 0
     assert "--records FILE or --images-dir" in run("review_predictions", "--pred", "p.jsonl", "--out", "x.html").err
 
@@ -82,18 +70,8 @@ def test_corrections_become_labels_that_build(run, reviewed_folder, tmp_path):
         table = json.loads(browser.downloaded("reviewed.json"))
         assert browser.errors() == [] and len(table) == 2
     (folder / "reviewed.json").write_text(json.dumps(table))
-    built = run(
-        "build_jsonl_from_results",
-        "--results",
-        "reviewed.json",
-        "--images-dir",
-        "data/raw",
-        "--images-dir",
-        "data/images",
-        "--out",
-        "data/reviewed.jsonl",
-        "--json",
-    )
+    words = "--results reviewed.json --images-dir data/raw --images-dir data/images --out data/reviewed.jsonl --json"
+    built = run("build_jsonl_from_results", *words.split())
     assert built.json["records"] == 2 and built.json["documents_with_problems"] == 0, built.err
     records = {
         json.loads(line)["id"]: json.loads(json.loads(line)["messages"][-1]["content"][0]["text"])

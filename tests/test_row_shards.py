@@ -1,4 +1,5 @@
-"""Row shards: cutting and joining lose nothing, every shard's answer is found whatever was counted, and what does not fit together is said."""
+"""Row shards: cutting and joining lose nothing, every shard's answer is found whatever was counted, and what does not
+fit together is said."""
 
 import asyncio
 import json

@@ -264,7 +264,7 @@ def test_every_gold_value_is_counted_once(gold, predicted):
         assert there == failed.fields[name]["miss"] and not failed.fields[name]["tp"]
 
 
-# --- intervals and differences --------------------------------------------------------------------------------------------
+# --- intervals and differences ----------------------------------------------------------------------------------------
 
 
 def drawn_table(draw, count, right):
@@ -285,7 +285,7 @@ def drawn_table(draw, count, right):
 
 
 def test_intervals_cover_the_true_value_as_often_as_they_say():
-    """400 samples of 120 documents out of one population: 95 % intervals hold the population's value in 93 to 97 of 100."""
+    """400 samples of 120 documents of one population: its value lies in 93 to 97 of 100 of the 95 % intervals."""
     draw = random.Random(11)
     population = drawn_table(draw, 6000, 0.85)
     truth = population.summary()

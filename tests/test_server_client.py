@@ -69,19 +69,8 @@ def shade(body) -> int:
 
 def extract(run, server, contract, pages, tmp_path, *more):
     out = tmp_path / "out.jsonl"
-    done = run(
-        "extract_documents",
-        "--server",
-        server.url,
-        "--contract",
-        contract,
-        "--in",
-        pages,
-        "--out",
-        out,
-        "--json",
-        *more,
-    )
+    words = ["--server", server.url, "--contract", contract, "--in", pages, "--out", out]
+    done = run("extract_documents", *words, "--json", *more)
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
     return done, {line["id"]: line for line in lines}
 
@@ -138,19 +127,8 @@ def test_a_wrong_key_stops_the_run_with_one_sentence(run, contract, pages, tmp_p
 
 def test_no_server_and_a_server_of_another_kind_are_one_sentence(run, contract, pages, tmp_path):
     with FaultServer(lambda _: None, answer=lambda _: GOOD) as server:
-        wrong = run(
-            "extract_documents",
-            "--server",
-            server.url,
-            "--served-model",
-            "other",
-            "--contract",
-            contract,
-            "--in",
-            pages,
-            "--out",
-            tmp_path / "o.jsonl",
-        )
+        words = ["--server", server.url, "--served-model", "other", "--contract", contract]
+        wrong = run("extract_documents", *words, "--in", pages, "--out", tmp_path / "o.jsonl")
     assert wrong.code == 2 and "no model 'other' there; it serves stand-in" in wrong.err
     gone, _ = extract(run, server, contract, pages, tmp_path)
     assert gone.code == 2 and "no server answers" in gone.err

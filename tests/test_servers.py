@@ -3,21 +3,15 @@
 Slow: each server takes about a minute to start. Every figure that is asserted is printed too (pytest -s).
 """
 
-import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import READING_BASE, REPOSITORY, free_port, made_once, script, server_processes
-from fault_server import FaultServer
+from conftest import READING_BASE, REPOSITORY, free_port, made_once, script
+from real_server import Server, answers, asked, first_lines, scores, serving
 
 from toolkit.files import read_jsonl
 
@@ -27,62 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("servers")
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server; its script ends with it."""
-
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-
-@contextlib.contextmanager
-def serving(vllm_python, model, *arguments, port: int | None = None):
-    """serve_vllm.py until it says ready; afterwards stopped as a terminal's Ctrl-C or a container would."""
-    server = Server(port or free_port())
-    words = ["scripts/serve_vllm.py", model, "--port", server.port, "--python", vllm_python, *arguments]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    said = []
-    try:
-        for line in process.stderr:
-            said.append(line.rstrip())
-            if line.startswith("ready: "):
-                break
-        else:
-            raise AssertionError("\n".join(said[-20:]))
-        print("\n".join(said[-3:]))
-        yield server
-    finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=60)
-        assert not server_processes(server.port), "the server and its workers end with the script"
-
-
-def answers(out: Path, documents: Path, source: list[object], *more: object, code=(0, 1)) -> dict[str, dict]:
-    """`{id: prediction line}` that extract_documents.py writes; `source`: where the answers come from."""
-    script("extract_documents", *source, "--in", documents, "--out", out, *more, code=code)
-    return {line["id"]: line for _, line in read_jsonl(out)}
-
-
-def asked(server: Server, contract: Path) -> list[object]:
-    return ["--server", server.url, "--contract", contract]
-
-
-def scores(predictions: Path, gold: Path) -> dict:
-    return script("evaluate_predictions", "--pred", predictions, "--gold", gold)
-
-
-def first_lines(source: Path, count: int, out: Path) -> Path:
-    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
-    out.write_text("".join(lines), encoding="utf-8")
-    return out
 
 
 def check_confidence_is_alike(one: dict[str, dict], other: dict[str, dict]) -> None:
@@ -231,9 +169,7 @@ def check_prompt_and_pixels(vllm_python, server: Server, model: Path, held_out: 
 
 
 @pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "autoawq"])
-def test_a_quantized_model_is_served_and_its_loss_is_known(
-    vllm_python, merged, held_out, work, local, local_file, method
-):
+def test_a_quantized_model_is_served_and_its_loss_is_known(vllm_python, merged, held_out, work, local_file, method):
     splits, quantized = REPOSITORY / "data/quickstart/splits", work / method
     how = ["--backend", "autoawq"] if method == "autoawq" else ["--method", method]
     calibration = ["--calibration", splits / "train.jsonl", "--calibration-records", 48]
@@ -329,103 +265,13 @@ def check_one_half_predicts_the_other(measured: Path, timed: list[dict], documen
     (work / "others.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     shape = ["--shape", model, "--model", model, "--gpu", "cpu", "--precision", "bf16", "--image-max-tokens", 384]
     calibrated = ["--rows-per-shard", 2, "--calibrate", work / "half.json"]
-    said = script("estimate_latency", "--in", work / "others.jsonl", *shape, *calibrated)
+    estimate = script("estimate_latency", "--in", work / "others.jsonl", *shape, *calibrated)
     truth = sorted(line["seconds"] for line in timed[1::2])[len(timed) // 4]
-    print(f"p50 predicted {said['estimates'][0]['p50']:.3f}, measured {truth:.3f}")
-    assert said["estimates"][0]["p50"] == pytest.approx(truth, rel=0.5)
+    print(f"p50 predicted {estimate['estimates'][0]['p50']:.3f}, measured {truth:.3f}")
+    assert estimate["estimates"][0]["p50"] == pytest.approx(truth, rel=0.5)
 
 
 # By the number of the request that they befall; all of them before the server is killed.
-FAULTS = {
-    **dict.fromkeys(range(10, 30), "429"),
-    **dict.fromkeys(range(34, 46), "500"),
-    50: "cut",
-    51: "close",
-    52: "garbage",
-    53: "slow",
-}
-
-
-@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.soak)])
-def test_nothing_is_lost_while_everything_fails(vllm_python, merged, held_out, work, count):
-    """Bursts of 429 and 500, cut connections, garbage, a slow answer; the server is killed and started anew."""
-    many = work / f"{count}.jsonl"
-    records = [record for _, record in read_jsonl(held_out)]
-    with many.open("w", encoding="utf-8") as file:
-        for number in range(count):
-            record = records[number % len(records)]
-            file.write(json.dumps(record | {"id": f"{number:04d} {record['id']}"}) + "\n")
-    out, port = work / f"{count}_predictions.jsonl", free_port()
-
-    def answered() -> int:
-        return out.read_bytes().count(b"\n") if out.exists() else 0
-
-    began = time.monotonic()
-    with FaultServer(FAULTS.get, target=port) as proxy:
-        source = ["--server", proxy.url, "--contract", merged]
-        words = [*source, "--in", many, "--out", out, "--concurrency", 16, "--patience", 400]
-        with serving(vllm_python, merged, "--profile", "throughput", port=port):
-            command = [sys.executable, "scripts/extract_documents.py", *map(str, words), "--json"]
-            client = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-            kill_server_when(lambda: answered() >= 0.3 * count or client.poll() is not None, port)
-        before = answered()
-        with serving(vllm_python, merged, "--profile", "throughput", port=port) as server:
-            output, _ = client.communicate(timeout=1500)
-            assert client.returncode == 0, output
-            lines = [line for _, line in read_jsonl(out)]
-            assert len(lines) == len({line["id"] for line in lines}) == count
-            assert before < count and {line["status"] for line in lines} == {"ok"}
-            assert {kind: proxy.faults[kind] for kind in FAULTS.values()} == {
-                kind: list(FAULTS.values()).count(kind) for kind in FAULTS.values()
-            }
-            seconds = time.monotonic() - began
-            print(f"{count} documents in {seconds:.0f} s, {before} before the server was killed; {proxy.faults}")
-            check_a_second_run_does_what_is_missing(out, words, count)
-            check_what_cannot_be_answered_is_named(server, merged, held_out, work, count)
-
-
-def kill_server_when(ready: Callable[[], bool], port: int) -> None:
-    """The server and its engine, as the kernel does when memory ends."""
-    while not ready():
-        time.sleep(0.2)
-    servers = server_processes(port)
-    assert servers, "the server was there when the client had a part of its answers"
-    for group in {os.getpgid(process) for process in servers}:
-        os.killpg(group, signal.SIGKILL)
-    time.sleep(2)
-
-
-def check_a_second_run_does_what_is_missing(out: Path, words: list[object], count: int) -> None:
-    kept = out.read_text(encoding="utf-8").splitlines()
-    out.write_text("\n".join(kept[:-5]) + "\n" + kept[-5][:40], encoding="utf-8")
-    result = script("extract_documents", *words)
-    assert result["documents"] == 5 and result["already_there"] == count - 5
-
-
-def check_what_cannot_be_answered_is_named(
-    server: Server, merged: Path, held_out: Path, work: Path, count: int
-) -> None:
-    """Truncated answers, and a page that the server refuses, are named and end in exit code 1."""
-    short = work / f"short-{count}"
-    short.mkdir()
-    contract = json.loads((merged / "extraction_config.json").read_text())
-    (short / "extraction_config.json").write_text(json.dumps(contract | {"max_answer_tokens": 12}))
-    few = ["--limit", 4, "--tries", 2]
-    cut = answers(work / f"short-{count}.jsonl", held_out, asked(server, short), *few, code=(1,))
-    assert {line["status"] for line in cut.values()} == {"truncated"}
-    pages = work / "long.tiff"
-    long_document(pages)
-    refused = answers(work / f"refused-{count}.jsonl", pages, asked(server, merged), "--window", 6, code=(1,))
-    assert refused["long.tiff"]["status"] == "refused" and "HTTP 400" in refused["long.tiff"]["error"]
-
-
-def long_document(path: Path) -> None:
-    from PIL import Image
-
-    frames = [Image.new("RGB", (640, 480), (255, 255 - n, 255)) for n in range(6)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-
-
 def test_a_merged_moe_is_read_by_vllm_as_transformers_reads_it(vllm_python, run, tiny_moe, work):
     """The hub's layout of the experts.
 
@@ -457,17 +303,14 @@ def test_a_merged_moe_is_read_by_vllm_as_transformers_reads_it(vllm_python, run,
     inputs = collate([encode_prompt(processor, contract.prompt, [page])], 0)
     model = qwen3vl.load_model(str(work / "moe")).eval()
     with torch.no_grad():
-        out = model.generate(
-            **inputs, max_new_tokens=8, do_sample=False, return_dict_in_generate=True, output_logits=True
-        )
+        how = {"max_new_tokens": 8, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        out = model.generate(**inputs, **how)
     tokens = out.sequences[0, inputs["input_ids"].shape[1] :]
     local = [
         float(torch.log_softmax(step[0].float(), -1)[token]) for token, step in zip(tokens, out.logits, strict=True)
     ]
-    assert len(served) == len(local) and max(abs(a - b) for a, b in zip(served, local, strict=True)) < 1e-3, (
-        served,
-        local,
-    )
+    apart = max(abs(a - b) for a, b in zip(served, local, strict=True))
+    assert apart < 1e-3, (served, local)
 
 
 @pytest.mark.xdist_group("ray")
@@ -483,9 +326,8 @@ def test_an_offline_batch_runs_with_ray_and_vllm(vllm_python, merged, held_out, 
 def test_a_ray_cluster_renders_what_one_machine_renders(vllm_python, quickstart, work):
     pdfs = REPOSITORY / "data/quickstart/held_out/samples/pdfs"
     for name, more in (("one", []), ("ray", ["--ray"])):
-        script(
-            "pdf_to_images", "--in", pdfs, "--out-dir", work / name, "--image-max-tokens", 64, *more, python=vllm_python
-        )
+        words = ["--in", pdfs, "--out-dir", work / name, "--image-max-tokens", 64, *more]
+        script("pdf_to_images", *words, python=vllm_python)
     one, ray = ({p.name: p.read_bytes() for p in (work / name).glob("*.png")} for name in ("one", "ray"))
     assert one == ray and len(one) > 10
 

@@ -1,4 +1,5 @@
-"""What the stages survive: Ctrl-C in the middle, a full disk, consoles that cannot print, schemas and tables that are none."""
+"""What the stages survive: Ctrl-C in the middle, a full disk, consoles that cannot print, schemas and tables that are
+none."""
 
 import json
 import os
@@ -86,30 +87,10 @@ def test_ctrl_c_while_extracting_a_zip(run, workspace):
 
 @pytest.mark.slow
 def test_ctrl_c_while_training_and_then_resume(run, easy_dataset, tiny_model, tmp_path):
-    common = [
-        "--model",
-        tiny_model,
-        "--train",
-        easy_dataset / "data/train.jsonl",
-        "--root",
-        easy_dataset,
-        "--schema",
-        easy_dataset / "data/train.schema.json",
-        "--image-max-tokens",
-        384,
-        "--limit",
-        4,
-        "--batch-size",
-        2,
-        "--accumulate",
-        1,
-        "--save-each",
-        1,
-        "--log-each",
-        1,
-        "--out",
-        tmp_path / "o",
-    ]
+    train, schema = easy_dataset / "data/train.jsonl", easy_dataset / "data/train.schema.json"
+    common = ["--model", tiny_model, "--train", train, "--root", easy_dataset, "--schema", schema]
+    common += ["--image-max-tokens", 384, "--limit", 4, "--batch-size", 2, "--accumulate", 1]
+    common += ["--save-each", 1, "--log-each", 1, "--out", tmp_path / "o"]
     process = begin("train_lora", *common, "--epochs", 400, cwd=tmp_path)
     code, err = interrupt_when(process, lambda: any(tmp_path.glob("o/checkpoint-*/trainer_state.json")))
     assert_interrupted(code, err, tmp_path)

@@ -1,4 +1,5 @@
-"""Windows and PowerShell, imitated as far as another system can: how arguments, files, consoles, names and processes differ there."""
+"""Windows and PowerShell, imitated as far as another system can: how arguments, files, consoles, names and processes
+differ there."""
 
 import json
 import os
@@ -146,7 +147,8 @@ def test_workers_that_are_spawned_find_everything(workspace):
 
 
 def test_names_that_windows_cannot_store_come_out_under_others(workspace, run):
-    """Reserved names, forbidden characters, trailing dots; two names that differ in case only are told, and the first stays."""
+    """Reserved names, forbidden characters, trailing dots; of two names that differ in case only the first stays, and
+    the other is named."""
     page = workspace / "page.png"
     png(page)
     names = [
@@ -176,7 +178,8 @@ def test_names_that_windows_cannot_store_come_out_under_others(workspace, run):
 
 
 def test_no_path_is_longer_than_windows_can_open(workspace, run):
-    """260 characters with the folder of the repository, data/raw/<zip>/ and a temporary file's name: 80 are left for that folder."""
+    """260 characters with the repository's folder, data/raw/<zip>/ and a temporary file's name: 80 are left for that
+    folder."""
     png(workspace / "page.png")
     deep = "/".join(["a folder with a rather long name indeed"] * 9)
     with zipfile.ZipFile(workspace / "in.zip", "w") as archive:
@@ -207,7 +210,8 @@ def test_a_file_that_is_held_open_is_tried_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(REPOSITORY).as_posix())
 def test_documented_powershell_can_be_typed(document):
-    """Every powershell block, without a PowerShell: one command a line, nothing that 5.1 lacks, no variable that is never set."""
+    """Every powershell block, without a PowerShell: one command a line, nothing that 5.1 lacks, no variable that is
+    never set."""
     blocks = re.findall(r"^```powershell\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
     assert list(powershell_lines("\n".join(blocks))) == []
     for line in "\n".join(blocks).splitlines():
@@ -226,5 +230,11 @@ def test_the_powershell_reader_sees_what_it_should():
     }
     for text, said in wrong.items():
         assert any(said in sentence for _, sentence in powershell_lines(text)), text
-    fine = '$a = "x && y"\nWrite-Output "$a is $($a.Length)" # don\'t && here\n$b = @("1")\naz ml job @b\nforeach ($c in $b) { $c }'
-    assert list(powershell_lines(fine)) == []
+    fine = [
+        '$a = "x && y"',
+        'Write-Output "$a is $($a.Length)" # don\'t && here',
+        '$b = @("1")',
+        "az ml job @b",
+        "foreach ($c in $b) { $c }",
+    ]
+    assert list(powershell_lines("\n".join(fine))) == []

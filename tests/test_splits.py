@@ -1,0 +1,150 @@
+"""Splits: nothing moves, nothing lies on both sides, ratios and strata are met, and near duplicates are listed."""
+
+import json
+import random
+from pathlib import Path
+
+from conftest import png
+from receipt_records import record, write_records
+
+
+def split_records(workspace: Path, count: int) -> list[dict]:
+    """Records of one page each; every seventh has the same company."""
+    records = []
+    for number in range(count):
+        answer = f'{{"company":"C{number % 7}","date":null,"address":null,"total":"{number}"}}'
+        page = png(workspace / f"i/{number}.png", shade=number % 250, size=(32 + number // 250, 32))
+        records.append(record(answer, id=f"doc {number}"))
+        set_page(records[-1], page.relative_to(workspace).as_posix())
+    return records
+
+
+def page_of(value: dict) -> str:
+    return value["messages"][0]["content"][0]["image"]
+
+
+def set_page(value: dict, image: str) -> None:
+    value["messages"][0]["content"][0]["image"] = image
+
+
+def splits_of(workspace: Path) -> dict[str, str]:
+    return {
+        json.loads(line)["id"]: name
+        for name in ("train", "val", "test")
+        for line in (workspace / f"data/splits/{name}.jsonl").read_text().splitlines()
+    }
+
+
+def test_adding_documents_moves_none_and_order_does_not_matter(run, workspace):
+    records = split_records(workspace, 120)
+    write_records(workspace / "d.jsonl", records[:80])
+    run("split_jsonl", "--in", "d.jsonl")
+    before = splits_of(workspace)
+    write_records(workspace / "d.jsonl", list(reversed(records)))
+    run("split_jsonl", "--in", "d.jsonl")
+    after = splits_of(workspace)
+    assert len(before) == 80 and len(after) == 120
+    assert all(after[name] == place for name, place in before.items())
+    assert 0.6 < sum(place == "train" for place in after.values()) / 120 < 0.95
+
+
+def test_copies_and_groups_never_lie_on_both_sides(run, workspace):
+    records = split_records(workspace, 60)
+    for number in range(0, 60, 2):
+        set_page(records[number], page_of(records[number + 1]))
+    write_records(workspace / "d.jsonl", records)
+    run("split_jsonl", "--in", "d.jsonl", "--ratios", "50/25/25")
+    places = splits_of(workspace)
+    assert all(places[f"doc {n}"] == places[f"doc {n + 1}"] for n in range(0, 60, 2))
+    run("split_jsonl", "--in", "d.jsonl", "--ratios", "50/25/25", "--group-by", "company")
+    places = splits_of(workspace)
+    assert all(len({places[f"doc {n}"] for n in range(company, 60, 7)}) == 1 for company in range(7))
+
+
+def test_one_page_in_two_formats_is_one_page(run, workspace):
+    from PIL import Image
+
+    records = split_records(workspace, 40)
+    for number in range(0, 40, 2):  # the next record's page again, as another file with the same pixels
+        image = page_of(records[number + 1])
+        Image.open(image).save(image.replace(".png", ".bmp"))
+        set_page(records[number], image.replace(".png", ".bmp"))
+    write_records(workspace / "d.jsonl", records)
+    assert run("split_jsonl", "--in", "d.jsonl", "--json").json["groups"] == 20
+    assert run("split_jsonl", "--in", "d.jsonl", "--compare-images", "bytes", "--json").json["groups"] == 40
+
+
+def test_a_form_printed_on_every_document_joins_none_and_label_keys_join(run, workspace):
+    schema = json.loads((workspace / "schemas/receipt.schema.json").read_text())
+    schema["properties"]["total"]["x-extract"]["key"] = True
+    (workspace / "s.json").write_text(json.dumps(schema))
+    records = split_records(workspace, 30)
+    back = png(workspace / "back.png", shade=3).relative_to(workspace).as_posix()
+    for number, one in enumerate(records):
+        one["meta"]["schema"] = "s.json"
+        one["messages"][0]["content"].insert(1, {"type": "image", "image": back})
+        if number >= 20:  # a revised copy: other page and company, the same key
+            answer = {"company": f"NEW {number}", "date": None, "address": None, "total": str(number - 20)}
+            one["messages"][1]["content"][0]["text"] = json.dumps(answer)
+    write_records(workspace / "d.jsonl", records)
+    outcome = run("split_jsonl", "--in", "d.jsonl", "--json")
+    assert outcome.json["groups"] == 20 and "1 pages stand in more than five" in outcome.err
+    joined = json.loads((workspace / "data/splits/report.json").read_text())["joined_by"]
+    assert (joined["label"], joined["image"], joined["common_pages"]) == (10, 0, 1)
+
+
+def test_balanced_splits_meet_the_ratios_and_keep_an_earlier_split(run, workspace):
+    records = split_records(workspace, 100)
+    write_records(workspace / "d.jsonl", records[:80])
+    first = run("split_jsonl", "--in", "d.jsonl", "--assign", "balanced", "--out-dir", "one", "--json").json
+    assert (first["train"], first["val"], first["test"]) == (64, 8, 8)
+    write_records(workspace / "d.jsonl", records)
+    again = run("split_jsonl", "--in", "d.jsonl", "--assign", "balanced", "--keep", "one", "--json").json
+    assert (again["train"], again["val"], again["test"]) == (80, 10, 10)
+    after = splits_of(workspace)
+    for name in ("train", "val", "test"):
+        for line in (workspace / f"one/{name}.jsonl").read_text().splitlines():
+            assert after[json.loads(line)["id"]] == name
+
+
+def test_every_stratum_gets_its_share(run, workspace):
+    """Documents of one to three pages: balanced within one document, by hash within chance."""
+    records = split_records(workspace, 90)
+    for number, one in enumerate(records):
+        for page in range(number % 3):
+            extra = png(workspace / f"x/{number}_{page}.png", shade=number + 100 * page, size=(96, 64))
+            one["messages"][0]["content"].insert(1, {"type": "image", "image": extra.relative_to(workspace).as_posix()})
+    write_records(workspace / "d.jsonl", records)
+    run("split_jsonl", "--in", "d.jsonl", "--assign", "balanced")
+    strata = json.loads((workspace / "data/splits/report.json").read_text())["strata"]
+    assert [list(places.values()) for places in strata.values()] == [[24, 3, 3]] * 3
+    assert set(strata) == {"1 pages, 0 rows", "2 pages, 0 rows", "3-5 pages, 0 rows"}
+
+
+def test_held_out_documents_go_to_test_and_unknown_ids_are_named(run, workspace):
+    write_records(workspace / "d.jsonl", split_records(workspace, 30))
+    (workspace / "held.txt").write_text("doc 3\ndoc 7\n\ndoc 999\n")
+    outcome = run("split_jsonl", "--in", "d.jsonl", "--holdout-file", "held.txt")
+    places = splits_of(workspace)
+    assert outcome.code == 1 and "1 ids of held.txt are in no record: doc 999" in outcome.err
+    assert places["doc 3"] == places["doc 7"] == "test"
+
+
+def test_near_duplicates_on_both_sides_are_listed_and_stay(run, workspace):
+    records = []
+    words = [f"word{n}" for n in range(400)]
+    for number in range(60):
+        own = random.Random(number // 2).sample(words, 30)  # pairs share all words but one
+        own[0] = f"only{number}"
+        answer = json.dumps({"company": " ".join(own), "date": None, "address": None, "total": str(number)})
+        records.append(record(answer, id=f"doc {number}"))
+        page = png(workspace / f"i/{number}.png", shade=number, size=(64 + number, 64))
+        set_page(records[-1], page.relative_to(workspace).as_posix())
+    write_records(workspace / "d.jsonl", records)
+    outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--near-bits", "-1", "--json")
+    places = splits_of(workspace)
+    across = {n for n in range(60) if places[f"doc {n}"] != "train" and places[f"doc {n ^ 1}"] == "train"}
+    listed = [json.loads(line) for line in (workspace / "data/splits/near_duplicates.jsonl").read_text().splitlines()]
+    assert across and {pair["held_out"] for pair in listed} == {f"doc {n}" for n in across}
+    assert all(int(p["held_out"][4:]) ^ 1 == int(p["train"][4:]) and p["text"] > 0.8 for p in listed)
+    assert outcome.code == 0 and outcome.json["near_duplicates"] == len(across) and len(places) == 60
