@@ -20,29 +20,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, shown, write_json, write_jsonl
 from toolkit.pages.evidence import TextLayers
 from toolkit.records.label_audit import Document, audited
 from toolkit.records.record import gold_of, images_of, read_records
+from toolkit.records.record_schema import schema_of_records
 from toolkit.reports.audit_page import write_audit
-from toolkit.schema.target import TargetSchema
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the JSONL")
-    parser.add_argument(
-        "--text-layer-dir", type=argument_path, default=Path("data/ocr"), help="text layers (default: data/ocr)"
-    )
-    parser.add_argument("--schema", type=argument_path, help="target schema (default: the records' meta.schema)")
+    options.add_input(parser)
+    options.add_text_layer_dir(parser, "text layers", Path("data/ocr"))
+    options.add_schema(parser)
     parser.add_argument(
         "--out-dir", type=argument_path, default=Path("data/reports/audit"), help="(default: data/reports/audit)"
     )
     parser.add_argument("--suspicion", type=float, default=0.5, help="from here on a value is reported (default: 0.5)")
     parser.add_argument("--most", type=int, default=300, help="findings in the HTML page (default: 300)")
-    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    options.add_root(parser)
     return parser
 
 
@@ -50,10 +48,7 @@ def build_parser() -> console.Parser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     records = list(read_records(args.input))
-    name = args.schema or records[0].get("meta", {}).get("schema")
-    if name is None:
-        raise StageError("the records name no schema in meta.schema; give --schema FILE")
-    schema = TargetSchema.load(Path(name))
+    schema = schema_of_records(args.schema, records[:1], shown(args.input))
     documents, without = documents_of(records, args.text_layer_dir)
     if not documents:
         raise StageError(

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, read_text, shown, write_json, write_jsonl, write_text
 from toolkit.pages.images import KINDS
@@ -53,18 +53,8 @@ def build_parser() -> console.Parser:
         help='JSON that names your columns: {"document": "File", "columns": {"bl_number": "B/L No", '
         '"containers[].container_number": "Cntr"}}',
     )
-    parser.add_argument(
-        "--images-dir",
-        type=argument_path,
-        action="append",
-        default=[],
-        help="folder of page images, searched below; repeat for more (default: data/images)",
-    )
-    parser.add_argument(
-        "--schema",
-        type=argument_path,
-        help=f"target schema (default: {DEFAULT_SCHEMA}; with --update the dataset's own)",
-    )
+    options.add_images_dir(parser, "searched below; repeat for more (default: data/images)")
+    options.add_schema(parser, f"{DEFAULT_SCHEMA}; with --update the dataset's own")
     parser.add_argument(
         "--out",
         type=argument_path,
@@ -82,12 +72,10 @@ def build_parser() -> console.Parser:
         help="which images to use where a document has several kinds (default: pages, then single_page)",
     )
     parser.add_argument("--prompt", type=argument_path, help="file whose text replaces the generated instruction")
-    parser.add_argument(
-        "--decimal",
-        choices=CONVENTIONS,
-        help="decimal sign of the table's numbers, if a field states none (default: what fits all values of a field)",
+    options.add_decimal(
+        parser, CONVENTIONS, "the table's numbers, if a field states none", "what fits all values of a field"
     )
-    parser.add_argument("--limit", type=int, help="only the first N documents that have images")
+    options.add_limit(parser, "documents that have images")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--update",

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from toolkit import console
-from toolkit.console import StageError, say
+from toolkit import console, options
+from toolkit.console import say
 from toolkit.files import argument_path, shown
 from toolkit.latency.predicted import WEIGHT_BYTES, predicted_latency, weight_gib
 from toolkit.model.gpus import GPUS, Gpu
@@ -27,6 +27,7 @@ from toolkit.model.shapes import SHAPES, ModelShape
 from toolkit.model.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.records.record import answer_text, gold_of, images_of, read_records
+from toolkit.records.record_schema import schema_of_records
 from toolkit.reports.dataset_page import write_dataset_page
 from toolkit.schema.target import TargetSchema, value_at
 from toolkit.training.plan import optimizer_steps, training_hours, training_memory
@@ -42,28 +43,23 @@ SPREADS = (
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the JSONL")
-    parser.add_argument("--schema", type=argument_path, help="target schema (default: the records' meta.schema)")
-    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
-    parser.add_argument(
-        "--image-max-tokens",
-        type=int,
-        default=DEFAULT_MAX_TOKENS,
-        help="vision tokens of a page at most (default: 1280)",
-    )
+    options.add_input(parser)
+    options.add_schema(parser)
+    options.add_root(parser)
+    options.add_image_max_tokens(parser, DEFAULT_MAX_TOKENS)
     parser.add_argument("--model", type=argument_path, help="model folder whose processor counts the tokens")
     parser.add_argument("--size", choices=list(SHAPES), default="8b", help="model size to predict for (default: 8b)")
     parser.add_argument("--gpu", choices=list(GPUS), default="a6000", help="GPU to predict for (default: a6000)")
     parser.add_argument("--epochs", type=float, default=3, help="passes over the data to predict for (default: 3)")
     parser.add_argument("--html", type=argument_path, help="also write a page with plots here")
-    parser.add_argument("--limit", type=int, help="only the first N records")
+    options.add_limit(parser, "records")
     return parser
 
 
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    schema = schema_of(args)
+    schema = schema_of_records(args.schema, read_records(args.input, 1), shown(args.input))
     counter = exact_tokens(args.model, args.image_max_tokens) if args.model else estimated_tokens
     stats = Statistics(schema, args.root, args.image_max_tokens, counter)
     for record in console.progress(read_records(args.input, args.limit), what="records"):
@@ -75,14 +71,6 @@ def main(argv: list[str] | None = None) -> int:
         write_dataset_page(args.html, f"{schema.title}: {shown(args.input)}", result, stats.series())
         say(f"page -> {shown(args.html)}")
     return console.finish(args, result)
-
-
-def schema_of(args: Any) -> TargetSchema:
-    first = next(read_records(args.input, 1))
-    name = args.schema or first.get("meta", {}).get("schema")
-    if name is None:
-        raise StageError("the records name no schema in meta.schema; give --schema FILE")
-    return TargetSchema.load(Path(name))
 
 
 class Statistics:

@@ -20,16 +20,16 @@ import csv
 import itertools
 import sys
 from array import array
-from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.answers.predictions import PredictionFile, read_gold
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.evaluation.gates import Allowance, Floor, allowance_of, floor_of
 from toolkit.evaluation.score_table import RATES, ScoreTable, compared
 from toolkit.evaluation.scoring import DocumentScore, judged_values, score_document
 from toolkit.files import argument_path, atomic, shown, write_json, write_text
+from toolkit.records.record_schema import schema_of_records
 from toolkit.schema.checks import business_problems
 from toolkit.schema.number_text import CONVENTIONS
 from toolkit.schema.target import TargetSchema, value_at
@@ -44,12 +44,8 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--gold", type=argument_path, required=True, help="gold: a training JSONL, or lines with id and gold"
     )
-    parser.add_argument("--schema", type=argument_path, help="target schema (default: the gold records' meta.schema)")
-    parser.add_argument(
-        "--decimal",
-        choices=CONVENTIONS,
-        help="decimal sign of number texts such as 1,000, where a field states none (default: the schema's)",
-    )
+    options.add_schema(parser, "the gold records' meta.schema")
+    options.add_decimal(parser, CONVENTIONS, "number texts such as 1,000, where a field states none", "the schema's")
     parser.add_argument(
         "--against",
         action="append",
@@ -76,10 +72,8 @@ def build_parser() -> console.Parser:
     output.add_argument("--csv", type=argument_path, help="one line a run, metric and field")
     output.add_argument("--markdown", type=argument_path, help="the tables as Markdown")
     output.add_argument("--note", default="", help="a sentence to stand at the head of the report")
-    output.add_argument(
-        "--text-layer-dir", type=argument_path, help="text layers: the report frames values on the pages"
-    )
-    output.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    options.add_text_layer_dir(output, "text layers: the report frames values on the pages")
+    options.add_root(output)
     gates = parser.add_argument_group("gates")
     gates.add_argument(
         "--fail-under",
@@ -104,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     gold = read_gold(args.gold)
     first = next(gold)
-    schema = schema_of(args, first[2]).with_decimals({}, args.decimal)
+    schema = schema_of_records(args.schema, [first[2]], shown(args.gold)).with_decimals({}, args.decimal)
     floors = [floor_of(text) for text in args.fail_under]
     drops = [allowance_of(text) for text in args.max_drop]
     files = prediction_files(args)
@@ -152,13 +146,6 @@ def main(argv: list[str] | None = None) -> int:
     if floors or drops:
         final["gates_broken"] = broken
     return console.finish(args, final, ExitCode.PROBLEMS if broken else ExitCode.OK)
-
-
-def schema_of(args: Any, record: dict[str, Any]) -> TargetSchema:
-    name = args.schema or record.get("meta", {}).get("schema")
-    if name is None:
-        raise StageError(f"{shown(args.gold)} names no schema in meta.schema; give --schema FILE")
-    return TargetSchema.load(Path(name))
 
 
 def prediction_files(args: Any) -> dict[str, PredictionFile]:

@@ -20,10 +20,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.answers.predictions import PredictionLine, prediction_line, read_gold
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, read_json, read_text, shown, write_jsonl
@@ -31,6 +30,7 @@ from toolkit.pages.images import document_key
 from toolkit.records.foreign_answers import Foreign, foreign_answer, in_schema, number_columns, rows_as_answers
 from toolkit.records.label_table import fold, read_rows
 from toolkit.records.origins import Source, noted, origin_of
+from toolkit.records.record_schema import schema_of_records
 from toolkit.schema.number_columns import NumberColumns
 from toolkit.schema.number_text import CONVENTIONS
 from toolkit.schema.target import TargetSchema
@@ -45,17 +45,15 @@ def build_parser() -> console.Parser:
     parser.add_argument("--in", dest="input", type=argument_path, required=True, help="folder of answers, or one file")
     parser.add_argument("--gold", type=argument_path, required=True, help="gold JSONL: its ids are the documents")
     parser.add_argument("--out", type=argument_path, required=True, help="prediction JSONL to write")
-    parser.add_argument("--schema", type=argument_path, help="target schema (default: the gold's own)")
+    options.add_schema(parser, "the gold's own")
     parser.add_argument(
         "--mapping",
         type=argument_path,
         help='JSON that names their fields: {"document": "File", "columns": {"bl_number": "B/L No"}}',
     )
     parser.add_argument("--sheet", help="sheet of an Excel file (default: the only one)")
-    parser.add_argument(
-        "--decimal",
-        choices=CONVENTIONS,
-        help="decimal sign of their number texts, where a field states none (default: what fits all values of a field)",
+    options.add_decimal(
+        parser, CONVENTIONS, "their number texts, where a field states none", "what fits all values of a field"
     )
     parser.add_argument(
         "--strict",
@@ -78,10 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             "or replace it with --overwrite"
         )
     gold = [(identity, record) for identity, _, record in read_gold(args.gold)]
-    name = args.schema or gold[0][1].get("meta", {}).get("schema")
-    if name is None:
-        raise StageError(f"{shown(args.gold)} names no schema in meta.schema; give --schema FILE")
-    schema = TargetSchema.load(Path(name))
+    schema = schema_of_records(args.schema, [gold[0][1]], shown(args.gold))
     if args.mapping:
         schema = schema.with_columns(read_json(args.mapping), shown(args.mapping))
     documents = {document_key(record.get("meta", {}).get("source") or identity): identity for identity, record in gold}

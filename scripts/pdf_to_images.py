@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.console import ExitCode, say
 from toolkit.files import (
     argument_path,
@@ -62,15 +62,10 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--out-dir", type=Path, default=Path("data/images"), help="folder of the page images (default: data/images)"
     )
-    parser.add_argument(
-        "--image-max-tokens",
-        type=int,
-        default=DEFAULT_MAX_TOKENS,
-        help="vision tokens of a page at most, 32x32 px each (default: 1280)",
-    )
+    options.add_image_max_tokens(parser, DEFAULT_MAX_TOKENS, ", 32x32 px each")
     parser.add_argument("--format", choices=["png", "jpg"], default="png", help="image format (default: png)")
     parser.add_argument("--text-layer", action="store_true", help="also write the words of the PDF with their boxes")
-    parser.add_argument("--text-layer-dir", type=Path, default=Path("data/ocr"), help="where (default: data/ocr)")
+    options.add_text_layer_dir(parser, "where", Path("data/ocr"))
     parser.add_argument(
         "--time-limit", type=float, default=120, help="seconds a document may take before it is given up (default: 120)"
     )
@@ -86,7 +81,7 @@ def build_parser() -> console.Parser:
         metavar="ADDRESS",
         help="render on a Ray cluster (local: this machine); needs the package ray and paths that all machines share",
     )
-    parser.add_argument("--limit", type=int, help="only the first N documents")
+    options.add_limit(parser)
     parser.add_argument("--overwrite", action="store_true", help="render again what is already there")
     return parser
 

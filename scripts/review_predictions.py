@@ -17,10 +17,9 @@ predictions; the edits of an earlier run never show over new predictions, but ca
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.answers.predictions import PredictionFile, unsure_values
 from toolkit.console import StageError, first_few, say
 from toolkit.evaluation.scoring import as_rows, cell
@@ -28,6 +27,7 @@ from toolkit.files import argument_path, expand_inputs, shown
 from toolkit.pages.evidence import DocumentWords, TextLayers
 from toolkit.pages.images import IMAGE_SUFFIXES, document_key, match_images
 from toolkit.records.record import images_of, read_records
+from toolkit.records.record_schema import schema_of_records
 from toolkit.reports.review_page import ReviewDocument, write_review
 from toolkit.schema.checks import business_problems
 from toolkit.schema.target import TargetSchema, value_at
@@ -38,19 +38,11 @@ def build_parser() -> console.Parser:
     parser.add_argument("--pred", type=argument_path, required=True, help="prediction JSONL")
     parser.add_argument("--out", type=argument_path, required=True, help="HTML page to write")
     parser.add_argument("--records", type=argument_path, help="JSONL that names the documents' pages")
-    parser.add_argument(
-        "--images-dir",
-        type=argument_path,
-        action="append",
-        default=[],
-        help="folder of page images, matched by the documents' names; repeat for more",
-    )
-    parser.add_argument("--schema", type=argument_path, help="target schema (default: the records' meta.schema)")
-    parser.add_argument(
-        "--text-layer-dir", type=argument_path, help="text layers: values that no page holds come first"
-    )
+    options.add_images_dir(parser, "matched by the documents' names; repeat for more")
+    options.add_schema(parser)
+    options.add_text_layer_dir(parser, "text layers: values that no page holds come first")
     parser.add_argument("--review-below", type=float, metavar="P", help="values of less confidence come first")
-    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    options.add_root(parser)
     parser.add_argument("--limit", type=int, help="only the N documents that need a person most")
     return parser
 
@@ -62,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         raise StageError("give the pages with --records FILE or --images-dir FOLDER")
     predictions = PredictionFile(args.pred)
     records = {record["id"]: record for record in read_records(args.records)} if args.records else {}
-    schema = schema_of(args, records)
+    where = shown(args.records) if args.records else "a prediction file"
+    schema = schema_of_records(args.schema, records.values(), where)
     pages = pages_of(args, records, predictions)
     layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
     documents = []
@@ -84,13 +77,6 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{len(without)} documents have no page images: {first_few(without)}")
     result = {"documents": len(documents), "flagged": flagged, "without_pages": len(without), "out": shown(args.out)}
     return console.finish(args, result, console.ExitCode.PROBLEMS if without else console.ExitCode.OK)
-
-
-def schema_of(args: Any, records: dict[str, dict[str, Any]]) -> TargetSchema:
-    name = args.schema or next((r["meta"]["schema"] for r in records.values() if r.get("meta", {}).get("schema")), None)
-    if name is None:
-        raise StageError("which fields there are is not known; give --schema FILE")
-    return TargetSchema.load(Path(name))
 
 
 def pages_of(args: Any, records: dict[str, dict[str, Any]], predictions: PredictionFile) -> dict[str, list[str]]:

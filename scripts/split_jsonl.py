@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, atomic, iter_data_lines, read_text, shown, write_json, write_problems
 from toolkit.records.earlier_split import (
@@ -40,7 +40,7 @@ from toolkit.records.splits import NAMES, Documents, Move, Near, assign, grouped
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the JSONL")
+    options.add_input(parser)
     parser.add_argument(
         "--out-dir", type=argument_path, default=Path("data/splits"), help="where to write (default: data/splits)"
     )
@@ -85,7 +85,7 @@ def build_parser() -> console.Parser:
         help="report first pages that differ in so many of 256 bits at most (default: 6)",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another split (default: 0)")
-    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    options.add_root(parser)
     parser.add_argument("--workers", type=int, default=0, help="threads that read images; 0: one a core (default: 0)")
     return parser
 

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.console import ExitCode, first_few, say
 from toolkit.files import argument_path, shown, write_jsonl
 from toolkit.pages.images import DEFAULT_MAX_TOKENS, image_tokens, processor_size
@@ -27,19 +27,9 @@ END_MARKS = {"JPEG": (b"\xff\xd9", 64), "PNG": (b"IEND\xaeB`\x82", 12)}
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the JSONL")
-    parser.add_argument(
-        "--root",
-        type=argument_path,
-        default=Path(),
-        help="folder that image paths are relative to (default: the working directory)",
-    )
-    parser.add_argument(
-        "--image-max-tokens",
-        type=int,
-        default=DEFAULT_MAX_TOKENS,
-        help="vision tokens of a page at most; larger images are counted (default: 1280)",
-    )
+    options.add_input(parser)
+    options.add_root(parser, "the working directory")
+    options.add_image_max_tokens(parser, DEFAULT_MAX_TOKENS, "; larger images are counted")
     parser.add_argument("--report", type=argument_path, help="write every problem to this JSONL")
     return parser
 

@@ -24,6 +24,7 @@ from toolkit.records.fingerprints import (
     words_of,
 )
 from toolkit.records.record import answer_text, gold_of, images_of, read_records
+from toolkit.records.record_schema import schema_name
 from toolkit.records.splits import NAMES, Documents, stratum_of
 from toolkit.schema.target import TargetSchema, value_at
 
@@ -92,7 +93,7 @@ def add_record(
         gold = gold_of(record) or {}
     except ValueError as error:
         raise StageError(f"record {record['id']!r}: the answer is not JSON: {error}; run validate_jsonl.py") from None
-    schema = schema_of(record.get("meta", {}).get("schema"))
+    schema = schema_of(schema_name(record))
     keys = [("image", page.key) for page in pages if page.key is not None]
     answer = answer_text(record)
     answer_key = key_of("answer", answer) if answer else 0
