@@ -1,8 +1,11 @@
-"""What the client adds: benchmark_latency.py and `vllm bench serve` send the same pages to the same server, in turns; each one's mean seconds a request against
-the server's own (vLLM's histogram of whole requests over the same requests). A vLLM must run already, with whole answers.
+"""What the client adds to a request's time: benchmark_latency.py and `vllm bench serve`, each against the server.
+
+Both send the same pages to the same server, in turns. Each one's mean seconds a request are compared with the server's
+own: vLLM's histogram of whole requests, over the same requests. A vLLM that answers whole must run already.
 
     python scripts/serve_vllm.py outputs/bl-8b-merged
-    python benchmarks/client_overhead.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in data/splits/val.jsonl --python .venv-serve/bin/python
+    python benchmarks/client_overhead.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged \\
+        --in data/splits/val.jsonl --python .venv-serve/bin/python
 """
 
 from __future__ import annotations
@@ -50,9 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     result: dict[str, Any] = {}
     for name, found in (("benchmark_latency.py", ours), ("vllm bench serve", theirs)):
         for client, server in found:
-            say(
-                f"{name:22s} client {client:.4f} s, server {server:.4f} s a request: {1000 * (client - server):5.1f} ms, {client / server - 1:.2%}"
-            )
+            times = f"client {client:.4f} s, server {server:.4f} s a request"
+            say(f"{name:22s} {times}: {1000 * (client - server):5.1f} ms, {client / server - 1:.2%}")
         result[name] = round(sum(c for c, _ in found) / sum(s for _, s in found) - 1, 5)
     say(f"over all turns: {', '.join(f'{name} adds {share:.2%}' for name, share in result.items())}")
     return console.finish(args, result)
@@ -172,9 +174,8 @@ def their_mean(args: Any, contract: Any, dataset: Path, folder: Path) -> float:
         raise StageError(f"vllm bench serve failed: {console.one_line(done.stderr[-400:], 400)}")
     found = json.loads((folder / "theirs.json").read_text(encoding="utf-8"))
     if found["completed"] < args.requests:
-        raise StageError(
-            f"vllm bench serve had answers to {found['completed']} of {args.requests} requests: {console.one_line(done.stdout, 400)}"
-        )
+        count = f"{found['completed']} of {args.requests} requests"
+        raise StageError(f"vllm bench serve had answers to {count}: {console.one_line(done.stdout, 400)}")
     return float(found["mean_e2el_ms"]) / 1000
 
 

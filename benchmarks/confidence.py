@@ -1,8 +1,8 @@
-"""What the confidence is worth: a tiny model of chosen strength, calibrated on its validation split, judged on documents of another seed.
+"""What the confidence is worth: a tiny model, calibrated on its validation split, judged on documents of another seed.
 
-For each layout: sample documents, training for --epochs (few, so that it still makes errors), extraction of the validation split and of
-held-out documents, calibrate_confidence.py, evaluate_predictions.py. Prints AUROC, calibration error and accuracy at 80 % coverage of
-the bare token probabilities and of the calibrated confidence.
+For each layout: sample documents, training for --epochs (few, so that the model still makes errors), extraction of the
+validation split and of held-out documents, calibrate_confidence.py, evaluate_predictions.py. Prints AUROC, calibration
+error and accuracy at 80 % coverage, of the bare token probabilities and of the calibrated confidence.
 
     python benchmarks/confidence.py --work outputs/confidence --layout easy --epochs 1.5
     python benchmarks/confidence.py --work outputs/confidence --layout realistic --epochs 4
@@ -178,13 +178,14 @@ def main() -> None:
         work / "report.html",
     )
     print(
-        f"layout {args.layout}, {args.epochs} epochs: micro-F1 {scores['micro_f1']:.3f}, calibrated on {fitted['documents']} documents with {fitted['wrong']} wrong values, "
+        f"layout {args.layout}, {args.epochs} epochs: micro-F1 {scores['micro_f1']:.3f}, "
+        f"calibrated on {fitted['documents']} documents with {fitted['wrong']} wrong values, "
         f"judged on {scores['documents']}"
     )
     for label, found in (("bare", scores["against"]["bare"]["confidence"]), ("calibrated", scores["confidence"])):
         print(
-            f"  {label:12s} {found['values']} values, {found['accuracy']:.3f} right: AUROC {found['auroc']:.3f}, calibration error {found['ece']:.3f}, "
-            f"accuracy at 80 % coverage {found['accuracy_at_80']:.3f}"
+            f"  {label:12s} {found['values']} values, {found['accuracy']:.3f} right: AUROC {found['auroc']:.3f}, "
+            f"calibration error {found['ece']:.3f}, accuracy at 80 % coverage {found['accuracy_at_80']:.3f}"
         )
     print("  weights " + ", ".join(f"{name} {value:.2f}" for name, value in fitted["weights"].items()))
 

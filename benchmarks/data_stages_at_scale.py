@@ -1,7 +1,7 @@
 """Build, split and statistics at growing sizes: CPU seconds and memory of the scripts themselves, each its own process.
 
-Build joins N documents with 3 N page images (files of one tiny picture) from a table of rows. Split and statistics read N generated
-records of about 1.5 KB whose images are all there by name only (--compare-images names) or one shared file.
+Build joins N documents with 3 N page images (files of one tiny picture) from a table of rows. Split and statistics read
+N generated records of about 1.5 KB, whose images are named only (--compare-images names) or are one shared file.
 
     python benchmarks/data_stages_at_scale.py
     python benchmarks/data_stages_at_scale.py --build 1000 10000 --split 10000
@@ -25,7 +25,12 @@ from validate_records import record_lines  # noqa: E402
 
 from toolkit.samples.values import container_number  # noqa: E402
 
-MEASURE = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=sys.stderr).returncode; used = resource.getrusage(resource.RUSAGE_CHILDREN); print(code, used.ru_utime + used.ru_stime, used.ru_maxrss)"
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=sys.stderr).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(code, used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
 
 
 def measured(folder: Path, script: str, *arguments: object) -> tuple[float, float]:
@@ -81,10 +86,8 @@ def main() -> None:
     for documents in args.build:
         with tempfile.TemporaryDirectory() as temporary:
             seconds, memory = build(Path(temporary), documents)
-            print(
-                f"build {documents:8d} documents, {3 * documents} images: {seconds:7.2f} s CPU, {1e6 * seconds / documents:6.0f} us a document, {memory:.0f} MiB",
-                flush=True,
-            )
+            cost = f"{seconds:7.2f} s CPU, {1e6 * seconds / documents:6.0f} us a document, {memory:.0f} MiB"
+            print(f"build {documents:8d} documents, {3 * documents} images: {cost}", flush=True)
     for records in args.split:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -95,10 +98,8 @@ def main() -> None:
                 ("dataset_stats.py", ["--in", "d.jsonl"]),
             ):
                 seconds, memory = measured(folder, what, *arguments)
-                print(
-                    f"{what:17s} {records:8d} records: {seconds:7.1f} s CPU, {1e6 * seconds / records:6.0f} us a record, {memory:.0f} MiB",
-                    flush=True,
-                )
+                cost = f"{seconds:7.1f} s CPU, {1e6 * seconds / records:6.0f} us a record, {memory:.0f} MiB"
+                print(f"{what:17s} {records:8d} records: {cost}", flush=True)
 
 
 if __name__ == "__main__":

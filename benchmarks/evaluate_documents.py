@@ -67,9 +67,8 @@ def main() -> None:
         seconds, memory = measured(
             folder, "evaluate_predictions.py", "--pred", "pred.jsonl", "--gold", "gold.jsonl", "--schema", SCHEMA
         )
-    print(
-        f"{args.documents} documents of 20 rows: {seconds:.1f} s CPU, {1e6 * seconds / args.documents:.0f} us a document, {memory:.0f} MiB"
-    )
+    cost = f"{seconds:.1f} s CPU, {1e6 * seconds / args.documents:.0f} us a document, {memory:.0f} MiB"
+    print(f"{args.documents} documents of 20 rows: {cost}")
 
 
 if __name__ == "__main__":

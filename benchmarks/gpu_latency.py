@@ -1,11 +1,14 @@
 """Latency on one GPU: a random-weight Qwen3-VL of true shape reads a page and writes 50 containers, whole or in shards.
 
-Needs nothing but torch, transformers and accelerate. The page (1,260 vision tokens) goes through transformers' own vision tower and language
-model. Decoding is a small loop of our own for measuring only: fused projections, keys and values in place, one CUDA graph a batch size, no
-sampling; attention runs over the whole cache that is set aside, so it is an upper bound. Every shard reads a copy of the page's keys and
-values of its own, as vLLM without cascade attention does. Token counts are those of benchmarks/wire_tokens.py for a bill of lading with 50
-containers. FP8 is torch's scaled matrix product with a scale a tensor (GPUs of capability 8.9 on). Prints milliseconds of vision, prefill, a
-step, and seconds of the whole answer in each form, p50 and p95 over --repeats; what HTTP, rendering and scheduling add is not in them.
+Needs only torch, transformers and accelerate. The page (1,260 vision tokens) goes through transformers' own vision
+tower and language model. Decoding is a small loop for measuring: fused projections, keys and values written in place,
+one CUDA graph a batch size, no sampling. Attention runs over the whole reserved cache, so it is an upper bound. Each
+shard reads its own copy of the page's keys and values, as vLLM without cascade attention does. Token counts are those
+of benchmarks/wire_tokens.py for a bill of lading with 50 containers. FP8 is torch's scaled matrix product with one
+scale a tensor (GPUs from capability 8.9).
+
+Prints milliseconds of vision, prefill and a decoding step, and seconds of the whole answer in each form, p50 and p95
+over --repeats. HTTP, rendering and scheduling are not included.
 
     python benchmarks/gpu_latency.py --shape 8b
     python benchmarks/gpu_latency.py --shape toy --repeats 2
@@ -47,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def shard_tokens(rows: int) -> list[int]:
-    """Tokens of the shards that are decoded together: the header, and as many row shards as 50 rows take, the last one closing."""
+    """Tokens of the shards that are decoded together: the header, and row shards for 50 rows, the last one closing."""
     found, left = [HEADER], ROWS
     for _ in range(ROWS // rows + 1):
         found.append(round(min(rows, left) * ROW) + SHARD_MARKS)
@@ -223,9 +226,8 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     shape = TOY if args.shape == "toy" else SHAPES[args.shape]
     torch.manual_seed(0)
-    print(
-        f"{shape.name} on {name}; torch {torch.__version__}; a page of {GRID[0] * GRID[1] // 4} vision tokens, {TEXT} of text, {ROWS} containers"
-    )
+    about = f"a page of {GRID[0] * GRID[1] // 4} vision tokens, {TEXT} of text, {ROWS} containers"
+    print(f"{shape.name} on {name}; torch {torch.__version__}; {about}")
     page = page_times(shape, args.repeats, device)
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -236,7 +238,8 @@ def main() -> None:
     lines: list[dict[str, Any]] = []
     gpu = next((g for key, g in GPUS.items() if key in name.lower()), None)
     print(
-        f"{'':24s}{'precision':>10s}{'requests':>10s}{'ms a step':>11s}{'steps':>7s}{'p50 s':>9s}{'p95 s':>9s}{'predicted':>11s}"
+        f"{'':24s}{'precision':>10s}{'requests':>10s}{'ms a step':>11s}{'steps':>7s}"
+        f"{'p50 s':>9s}{'p95 s':>9s}{'predicted':>11s}"
     )
     for precision in precisions:
         weights = random_weights(shape, precision, device)
@@ -256,10 +259,8 @@ def main() -> None:
                 steps_ms = step_time(shape, len(wave), prompt + max(wave), precision, device, weights, args.repeats)
                 total = [a + b * max(wave) for a, b in zip(total, steps_ms, strict=True)]
             ordered = sorted(total)
-            p50, p95 = (
-                ordered[len(ordered) // 2] / 1000,
-                ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))] / 1000,
-            )
+            p50 = ordered[len(ordered) // 2] / 1000
+            p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))] / 1000
             said = (
                 predicted_latency(shape, gpu, precision, vision_tokens=prompt - TEXT, text_tokens=TEXT, waves=waves)
                 if gpu
@@ -278,7 +279,8 @@ def main() -> None:
             }
             lines.append(line)
             print(
-                f"{label:24s}{precision:>10s}{line['requests']:10d}{line['step_ms']:11.2f}{line['steps']:7d}{p50:9.3f}{p95:9.3f}{f'{guess:.3f}' if guess else '-':>11s}"
+                f"{label:24s}{precision:>10s}{line['requests']:10d}{line['step_ms']:11.2f}{line['steps']:7d}"
+                f"{p50:9.3f}{p95:9.3f}{f'{guess:.3f}' if guess else '-':>11s}"
             )
         del weights
         if device == "cuda":

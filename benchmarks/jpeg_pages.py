@@ -1,10 +1,13 @@
-"""What JPEG pages cost and save: the records' pages encoded anew at the same size, read by the same model, scored against the same labels.
+"""What JPEG pages cost and save: the records' pages in JPEG at the same size, read by the same model, and scored.
 
-Prints for PNG and each JPEG quality: bytes of a page, field micro-F1 and row F1, answers that are no longer those of the PNG pages. The model was
-trained on the pages as they are, so this is what a client risks that sends JPEG to a model trained on PNG. `extract_documents.py` does the reading.
+Prints for PNG and each JPEG quality: bytes of a page, field micro-F1 and row F1, and answers that differ from those of
+the PNG pages. The model was trained on the pages as they are, so this shows the risk of sending JPEG to a model that
+was trained on PNG. extract_documents.py reads the pages.
 
-    python benchmarks/jpeg_pages.py --work outputs/jpeg --model examples/reading_base --adapter outputs/quickstart/adapter --in data/quickstart/held_out/records.jsonl
-    python benchmarks/jpeg_pages.py --work outputs/jpeg --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in data/splits/test.jsonl --quality 60 90
+    python benchmarks/jpeg_pages.py --work outputs/jpeg --model examples/reading_base \\
+        --adapter outputs/quickstart/adapter --in data/quickstart/held_out/records.jsonl
+    python benchmarks/jpeg_pages.py --work outputs/jpeg --server http://127.0.0.1:8000/v1 \\
+        --contract outputs/bl-8b-merged --in data/splits/test.jsonl --quality 60 90
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def encoded(records: list[dict[str, Any]], folder: Path, quality: int | None) -> tuple[Path, float]:
-    """A JSONL whose records name pages in `folder`, PNG (quality None) or JPEG in full colour, and the mean bytes of a page."""
+    """A JSONL whose records name pages in `folder`, and the mean bytes of a page.
+
+    The pages are PNG (quality None), or JPEG without chroma subsampling.
+    """
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)

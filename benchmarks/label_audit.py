@@ -1,6 +1,7 @@
-"""The label audit on generated documents: which of 5 % injected label errors it finds, and what it calls wrong that is right.
+"""The label audit on generated documents: the share of injected label errors that it finds, and its false alarms.
 
-Makes documents with exact labels, changes, empties or leaves out 5 % of all values, runs scripts/audit_labels.py, and compares.
+Makes documents with exact labels, changes, empties or leaves out 5 % of all values, runs scripts/audit_labels.py, and
+compares.
 
     python benchmarks/label_audit.py --documents 300 --layout realistic --seed 1
 """
@@ -31,8 +32,8 @@ def misread(text: str, draw: random.Random) -> str:
 def with_errors(path: Path, seed: int) -> list[tuple[str, str, int | None, str]]:
     """Change 5 % of all values of a bill-of-lading JSONL in place; `(document, field, row, kind)` of each error.
 
-    Header values become another document's, a misread one, or nothing; rows are left out (at most one a document); cells
-    become another choice, container numbers are misread.
+    A header value becomes another document's, a misread one, or nothing. Rows are left out (at most one a document).
+    Cells become another choice; container numbers are misread.
     """
     draw = random.Random(seed)
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -136,12 +137,10 @@ def main() -> None:
         lines = Path(folder, "data/reports/audit/findings.jsonl").read_text(encoding="utf-8").splitlines()
     found, made, false = outcome(truth, [json.loads(line) for line in lines])
     total = sum(made.values())
-    print(
-        f"{args.layout}, seed {args.seed}: {summary['documents']} documents, {summary['values']} values, {total} errors injected"
-    )
-    print(
-        f"found {sum(found.values())} ({sum(found.values()) / total:.1%}); false alarms {false} ({false / summary['values']:.2%} of the values)"
-    )
+    about = f"{summary['documents']} documents, {summary['values']} values, {total} errors injected"
+    print(f"{args.layout}, seed {args.seed}: {about}")
+    alarms = f"false alarms {false} ({false / summary['values']:.2%} of the values)"
+    print(f"found {sum(found.values())} ({sum(found.values()) / total:.1%}); {alarms}")
     print(", ".join(f"{kind} {found[kind]}/{count}" for kind, count in made.most_common()))
 
 

@@ -1,8 +1,9 @@
-"""Documents of up to 50 rows, read by trained models on a real vLLM: one answer in verbose JSON beside positional row shards.
+"""Documents of up to 50 rows, read by trained models on a real vLLM: compact JSON whole, and positional row shards.
 
-Generates seal lists (a header, numbered rows of item and seal, two a line; the size of letter that examples/reading_base reads), builds records through
-the data stages, trains the base twice on the same records and steps, as compact JSON whole and in positional shards, merges, serves each and reads
-documents that neither saw: 50 rows, 0 to 5 rows, and those between. Prints scores with their paired interval, and seconds by bucket.
+Generates seal lists: a header, then numbered rows of item and seal, two a line, in the letter size that
+examples/reading_base reads. Builds records through the data stages. Trains the base twice on the same records and
+steps: compact JSON whole, and positional shards. Merges and serves each, and reads documents that neither saw: 50 rows,
+0 to 5 rows, and those between. Prints scores with their paired interval, and seconds by bucket.
 
     python benchmarks/long_documents.py --work outputs/long --python .venv-serve-cpu/bin/python
 """

@@ -1,8 +1,8 @@
 """CPU time of rendering pages, against MuPDF's bare raster, the usual 200-dpi PNG, pypdfium2 and pdf2image, in one run.
 
-Generates mixed documents (realistic and scan layouts), or takes a folder of yours. Every way renders every page; a round is all ways
-one after the other, the figure is the median of the rounds' CPU milliseconds a page (user + system, children included). Then
-1,000 pages with one and with two workers: wall time, and the largest memory of a worker.
+Generates mixed documents (realistic and scan layouts), or takes a folder of yours. Each way renders every page. A round
+is all ways one after the other; the figure is the median over rounds of CPU milliseconds a page (user + system,
+children included). Then 1,000 pages with one and with two workers: wall time, and the largest memory of a worker.
 
     python -m pip install pdf2image   (and poppler's pdftoppm; without them that line is left out and said to be)
     python benchmarks/render_pages.py
@@ -104,9 +104,13 @@ def sample(folder: Path, documents: int) -> list[Path]:
     return sorted(folder.rglob("*.pdf"))
 
 
-def workers_run(pdfs: list[Path], folder: Path, workers: int) -> tuple[float, int, int]:
+def workers_run(folder: Path, workers: int) -> tuple[float, int, int]:
     """`(seconds, pages, KiB of the largest process)` of the script itself."""
-    program = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    program = (
+        "import resource, subprocess, sys; quiet = subprocess.DEVNULL; "
+        "subprocess.run(sys.argv[1:], check=True, stdout=quiet, stderr=quiet); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
     command = [
         sys.executable,
         SCRIPTS / "pdf_to_images.py",
@@ -160,9 +164,8 @@ def main() -> None:
                     figures[name].append(1000 * (cpu_seconds() - began) / pages)
         middle = {name: statistics.median(values) for name, values in figures.items()}
         mine = middle["this project, jpg"]
-        print(
-            f"{len(pdfs)} PDFs, {pages} pages, {TOKENS} vision tokens at most, {args.rounds} rounds, median CPU ms a page"
-        )
+        about = f"{len(pdfs)} PDFs, {pages} pages, {TOKENS} vision tokens at most, {args.rounds} rounds"
+        print(f"{about}, median CPU ms a page")
         for name, value in middle.items():
             print(f"  {name:32s} {value:7.1f}   {value / mine:5.2f} x this project's jpg")
         if args.scale_pages:
@@ -172,11 +175,10 @@ def main() -> None:
             for copy in range(copies):
                 for path in pdfs:
                     (many / f"{copy}_{path.parent.parent.name}_{path.name}").write_bytes(path.read_bytes())
-            runs = {workers: workers_run(pdfs, many, workers) for workers in (1, 2)}
+            runs = {workers: workers_run(many, workers) for workers in (1, 2)}
             for workers, (seconds, count, memory) in runs.items():
-                print(
-                    f"  {workers} workers: {count} pages in {seconds:.1f} s, {memory / 1024:.0f} MiB the largest process"
-                )
+                largest = f"{memory / 1024:.0f} MiB the largest process"
+                print(f"  {workers} workers: {count} pages in {seconds:.1f} s, {largest}")
             print(f"  speed-up {runs[1][0] / runs[2][0]:.2f}")
         print(json.dumps({name: round(value, 2) for name, value in middle.items()}))
 

@@ -30,7 +30,10 @@ from toolkit.schema.target import TargetSchema  # noqa: E402
 
 SCHEMA = TargetSchema.load(SCRIPTS.parent / "schemas/bill_of_lading.schema.json")
 # How Qwen2 and later split a text before merging; each digit stands alone (their tokenizer's own configuration).
-SPLIT = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def encoding(merges: Path):
@@ -82,9 +85,8 @@ def main() -> None:
     if merges is None or not merges.is_file():
         raise SystemExit("no merge table: python -m pip install --no-deps dashscope, or give --merges FILE")
     tokens = encoding(merges)
-    print(
-        f"{'containers':>10s} {'json.dumps':>11s} {'compact':>9s} {'positional':>11s} {'of dumps':>9s} {'estimated':>10s}"
-    )
+    heads = ("json.dumps", 11), ("compact", 9), ("positional", 11), ("of dumps", 9), ("estimated", 10)
+    print(f"{'containers':>10s} " + " ".join(f"{head:>{width}s}" for head, width in heads))
     for containers in (0, 5, 20, 50, 100):
         answer = bill(containers, random.Random(args.seed))
         forms = {"dumps": json.dumps(answer)} | {
@@ -92,9 +94,8 @@ def main() -> None:
         }
         counts = {name: len(tokens.encode(text)) for name, text in forms.items()}
         estimate = estimated_tokens(make_record("x", [], generated_prompt(SCHEMA), forms["json"], {}))[1]
-        print(
-            f"{containers:10d} {counts['dumps']:11d} {counts['json']:9d} {counts['positional']:11d} {counts['positional'] / counts['dumps']:9.1%} {estimate:10d}"
-        )
+        dumps, compact, positional = counts["dumps"], counts["json"], counts["positional"]
+        print(f"{containers:10d} {dumps:11d} {compact:9d} {positional:11d} {positional / dumps:9.1%} {estimate:10d}")
 
 
 if __name__ == "__main__":
