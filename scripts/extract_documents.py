@@ -1,15 +1,19 @@
 """Extract documents with a fine-tuned model: one prediction line per document, appended as it is made.
 
-Reads a JSONL (its images; its answers are not looked at) or PDFs, images, folders, patterns. Answers come from a model on
-this machine (--model, --adapter) or from any OpenAI-compatible server (--server). The contract gives prompt, schema and
-resolution. Writes --out; run again, and only what is missing there is answered. An invalid answer is asked again, warmer;
-a document with more pages than the model was trained on is read in windows. Every value has a confidence (calibrated where
-calibrate_confidence.py has run), and its place on the page where there is a text layer; --review-below lists those a person
-should look at. Exit code 1 where a document has no valid answer (each has its status and its reason).
+Reads a JSONL (its images; its answers are not looked at) or PDFs, images, folders, patterns. Answers come from a
+model on this machine (--model, --adapter) or from any OpenAI-compatible server (--server). The contract gives prompt,
+schema and resolution. Writes --out; run again, and only what is missing there is answered. An invalid answer is asked
+again, warmer; a document with more pages than the model was trained on is read in windows. Every value has a
+confidence (calibrated where calibrate_confidence.py has run), and its place on the page where there is a text layer;
+--review-below lists those a person should look at. Exit code 1 where a document has no valid answer (each has its
+status and its reason).
 
-    python scripts/extract_documents.py --model Qwen/Qwen3-VL-8B-Instruct --adapter outputs/bl-8b --in data/splits/test.jsonl --out data/predictions/test.jsonl
-    python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in data/pdfs --out data/predictions/new.jsonl
-    python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --in inbox --watch --out data/predictions/inbox.jsonl
+    python scripts/extract_documents.py --model Qwen/Qwen3-VL-8B-Instruct --adapter outputs/bl-8b \\
+        --in data/splits/test.jsonl --out data/predictions/test.jsonl
+    python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged \\
+        --in data/pdfs --out data/predictions/new.jsonl
+    python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged \\
+        --in inbox --watch --out data/predictions/inbox.jsonl
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit import console
 from toolkit.answers.predictions import PredictionLine, finished_ids, unsure_values
@@ -31,6 +36,10 @@ from toolkit.extraction.documents import Document, PageRenderer, arriving, docum
 from toolkit.files import argument_path, json_line, open_to_append, shown
 from toolkit.model.contract import FILE_NAME, Contract, load_contract
 from toolkit.pages.evidence import TextLayers
+
+if TYPE_CHECKING:
+    from toolkit.extraction.local_model import BatchingAsker
+    from toolkit.extraction.server_client import ServerModel
 
 END = Document("")  # the watched folders' end
 
@@ -116,82 +125,137 @@ def build_parser() -> console.Parser:
     return parser
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """The flags of one run, see `build_parser`. Raises StageError if they do not go together."""
+
+    inputs: list[str]
+    out: Path
+    root: Path
+    text_layer_dir: Path | None
+    limit: int | None
+    overwrite: bool
+    watch: bool
+    watch_for: float | None
+    shuffle_pages: bool
+    model: str | None
+    adapter: Path | None
+    server: str | None
+    served_model: str | None
+    contract: Path | None
+    ray: str | None
+    ray_actors: int | None
+    batch_size: int
+    concurrency: int
+    tries: int
+    window: int | None
+    workers: int
+    render_timeout: float
+    timeout: float
+    attempts: int
+    patience: float
+    review_below: float | None
+    no_confidence: bool
+    no_grammar: bool
+    threads: int
+
+    @classmethod
+    def of(cls, args: Any) -> Extraction:
+        """The flags of a parsed command line."""
+        return cls(**{flag.name: getattr(args, flag.name) for flag in fields(cls)})
+
+    def __post_init__(self) -> None:
+        if (self.server is None) == (self.model is None):
+            raise StageError("give either --server URL or --model FOLDER (with --adapter for a base model)")
+        if self.server and (self.adapter or self.no_grammar or self.ray):
+            raise StageError("--adapter, --no-grammar and --ray belong to --model; a server has its own")
+        if self.server and self.contract is None:
+            raise StageError("--server needs --contract FOLDER: the model or adapter folder that the server serves")
+        if self.review_below is not None and (self.no_confidence or not 0 < self.review_below <= 1):
+            raise StageError("--review-below takes a confidence over 0 and at most 1, and --no-confidence gives none")
+        if self.batch_size < 1 or self.concurrency < 1 or self.tries < 1:
+            raise StageError("--batch-size, --concurrency and --tries must be at least 1")
+
+    @property
+    def contract_folder(self) -> Path:
+        """The folder that holds the contract."""
+        return Path(self.contract or self.adapter or str(self.model))
+
+    @property
+    def review_file(self) -> Path:
+        """The file for what a person should review, beside the predictions."""
+        return self.out.with_suffix(".review.jsonl")
+
+
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    contract = load_contract(contract_folder(args))
-    if args.overwrite:
-        args.out.unlink(missing_ok=True)
-        review_file(args).unlink(missing_ok=True)
-    if args.review_below is not None and contract.confidence is None:
+    run = Extraction.of(args)
+    contract = load_contract(run.contract_folder)
+    if run.overwrite:
+        run.out.unlink(missing_ok=True)
+        run.review_file.unlink(missing_ok=True)
+    if run.review_below is not None and contract.confidence is None:
         say(
-            "the contract is not calibrated, so --review-below compares bare token probabilities; calibrate_confidence.py makes them mean something"
+            "the contract is not calibrated, so --review-below compares bare token probabilities; "
+            "calibrate_confidence.py makes them mean something"
         )
-    done = finished_ids(args.out)
-    if args.ray:
-        return written(args, done, as_async_lines(predicted_with_ray(args, contract, done)), None)
-    documents = None if args.watch else documents_of(args)
-    todo = [document for document in documents or [] if document.identity not in done]
-    if documents is not None and len(documents) > len(todo):
-        say(f"{len(documents) - len(todo)} documents already in {shown(args.out)}")
-    if documents is not None and not todo:
-        return written(args, done, as_async_lines([]), 0)
-    source: Iterable[Document] | AsyncIterator[Document | None] = arrivals(args, done) if args.watch else todo
-    return written(args, done, predicted(args, contract, source), None if args.watch else len(todo))
+    done = finished_ids(run.out)
+    lines, total = lines_of(run, contract, done)
+    result, code = written(run, done, lines, total)
+    return console.finish(args, result, code)
 
 
-def contract_folder(args: Any) -> Path:
-    """The folder that holds the contract; also refuses flags that do not go together."""
-    if (args.server is None) == (args.model is None):
-        raise StageError("give either --server URL or --model FOLDER (with --adapter for a base model)")
-    if args.server and (args.adapter or args.no_grammar or args.ray):
-        raise StageError("--adapter, --no-grammar and --ray belong to --model; a server has its own")
-    if args.server and args.contract is None:
-        raise StageError("--server needs --contract FOLDER: the model or adapter folder that the server serves")
-    if args.review_below is not None and (args.no_confidence or not 0 < args.review_below <= 1):
-        raise StageError("--review-below takes a confidence over 0 and at most 1, and --no-confidence gives none")
-    if args.batch_size < 1 or args.concurrency < 1 or args.tries < 1:
-        raise StageError("--batch-size, --concurrency and --tries must be at least 1")
-    return Path(args.contract or args.adapter or args.model)
+def lines_of(run: Extraction, contract: Contract, done: set[str]) -> tuple[AsyncIterator[PredictionLine], int | None]:
+    """The prediction lines to come, and how many if that is known; documents with an id in `done` are left out."""
+    if run.watch and not run.ray:
+        return predicted(run, contract, arrivals(run, done)), None
+    documents = documents_of(run)
+    todo = [document for document in documents if document.identity not in done]
+    if run.ray:
+        return as_async_lines(predicted_with_ray(run, contract, todo)), None
+    if len(documents) > len(todo):
+        say(f"{len(documents) - len(todo)} documents already in {shown(run.out)}")
+    return predicted(run, contract, todo) if todo else as_async_lines([]), len(todo)
 
 
-def predicted_with_ray(args: Any, contract: Contract, done: set[str]) -> Iterator[PredictionLine]:
-    """Prediction lines of the documents that are not done yet, from Ray."""
+def predicted_with_ray(run: Extraction, contract: Contract, documents: list[Document]) -> Iterator[PredictionLine]:
+    """Prediction lines of the documents, from engines on a Ray cluster."""
     from toolkit.serving.ray_batch import RaySettings, extracted_with_ray
 
-    if args.adapter:
+    assert run.ray is not None and run.model is not None
+    if run.adapter:
         raise StageError("--ray serves a merged model; merge the adapter with merge_adapter.py")
     settings = RaySettings(
-        address=args.ray,
-        model=Path(args.model),
-        actors=args.ray_actors,
-        batch_size=args.batch_size,
-        window=args.window,
-        tries=args.tries,
-        render_timeout=args.render_timeout,
+        address=run.ray,
+        model=Path(run.model),
+        actors=run.ray_actors,
+        batch_size=run.batch_size,
+        window=run.window,
+        tries=run.tries,
+        render_timeout=run.render_timeout,
     )
-    return extracted_with_ray(settings, contract, [d for d in documents_of(args) if d.identity not in done])
+    return extracted_with_ray(settings, contract, documents)
 
 
-def documents_of(args: Any) -> list[Document]:
-    inputs = [argument_path(name) for name in args.inputs]
+def documents_of(run: Extraction) -> list[Document]:
+    """The documents of --in. Raises StageError for flags that do not fit their kind."""
+    inputs = [argument_path(name) for name in run.inputs]
     if len(inputs) == 1 and inputs[0].suffix.lower() == ".jsonl":
-        layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
-        return documents_of_jsonl(
-            inputs[0], args.root, limit=args.limit, shuffle_pages=args.shuffle_pages, layers=layers
-        )
-    if args.text_layer_dir:
+        layers = TextLayers(run.text_layer_dir) if run.text_layer_dir else None
+        return documents_of_jsonl(inputs[0], run.root, limit=run.limit, shuffle_pages=run.shuffle_pages, layers=layers)
+    if run.text_layer_dir:
         raise StageError("--text-layer-dir goes with a JSONL; PDFs bring their text layer along")
-    if args.shuffle_pages:
+    if run.shuffle_pages:
         raise StageError("--shuffle-pages needs a JSONL")
-    return documents_of_files(inputs, limit=args.limit)
+    return documents_of_files(inputs, limit=run.limit)
 
 
-async def arrivals(args: Any, done: set[str]) -> AsyncIterator[Document | None]:
+async def arrivals(run: Extraction, done: set[str]) -> AsyncIterator[Document | None]:
     """New documents of the watched folders, without holding up those that are being answered; None: nothing new."""
-    folders = [argument_path(name) for name in args.inputs]
+    folders = [argument_path(name) for name in run.inputs]
     say(f"watching {', '.join(shown(folder) for folder in folders)}; Ctrl-C ends it")
-    stream = arriving(folders, seconds=args.watch_for)
+    stream = arriving(folders, seconds=run.watch_for)
     while True:
         document = await asyncio.to_thread(next, stream, END)
         if document is END:
@@ -201,62 +265,70 @@ async def arrivals(args: Any, done: set[str]) -> AsyncIterator[Document | None]:
 
 
 async def predicted(
-    args: Any, contract: Contract, documents: Iterable[Document] | AsyncIterator[Document | None]
+    run: Extraction, contract: Contract, documents: Iterable[Document] | AsyncIterator[Document | None]
 ) -> AsyncIterator[PredictionLine]:
-    """Prediction lines as they are made, by the server or by this machine."""
+    """Prediction lines as they are made, by the server or on this machine."""
     from toolkit.extraction.run import Judge, extracted
 
     judge = Judge(contract.answer_plan, contract.confidence)
-    window = args.window or contract.max_pages
+    window = run.window or contract.max_pages
     async with contextlib.AsyncExitStack() as stack:
         renderer = stack.enter_context(
-            PageRenderer(contract.image_max_tokens, workers=args.workers, time_limit=args.render_timeout)
+            PageRenderer(contract.image_max_tokens, workers=run.workers, time_limit=run.render_timeout)
         )
-        if args.server:
-            from toolkit.extraction.server_client import API_KEY_VARIABLE, ServerModel
-
-            ask: Any = await stack.enter_async_context(
-                ServerModel(
-                    args.server,
-                    contract,
-                    model=args.served_model,
-                    key=os.environ.get(API_KEY_VARIABLE),
-                    concurrency=args.concurrency * 2,
-                    timeout=args.timeout,
-                    attempts=args.attempts,
-                    patience=args.patience,
-                    confidence=not args.no_confidence,
-                    say=say,
-                )
-            )
-
-            concurrency = args.concurrency
+        if run.server:
+            ask: Any = await stack.enter_async_context(server_model(run, contract))
+            concurrency = run.concurrency
         else:
-            from toolkit.extraction.local_model import BatchingAsker, LocalModel
-            from toolkit.model.devices import say_unused_gpus
-
-            say_unused_gpus("--ray answers on all of them, with a merged model")
-            if args.threads:
-                import torch
-
-                torch.set_num_threads(args.threads)
-            ask = BatchingAsker(
-                LocalModel(args.model, args.adapter, contract, grammar=not args.no_grammar), args.batch_size
-            )
-            concurrency = args.batch_size
+            ask, concurrency = local_asker(run, contract), run.batch_size
         async for line in extracted(
-            documents, renderer, judge, ask, window=window, tries=args.tries, concurrency=concurrency
+            documents, renderer, judge, ask, window=window, tries=run.tries, concurrency=concurrency
         ):
             yield line
 
 
+def server_model(run: Extraction, contract: Contract) -> ServerModel:
+    """The client of --server, with the API key of the environment."""
+    from toolkit.extraction.server_client import API_KEY_VARIABLE, ServerModel
+
+    return ServerModel(
+        str(run.server),
+        contract,
+        model=run.served_model,
+        key=os.environ.get(API_KEY_VARIABLE),
+        concurrency=run.concurrency * 2,
+        timeout=run.timeout,
+        attempts=run.attempts,
+        patience=run.patience,
+        confidence=not run.no_confidence,
+        say=say,
+    )
+
+
+def local_asker(run: Extraction, contract: Contract) -> BatchingAsker:
+    """The model of --model and --adapter, loaded on this machine."""
+    from toolkit.extraction.local_model import BatchingAsker, LocalModel
+    from toolkit.model.devices import say_unused_gpus
+
+    say_unused_gpus("--ray answers on all of them, with a merged model")
+    if run.threads:
+        import torch
+
+        torch.set_num_threads(run.threads)
+    model = LocalModel(str(run.model), run.adapter, contract, grammar=not run.no_grammar)
+    return BatchingAsker(model, run.batch_size)
+
+
 async def as_async_lines(lines: Iterable[PredictionLine]) -> AsyncIterator[PredictionLine]:
+    """Lines of a plain iterable as an asynchronous one."""
     for line in lines:
         yield line
 
 
-def written(args: Any, done: set[str], lines: AsyncIterator[PredictionLine], total: int | None) -> int:
-    """Append each line as it comes; tell what came."""
+def written(
+    run: Extraction, done: set[str], lines: AsyncIterator[PredictionLine], total: int | None
+) -> tuple[dict[str, Any], ExitCode]:
+    """Append each line as it comes and report the counts: `(result, exit code)`."""
     started = time.monotonic()
     counts: Counter[str] = Counter()
     failed: list[str] = []
@@ -265,12 +337,12 @@ def written(args: Any, done: set[str], lines: AsyncIterator[PredictionLine], tot
 
     async def write() -> None:
         nonlocal to_review
-        with open_to_append(args.out) as file:
+        with open_to_append(run.out) as file:
             async for line in lines:
                 file.write(json_line(line))
                 file.flush()
-                if args.review_below is not None:
-                    to_review += append_review(args, line)
+                if run.review_below is not None:
+                    to_review += append_review(run, line)
                 counts[line["status"]] += 1
                 meter.step(failed=line["status"] != "ok")
                 if line["status"] != "ok":
@@ -281,15 +353,15 @@ def written(args: Any, done: set[str], lines: AsyncIterator[PredictionLine], tot
         asyncio.run(write())
     except KeyboardInterrupt:
         # Watching has no other end; a batch that is cut off is one that was not finished.
-        interrupted = not args.watch
+        interrupted = not run.watch
     finally:
         meter.close()
     seconds = time.monotonic() - started
     count = sum(counts.values())
     statuses = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "nothing to do"
-    say(f"{count} documents in {seconds:.1f} s: {statuses} -> {shown(args.out)}")
-    if args.review_below is not None:
-        say(f"{to_review} entries for a person -> {shown(review_file(args))}")
+    say(f"{count} documents in {seconds:.1f} s: {statuses} -> {shown(run.out)}")
+    if run.review_below is not None:
+        say(f"{to_review} entries for a person -> {shown(run.review_file)}")
     if failed:
         say(f"without a valid answer: {first_few(failed)}")
     if interrupted:
@@ -299,21 +371,20 @@ def written(args: Any, done: set[str], lines: AsyncIterator[PredictionLine], tot
         "already_there": len(done),
         "seconds": round(seconds, 2),
         "status": dict(sorted(counts.items())),
-        "out": shown(args.out),
+        "out": shown(run.out),
     }
-    if args.review_below is not None:
-        result |= {"to_review": to_review, "review": shown(review_file(args))}
-    return console.finish(args, result, ExitCode.PROBLEMS if failed else ExitCode.OK)
+    if run.review_below is not None:
+        result |= {"to_review": to_review, "review": shown(run.review_file)}
+    return result, ExitCode.PROBLEMS if failed else ExitCode.OK
 
 
-def review_file(args: Any) -> Path:
-    return Path(args.out.with_suffix(".review.jsonl"))
+def append_review(run: Extraction, line: PredictionLine) -> int:
+    """Append what a person should review in one prediction line: each unsure value, or a document without an answer.
 
-
-def append_review(args: Any, line: PredictionLine) -> int:
-    """Append what a person should look at in one prediction line: each unsure value, or the document where it has none at all."""
-    entries = [{"id": line["id"], **entry} for entry in unsure_values(line, args.review_below)]
-    with open_to_append(review_file(args)) as file:
+    Returns the number of entries.
+    """
+    entries = [{"id": line["id"], **entry} for entry in unsure_values(line, float(run.review_below or 0))]
+    with open_to_append(run.review_file) as file:
         for entry in entries:
             file.write(json_line(entry))
     return len(entries)

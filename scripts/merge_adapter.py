@@ -1,9 +1,9 @@
 """Merge a LoRA adapter into its base model, and prove it: one folder that any server loads, with its contract.
 
-Reads the adapter (a folder, or a .tgz of one) and the base in 16 bit, never the 4-bit one a QLoRA run trained on. Every
-adapter weight must find its place and every target must change, or nothing is written. Writes --out: weights in the hub's
-layout, processor, chat template, generation config, extraction_config.json, provenance.json. With --check FILE the answers
-of base + adapter and of the merged model are compared on its records.
+Reads the adapter (a folder, or a .tgz of one) and the base in 16 bit, never the 4-bit one a QLoRA run trained on.
+Every adapter weight must find its place and every target must change, or nothing is written. Writes --out: weights in
+the hub's layout, processor, chat template, generation config, extraction_config.json, provenance.json. With --check
+FILE the answers of base + adapter and of the merged model are compared on its records.
 
     python scripts/merge_adapter.py --adapter outputs/bl-8b --out outputs/bl-8b-merged --check data/splits/val.jsonl
     python scripts/merge_adapter.py --adapter bl-8b.tgz --model Qwen/Qwen3-VL-8B-Instruct --out outputs/bl-8b-merged
@@ -75,23 +75,29 @@ def main(argv: list[str] | None = None) -> int:
             write_provenance(folder, "merge_adapter.py", {"base": base, "adapter": adapter}, merge=result)
             check_model_folder(folder)
             result["gigabytes"] = round(weight_bytes(folder) / 1e9, 3)
+        change = f"by {result['smallest_delta']:.1e} to {result['largest_delta']:.1e} of their size"
         say(
-            f"{result['targets']} weights changed, by {result['smallest_delta']:.1e} to {result['largest_delta']:.1e} of their size; "
+            f"{result['targets']} weights changed, {change}; "
             f"{result['gigabytes']} GB in {result['dtype']} -> {shown(args.out)}"
         )
         code = ExitCode.OK
         if args.check:
             result |= agreement(args, base, adapter)
-            if not share_reached(result["checked"] - len(result["different"]), result["checked"], args.min_agreement):
+            different, checked = result["different"], result["checked"]
+            if not share_reached(checked - len(different), checked, args.min_agreement):
                 say(
-                    f"the merged model answers differently on {len(result['different'])} of {result['checked']} records ({first_few(result['different'])}); do not serve it before you know why"
+                    f"the merged model answers differently on {len(different)} of {checked} records "
+                    f"({first_few(different)}); do not serve it before you know why"
                 )
                 code = ExitCode.PROBLEMS
     return console.finish(args, result | {"out": shown(args.out)}, code)
 
 
 def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str, Any]:
-    """Write base + adapter to `folder`. W' = W + (alpha / r) B A is summed in float32 and rounded once (LoRA, arXiv 2106.09685)."""
+    """Write base + adapter to `folder`.
+
+    W' = W + (alpha / r) B A is summed in float32 and rounded once (LoRA, arXiv 2106.09685).
+    """
     import torch
 
     from toolkit.model import loading as qwen3vl
@@ -143,7 +149,10 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
 
 
 def expert_delta(module: Any, key: str) -> Any:
-    """`(alpha / r) B A` of each expert, float32 [experts, out, in]; peft lays the experts' ranks side by side (ParamWrapper.get_delta_weight, 0.21)."""
+    """`(alpha / r) B A` of each expert, float32 [experts, out, in].
+
+    peft stores the experts' ranks side by side (ParamWrapper.get_delta_weight, 0.21).
+    """
     import torch
 
     low = module.lora_A[key].weight.float()

@@ -1,12 +1,14 @@
 """Quantize a merged model (AWQ, GPTQ or FP8) and measure what it costs: one folder that vLLM serves, with its contract.
 
 Reads a merged model and your own records for calibration (pages, prompt and answer). Writes --out: quantized weights,
-processor, template, extraction_config.json, provenance.json. Vision tower and head stay as they are. With --check FILE its
-records are answered before and after; the scores of both are printed, and a fall beyond --max-drop ends in exit code 1.
-The backend autoawq is kept for those who standardised on it; AutoAWQ is no longer maintained.
+processor, template, extraction_config.json, provenance.json. Vision tower and head stay as they are. With --check
+FILE its records are answered before and after; the scores of both are printed, and a fall beyond --max-drop ends in
+exit code 1. The backend autoawq is kept for those who standardised on it; AutoAWQ is no longer maintained.
 
-    python scripts/quantize_awq.py --model outputs/bl-8b-merged --out outputs/bl-8b-awq --calibration data/splits/train.jsonl --check data/splits/val.jsonl
-    python scripts/quantize_awq.py --method fp8 --model outputs/bl-8b-merged --out outputs/bl-8b-fp8 --check data/splits/val.jsonl
+    python scripts/quantize_awq.py --model outputs/bl-8b-merged --out outputs/bl-8b-awq \\
+        --calibration data/splits/train.jsonl --check data/splits/val.jsonl
+    python scripts/quantize_awq.py --method fp8 --model outputs/bl-8b-merged --out outputs/bl-8b-fp8 \\
+        --check data/splits/val.jsonl
 """
 
 from __future__ import annotations
@@ -75,9 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.backend == "autoawq" and args.method != "awq":
         raise StageError("AutoAWQ writes AWQ only; use --backend llmcompressor for gptq and fp8")
     if args.method != "fp8" and args.calibration is None:
-        raise StageError(
-            f"--method {args.method} needs --calibration FILE: records like those to be served, such as the training split"
-        )
+        needed = "records like those to be served, such as the training split"
+        raise StageError(f"--method {args.method} needs --calibration FILE: {needed}")
     stored = check_model_folder(args.model)
     if "quantization_config" in stored:
         raise StageError(f"{shown(args.model)}: already quantized; give the merged model in 16 bit")
@@ -97,9 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     processor = qwen3vl.load_processor(str(args.model), contract.image_max_tokens)
     model = qwen3vl.load_model(str(args.model))
     before, answers_before = scored(args, model, contract) if args.check else (None, [])
-    say(
-        f"{args.method} by {args.backend} on {len(records) or 'no'} calibration records: {shown(args.model)} ({weight_bytes(args.model) / 1e9:.2f} GB)"
-    )
+    size_before = weight_bytes(args.model) / 1e9
+    calibrated = f"{args.method} by {args.backend} on {len(records) or 'no'} calibration records"
+    say(f"{calibrated}: {shown(args.model)} ({size_before:.2f} GB)")
     with atomic_folder(args.out, overwrite=args.overwrite) as folder:
         if args.backend == "autoawq":
             model = quantization.with_autoawq(model, processor, records, args.root)
@@ -123,9 +124,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         check_model_folder(folder)
     size = {"gigabytes_before": weight_bytes(args.model) / 1e9, "gigabytes": weight_bytes(args.out) / 1e9}
-    say(
-        f"{size['gigabytes_before']:.3f} GB -> {size['gigabytes']:.3f} GB in {time.monotonic() - began:.0f} s -> {shown(args.out)}"
-    )
+    seconds = time.monotonic() - began
+    sizes = f"{size['gigabytes_before']:.3f} GB -> {size['gigabytes']:.3f} GB"
+    say(f"{sizes} in {seconds:.0f} s -> {shown(args.out)}")
     result = facts | size | {"before": before, "after": after, "out": shown(args.out)}
     if after:
         result["same_answers"] = round(same / len(answers_after), 4)

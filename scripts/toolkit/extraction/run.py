@@ -342,7 +342,7 @@ def shard_scores(
 async def best_answer(
     judge: Judge, ask: Asker, pages: list[Any], shard: Shard, tries: int, on_text: OnText | None = None
 ) -> PartAnswer:
-    """The first valid answer at rising temperatures; if none is valid, the first that keeps the schema, or the first."""
+    """The first valid answer at rising temperatures; if none is valid, the first that keeps the schema or the first."""
     best: PartAnswer | None = None
     usage = Usage()
     seconds = 0.0
