@@ -1,8 +1,8 @@
 """Set up everything and run the tests: lint, types, and pytest. Works from a fresh clone with nothing but Python.
 
 The fast tests take under two minutes. --slow runs the slow ones instead (real training, real servers, the quickstart),
-two at a time. --soak runs what is too long for every change (load, chaos, fuzzing, scale), one after the other, and adds
-what the tests print to a file of the day. What follows -- goes to pytest.
+two at a time. --soak runs what is too long for every change (load, chaos, fuzzing, scale), one after the other, and
+adds what the tests print to a file of the day. What follows -- goes to pytest.
 
     python scripts/run_tests.py
     python scripts/run_tests.py --slow
@@ -72,8 +72,8 @@ def lanes(most: int) -> list[str]:
 
 
 def fast_steps(more: list[str]) -> list[list[str]]:
-    # Many of the fast tests wait (for processes, for servers), so several at a time.
-    tests = ["-m", "not slow and not soak", *lanes(FAST_LANES), SLOWEST]
+    # Many of the fast tests wait (for processes, for servers), so several at a time; a file's tests stay together.
+    tests = ["-m", "not slow and not soak", *lanes(FAST_LANES), "--dist", "worksteal", SLOWEST]
     return [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
