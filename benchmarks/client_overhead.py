@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from toolkit import console
 from toolkit.console import StageError, say
-from toolkit.contract import load_contract
+from toolkit.extraction.server_client import page_url, request_body
 from toolkit.files import argument_path
-from toolkit.records import read_records
-from toolkit.server_client import page_url, request_body
+from toolkit.model.contract import load_contract
+from toolkit.records.record import read_records
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WHOLE = "vllm:e2e_request_latency_seconds"
@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     result: dict[str, Any] = {}
     for name, found in (("benchmark_latency.py", ours), ("vllm bench serve", theirs)):
         for client, server in found:
-            say(f"{name:22s} client {client:.4f} s, server {server:.4f} s a request: {1000 * (client - server):5.1f} ms, {client / server - 1:.2%}")  # fmt: skip
+            say(
+                f"{name:22s} client {client:.4f} s, server {server:.4f} s a request: {1000 * (client - server):5.1f} ms, {client / server - 1:.2%}"
+            )
         result[name] = round(sum(c for c, _ in found) / sum(s for _, s in found) - 1, 5)
     say(f"over all turns: {', '.join(f'{name} adds {share:.2%}' for name, share in result.items())}")
     return console.finish(args, result)
@@ -73,7 +75,10 @@ def server_totals(url: str) -> tuple[float, int]:
     import httpx
 
     text = httpx.get(f"{url.rstrip('/').removesuffix('/v1')}/metrics", timeout=10).text
-    seconds, count = (sum(float(v) for v in re.findall(rf"^{WHOLE}_{kind}(?:{{[^}}]*}})? ([0-9.eE+-]+)$", text, re.M)) for kind in ("sum", "count"))  # fmt: skip
+    seconds, count = (
+        sum(float(v) for v in re.findall(rf"^{WHOLE}_{kind}(?:{{[^}}]*}})? ([0-9.eE+-]+)$", text, re.M))
+        for kind in ("sum", "count")
+    )
     return seconds, int(count)
 
 
@@ -121,7 +126,17 @@ def their_mean(args: Any, contract: Any, dataset: Path, folder: Path) -> float:
     body = request_body(contract, "any", [])
     extra = {name: body[name] for name in ("response_format", "temperature") if name in body}
     address = re.match(r"(https?://[^/]+)", args.server)
-    words = [str(args.python), "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai-chat", "--base-url", str(address[1] if address else args.server)]  # fmt: skip
+    words = [
+        str(args.python),
+        "-m",
+        "vllm.entrypoints.cli.main",
+        "bench",
+        "serve",
+        "--backend",
+        "openai-chat",
+        "--base-url",
+        str(address[1] if address else args.server),
+    ]
     words += [
         "--endpoint",
         "/v1/chat/completions",
@@ -130,15 +145,36 @@ def their_mean(args: Any, contract: Any, dataset: Path, folder: Path) -> float:
         "--tokenizer",
         str(args.contract),
     ]
-    words += ["--dataset-name", "custom_image", "--dataset-path", str(dataset), "--num-prompts", str(args.requests), "--custom-output-len", str(contract.max_answer_tokens)]  # fmt: skip
-    words += ["--max-concurrency", "1", "--num-warmups", "0", "--disable-shuffle", "--percentile-metrics", "e2el", "--extra-body", json.dumps(extra)]  # fmt: skip
+    words += [
+        "--dataset-name",
+        "custom_image",
+        "--dataset-path",
+        str(dataset),
+        "--num-prompts",
+        str(args.requests),
+        "--custom-output-len",
+        str(contract.max_answer_tokens),
+    ]
+    words += [
+        "--max-concurrency",
+        "1",
+        "--num-warmups",
+        "0",
+        "--disable-shuffle",
+        "--percentile-metrics",
+        "e2el",
+        "--extra-body",
+        json.dumps(extra),
+    ]
     words += ["--save-result", "--result-dir", str(folder), "--result-filename", "theirs.json"]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})  # fmt: skip
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode:
         raise StageError(f"vllm bench serve failed: {console.one_line(done.stderr[-400:], 400)}")
     found = json.loads((folder / "theirs.json").read_text(encoding="utf-8"))
     if found["completed"] < args.requests:
-        raise StageError(f"vllm bench serve had answers to {found['completed']} of {args.requests} requests: {console.one_line(done.stdout, 400)}")  # fmt: skip
+        raise StageError(
+            f"vllm bench serve had answers to {found['completed']} of {args.requests} requests: {console.one_line(done.stdout, 400)}"
+        )
     return float(found["mean_e2el_ms"]) / 1000
 
 

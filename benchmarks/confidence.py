@@ -22,8 +22,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from toolkit.confidence import raw_confidence  # noqa: E402 - the scripts' folder comes first
-from toolkit.records import answer_text  # noqa: E402
+from toolkit.answers.confidence import raw_confidence  # noqa: E402 - the scripts' folder comes first
+from toolkit.records.record import answer_text  # noqa: E402
 
 BASE = "examples/reading_base"
 
@@ -54,12 +54,45 @@ def stage(script: str, *arguments: object, accept: tuple[int, ...] = (0,)) -> di
 
 def records(here: Path, count: int, seed: int, args: Any) -> Path:
     """Sample documents taken through the data stages."""
-    stage("make_sample_documents.py", "--out-dir", here / "samples", "--documents", count, "--seed", seed, "--layout", args.layout, "--no-mess")  # fmt: skip
+    stage(
+        "make_sample_documents.py",
+        "--out-dir",
+        here / "samples",
+        "--documents",
+        count,
+        "--seed",
+        seed,
+        "--layout",
+        args.layout,
+        "--no-mess",
+    )
     zips = [word for name in ("combined", "bls_another") for word in ("--zip", here / f"samples/{name}.zip")]
     stage("extract_combined_zip.py", *zips, "--out-dir", here / "raw")
-    stage("pdf_to_images.py", "--in", here / "samples/pdfs", "--out-dir", here / "images", "--image-max-tokens", args.tokens, "--text-layer", "--text-layer-dir", here / "ocr")  # fmt: skip
-    stage("build_jsonl_from_results.py", "--results", here / "samples/results.json", "--images-dir", here / "raw", "--images-dir", here / "images",
-          "--prompt", "examples/quickstart/prompt.txt", "--out", here / "records.jsonl")  # fmt: skip
+    stage(
+        "pdf_to_images.py",
+        "--in",
+        here / "samples/pdfs",
+        "--out-dir",
+        here / "images",
+        "--image-max-tokens",
+        args.tokens,
+        "--text-layer",
+        "--text-layer-dir",
+        here / "ocr",
+    )
+    stage(
+        "build_jsonl_from_results.py",
+        "--results",
+        here / "samples/results.json",
+        "--images-dir",
+        here / "raw",
+        "--images-dir",
+        here / "images",
+        "--prompt",
+        "examples/quickstart/prompt.txt",
+        "--out",
+        here / "records.jsonl",
+    )
     lines = (here / "records.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     short = [line for line in lines if len(answer_text(json.loads(line))) <= args.longest]
     (here / "records.jsonl").write_text("".join(short), encoding="utf-8")
@@ -73,12 +106,45 @@ def main() -> None:
     training = records(work / "documents", args.documents, args.seed, args)
     held_out = records(work / "held_out", args.held_out, 1_000_000 + args.seed, args)
     stage("split_jsonl.py", "--in", training, "--out-dir", work / "splits", "--ratios", "85/15/0")
-    stage("train_lora.py", "--model", BASE, "--train", work / "splits/train.jsonl", "--out", work / "adapter", "--image-max-tokens", args.tokens,
-          "--epochs", args.epochs, "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1)  # fmt: skip
+    stage(
+        "train_lora.py",
+        "--model",
+        BASE,
+        "--train",
+        work / "splits/train.jsonl",
+        "--out",
+        work / "adapter",
+        "--image-max-tokens",
+        args.tokens,
+        "--epochs",
+        args.epochs,
+        "--learning-rate",
+        "5e-3",
+        "--batch-size",
+        8,
+        "--accumulate",
+        1,
+    )
 
     def extract(jsonl: Path, ocr: Path, out: str) -> Path:
-        stage("extract_documents.py", "--model", BASE, "--adapter", work / "adapter", "--in", jsonl, "--out", work / out, "--batch-size", 24, "--tries", 1,
-              "--text-layer-dir", ocr, accept=(0, 1))  # fmt: skip
+        stage(
+            "extract_documents.py",
+            "--model",
+            BASE,
+            "--adapter",
+            work / "adapter",
+            "--in",
+            jsonl,
+            "--out",
+            work / out,
+            "--batch-size",
+            24,
+            "--tries",
+            1,
+            "--text-layer-dir",
+            ocr,
+            accept=(0, 1),
+        )
         return work / out
 
     validation = extract(work / "splits/val.jsonl", work / "documents/ocr", "validation.jsonl")
@@ -111,11 +177,15 @@ def main() -> None:
         "--report",
         work / "report.html",
     )
-    print(f"layout {args.layout}, {args.epochs} epochs: micro-F1 {scores['micro_f1']:.3f}, calibrated on {fitted['documents']} documents with {fitted['wrong']} wrong values, "
-          f"judged on {scores['documents']}")  # fmt: skip
+    print(
+        f"layout {args.layout}, {args.epochs} epochs: micro-F1 {scores['micro_f1']:.3f}, calibrated on {fitted['documents']} documents with {fitted['wrong']} wrong values, "
+        f"judged on {scores['documents']}"
+    )
     for label, found in (("bare", scores["against"]["bare"]["confidence"]), ("calibrated", scores["confidence"])):
-        print(f"  {label:12s} {found['values']} values, {found['accuracy']:.3f} right: AUROC {found['auroc']:.3f}, calibration error {found['ece']:.3f}, "
-              f"accuracy at 80 % coverage {found['accuracy_at_80']:.3f}")  # fmt: skip
+        print(
+            f"  {label:12s} {found['values']} values, {found['accuracy']:.3f} right: AUROC {found['auroc']:.3f}, calibration error {found['ece']:.3f}, "
+            f"accuracy at 80 % coverage {found['accuracy_at_80']:.3f}"
+        )
     print("  weights " + ", ".join(f"{name} {value:.2f}" for name, value in fitted["weights"].items()))
 
 

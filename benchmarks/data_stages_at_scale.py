@@ -23,9 +23,9 @@ sys.path.insert(0, str(SCRIPTS))
 
 from validate_records import record_lines  # noqa: E402
 
-from toolkit.sample_values import container_number  # noqa: E402
+from toolkit.samples.values import container_number  # noqa: E402
 
-MEASURE = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=sys.stderr).returncode; used = resource.getrusage(resource.RUSAGE_CHILDREN); print(code, used.ru_utime + used.ru_stime, used.ru_maxrss)"  # fmt: skip
+MEASURE = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=sys.stderr).returncode; used = resource.getrusage(resource.RUSAGE_CHILDREN); print(code, used.ru_utime + used.ru_stime, used.ru_maxrss)"
 
 
 def measured(folder: Path, script: str, *arguments: object) -> tuple[float, float]:
@@ -50,11 +50,27 @@ def build(folder: Path, documents: int) -> tuple[float, float]:
             Image.new("RGB", (32, 32)).save(picture)
         name = f"BL {number:07d}"
         for _ in range(draw.randint(1, 4)):
-            rows.append({"Filename": f"{name}.pdf", "bl_number": f"B{number}", "consignee_name": f"C {number % 997}", "Container_Number": container_number(draw), "Container_Size": "40", "Container_Type": "HC"})  # fmt: skip
+            rows.append(
+                {
+                    "Filename": f"{name}.pdf",
+                    "bl_number": f"B{number}",
+                    "consignee_name": f"C {number % 997}",
+                    "Container_Number": container_number(draw),
+                    "Container_Size": "40",
+                    "Container_Type": "HC",
+                }
+            )
         for page in (1, 2, 3):
             os.link(picture, folder / f"img/BL_{number:07d}_page_{page:04d}.png")
     (folder / "results.json").write_text(json.dumps(rows))
-    return measured(folder, "build_jsonl_from_results.py", "--images-dir", "img", "--schema", SCRIPTS.parent / "schemas/bill_of_lading.schema.json")  # fmt: skip
+    return measured(
+        folder,
+        "build_jsonl_from_results.py",
+        "--images-dir",
+        "img",
+        "--schema",
+        SCRIPTS.parent / "schemas/bill_of_lading.schema.json",
+    )
 
 
 def main() -> None:
@@ -65,7 +81,10 @@ def main() -> None:
     for documents in args.build:
         with tempfile.TemporaryDirectory() as temporary:
             seconds, memory = build(Path(temporary), documents)
-            print(f"build {documents:8d} documents, {3 * documents} images: {seconds:7.2f} s CPU, {1e6 * seconds / documents:6.0f} us a document, {memory:.0f} MiB", flush=True)  # fmt: skip
+            print(
+                f"build {documents:8d} documents, {3 * documents} images: {seconds:7.2f} s CPU, {1e6 * seconds / documents:6.0f} us a document, {memory:.0f} MiB",
+                flush=True,
+            )
     for records in args.split:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -76,7 +95,10 @@ def main() -> None:
                 ("dataset_stats.py", ["--in", "d.jsonl"]),
             ):
                 seconds, memory = measured(folder, what, *arguments)
-                print(f"{what:17s} {records:8d} records: {seconds:7.1f} s CPU, {1e6 * seconds / records:6.0f} us a record, {memory:.0f} MiB", flush=True)  # fmt: skip
+                print(
+                    f"{what:17s} {records:8d} records: {seconds:7.1f} s CPU, {1e6 * seconds / records:6.0f} us a record, {memory:.0f} MiB",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ sys.path.insert(0, str(SCRIPTS))
 
 from data_stages_at_scale import measured  # noqa: E402
 
-from toolkit.sample_values import container_number  # noqa: E402
-from toolkit.target_schema import TargetSchema, compact_json  # noqa: E402
+from toolkit.samples.values import container_number  # noqa: E402
+from toolkit.schema.target import TargetSchema, compact_json  # noqa: E402
 
 SCHEMA = SCRIPTS.parent / "schemas/bill_of_lading.schema.json"
 
@@ -30,11 +30,22 @@ def write(folder: Path, documents: int) -> None:
     pool = [container_number(draw) for _ in range(5000)]
     with (folder / "gold.jsonl").open("w") as gold_file, (folder / "pred.jsonl").open("w") as pred_file:
         for number in range(documents):
-            rows = [{"container_number": n, "container_size": draw.choice(("20", "40")), "container_type": "HC"} for n in draw.sample(pool, 20)]  # fmt: skip
-            gold = schema.ordered({
-                "consignee_name": f"CONSIGNEE {draw.randrange(10**6)} LTD", "bl_number": f"BL{number:09d}", "vessel_name": "SITC INCHON", "port_of_loading": "SHANGHAI",
-                "port_of_discharge": "Port Klang", "detention_free_days": draw.randint(0, 30), "container_summary": "20 X 40HC", "containers": rows,
-            })  # fmt: skip
+            rows = [
+                {"container_number": n, "container_size": draw.choice(("20", "40")), "container_type": "HC"}
+                for n in draw.sample(pool, 20)
+            ]
+            gold = schema.ordered(
+                {
+                    "consignee_name": f"CONSIGNEE {draw.randrange(10**6)} LTD",
+                    "bl_number": f"BL{number:09d}",
+                    "vessel_name": "SITC INCHON",
+                    "port_of_loading": "SHANGHAI",
+                    "port_of_discharge": "Port Klang",
+                    "detention_free_days": draw.randint(0, 30),
+                    "container_summary": "20 X 40HC",
+                    "containers": rows,
+                }
+            )
             answer = copy.deepcopy(gold)
             if number % 8 == 0:
                 answer["consignee_name"] += "."
@@ -53,8 +64,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder, args.documents)
-        seconds, memory = measured(folder, "evaluate_predictions.py", "--pred", "pred.jsonl", "--gold", "gold.jsonl", "--schema", SCHEMA)  # fmt: skip
-    print(f"{args.documents} documents of 20 rows: {seconds:.1f} s CPU, {1e6 * seconds / args.documents:.0f} us a document, {memory:.0f} MiB")  # fmt: skip
+        seconds, memory = measured(
+            folder, "evaluate_predictions.py", "--pred", "pred.jsonl", "--gold", "gold.jsonl", "--schema", SCHEMA
+        )
+    print(
+        f"{args.documents} documents of 20 rows: {seconds:.1f} s CPU, {1e6 * seconds / args.documents:.0f} us a document, {memory:.0f} MiB"
+    )
 
 
 if __name__ == "__main__":

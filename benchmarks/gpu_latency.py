@@ -24,9 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from toolkit.gpus import GPUS
-from toolkit.latency_model import predicted_latency
-from toolkit.model_shapes import IMAGE_TOKEN, SHAPES, ModelShape, config_of
+from toolkit.latency.predicted import predicted_latency
+from toolkit.model.gpus import GPUS
+from toolkit.model.shapes import IMAGE_TOKEN, SHAPES, ModelShape, config_of
 
 TOY = ModelShape("toy", 128, 2, 4, 2, 256, 64, 3, 128, tied=True, head_width=32)
 GRID = (84, 60)  # patches of an A4 page at the default resolution: 1,260 vision tokens
@@ -58,12 +58,16 @@ def shard_tokens(rows: int) -> list[int]:
 class Decoder:
     """The language model's layers as one decoding step over `batch` sequences of `length` cached tokens."""
 
-    def __init__(self, shape: ModelShape, batch: int, length: int, precision: str, device: str, weights: dict[str, Any]) -> None:  # fmt: skip
+    def __init__(
+        self, shape: ModelShape, batch: int, length: int, precision: str, device: str, weights: dict[str, Any]
+    ) -> None:
         import torch
 
         self.shape, self.batch, self.length, self.precision, self.weights = shape, batch, length, precision, weights
         dtype = torch.bfloat16
-        self.cache = torch.zeros(shape.layers, 2, batch, shape.kv_heads, length, shape.head_width, device=device, dtype=dtype)  # fmt: skip
+        self.cache = torch.zeros(
+            shape.layers, 2, batch, shape.kv_heads, length, shape.head_width, device=device, dtype=dtype
+        )
         self.hidden = torch.randn(batch, shape.hidden, device=device, dtype=dtype)
         self.position = torch.tensor([length - 1], device=device)
         self.angles = torch.randn(shape.head_width // 2, device=device, dtype=torch.float32)
@@ -79,7 +83,9 @@ class Decoder:
         if rows < 16:
             x = torch.nn.functional.pad(x, (0, 0, 0, 16 - rows))
         one = self.weights["one"]
-        return torch._scaled_mm(x.to(torch.float8_e4m3fn), weight, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)[:rows]  # fmt: skip
+        return torch._scaled_mm(x.to(torch.float8_e4m3fn), weight, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)[
+            :rows
+        ]
 
     def rotated(self, x: Any) -> Any:
         import torch
@@ -116,7 +122,12 @@ def random_weights(shape: ModelShape, precision: str, device: str) -> dict[str, 
     import torch
 
     q, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    sizes = {"qkv": (shape.hidden, q + 2 * kv), "out": (q, shape.hidden), "gate_up": (shape.hidden, 2 * shape.intermediate), "down": (shape.intermediate, shape.hidden)}  # fmt: skip
+    sizes = {
+        "qkv": (shape.hidden, q + 2 * kv),
+        "out": (q, shape.hidden),
+        "gate_up": (shape.hidden, 2 * shape.intermediate),
+        "down": (shape.intermediate, shape.hidden),
+    }
 
     def made(size: tuple[int, int]) -> Any:
         weight = torch.randn(size[1], size[0], device=device, dtype=torch.bfloat16) * size[0] ** -0.5
@@ -158,18 +169,24 @@ def page_times(shape: ModelShape, repeats: int, device: str) -> dict[str, list[f
         model = transformers.Qwen3VLForConditionalGeneration(config).eval()
         torch.set_default_dtype(torch.float32)
     tokens = GRID[0] * GRID[1] // 4
-    ids = torch.tensor([[1] * (TEXT // 2) + [151652] + [IMAGE_TOKEN] * tokens + [151653] + [1] * (TEXT // 2)], device=device)  # fmt: skip
+    ids = torch.tensor(
+        [[1] * (TEXT // 2) + [151652] + [IMAGE_TOKEN] * tokens + [151653] + [1] * (TEXT // 2)], device=device
+    )
     inputs = {
-        "input_ids": ids, "mm_token_type_ids": (ids == IMAGE_TOKEN).int(), "image_grid_thw": torch.tensor([[1, *GRID]], device=device),
+        "input_ids": ids,
+        "mm_token_type_ids": (ids == IMAGE_TOKEN).int(),
+        "image_grid_thw": torch.tensor([[1, *GRID]], device=device),
         "pixel_values": torch.rand(GRID[0] * GRID[1], 1536, device=device, dtype=torch.bfloat16),
-    }  # fmt: skip
+    }
     with torch.inference_mode():
         vision = timed(lambda: model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]), repeats)
         whole = timed(lambda: model(**inputs, logits_to_keep=1, use_cache=True), repeats)
     return {"vision": vision, "page": whole}
 
 
-def step_time(shape: ModelShape, batch: int, length: int, precision: str, device: str, weights: dict[str, Any], repeats: int) -> list[float]:  # fmt: skip
+def step_time(
+    shape: ModelShape, batch: int, length: int, precision: str, device: str, weights: dict[str, Any], repeats: int
+) -> list[float]:
     """Milliseconds of one decoding step, from a CUDA graph where there is a GPU."""
     import torch
 
@@ -198,7 +215,7 @@ def main() -> None:
     args = build_parser().parse_args()
     import torch
 
-    from toolkit.model_libraries import prepare_model_libraries
+    from toolkit.model.libraries import prepare_model_libraries
 
     prepare_model_libraries()
     started = time.monotonic()
@@ -206,7 +223,9 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     shape = TOY if args.shape == "toy" else SHAPES[args.shape]
     torch.manual_seed(0)
-    print(f"{shape.name} on {name}; torch {torch.__version__}; a page of {GRID[0] * GRID[1] // 4} vision tokens, {TEXT} of text, {ROWS} containers")  # fmt: skip
+    print(
+        f"{shape.name} on {name}; torch {torch.__version__}; a page of {GRID[0] * GRID[1] // 4} vision tokens, {TEXT} of text, {ROWS} containers"
+    )
     page = page_times(shape, args.repeats, device)
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -216,10 +235,16 @@ def main() -> None:
     precisions = ["bf16", "fp8"] if device == "cuda" and torch.cuda.get_device_capability() >= (8, 9) else ["bf16"]
     lines: list[dict[str, Any]] = []
     gpu = next((g for key, g in GPUS.items() if key in name.lower()), None)
-    print(f"{'':24s}{'precision':>10s}{'requests':>10s}{'ms a step':>11s}{'steps':>7s}{'p50 s':>9s}{'p95 s':>9s}{'predicted':>11s}")  # fmt: skip
+    print(
+        f"{'':24s}{'precision':>10s}{'requests':>10s}{'ms a step':>11s}{'steps':>7s}{'p50 s':>9s}{'p95 s':>9s}{'predicted':>11s}"
+    )
     for precision in precisions:
         weights = random_weights(shape, precision, device)
-        forms: list[tuple[str, list[list[int]]]] = [("json.dumps, whole", [[VERBOSE]]), ("compact JSON, whole", [[COMPACT]]), ("positional, whole", [[POSITIONAL]])]  # fmt: skip
+        forms: list[tuple[str, list[list[int]]]] = [
+            ("json.dumps, whole", [[VERBOSE]]),
+            ("compact JSON, whole", [[COMPACT]]),
+            ("positional, whole", [[POSITIONAL]]),
+        ]
         forms += [(f"positional, shards of {r}", [[COUNT], shard_tokens(r)]) for r in args.rows_per_shard]
         for label, waves in forms:
             if time.monotonic() - started > args.seconds:
@@ -231,17 +256,49 @@ def main() -> None:
                 steps_ms = step_time(shape, len(wave), prompt + max(wave), precision, device, weights, args.repeats)
                 total = [a + b * max(wave) for a, b in zip(total, steps_ms, strict=True)]
             ordered = sorted(total)
-            p50, p95 = ordered[len(ordered) // 2] / 1000, ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))] / 1000  # fmt: skip
-            said = predicted_latency(shape, gpu, precision, vision_tokens=prompt - TEXT, text_tokens=TEXT, waves=waves) if gpu else None  # fmt: skip
+            p50, p95 = (
+                ordered[len(ordered) // 2] / 1000,
+                ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))] / 1000,
+            )
+            said = (
+                predicted_latency(shape, gpu, precision, vision_tokens=prompt - TEXT, text_tokens=TEXT, waves=waves)
+                if gpu
+                else None
+            )
             guess = (said.total - said.fixed) / 1000 if said else None
-            line = {"form": label, "precision": precision, "requests": sum(map(len, waves)), "step_ms": round(statistics.median(steps_ms), 3), "steps": sum(map(max, waves)), "p50": round(p50, 4), "p95": round(p95, 4), "predicted": guess}  # fmt: skip
+            line = {
+                "form": label,
+                "precision": precision,
+                "requests": sum(map(len, waves)),
+                "step_ms": round(statistics.median(steps_ms), 3),
+                "steps": sum(map(max, waves)),
+                "p50": round(p50, 4),
+                "p95": round(p95, 4),
+                "predicted": guess,
+            }
             lines.append(line)
-            print(f"{label:24s}{precision:>10s}{line['requests']:10d}{line['step_ms']:11.2f}{line['steps']:7d}{p50:9.3f}{p95:9.3f}{f'{guess:.3f}' if guess else '-':>11s}")  # fmt: skip
+            print(
+                f"{label:24s}{precision:>10s}{line['requests']:10d}{line['step_ms']:11.2f}{line['steps']:7d}{p50:9.3f}{p95:9.3f}{f'{guess:.3f}' if guess else '-':>11s}"
+            )
         del weights
         if device == "cuda":
             torch.cuda.empty_cache()
     if args.out:
-        args.out.write_text(json.dumps({"shape": shape.name, "device": name, "torch": torch.__version__, "vision_ms": vision, "page_ms": prefill, "lines": lines}, indent=1) + "\n", encoding="utf-8")  # fmt: skip
+        args.out.write_text(
+            json.dumps(
+                {
+                    "shape": shape.name,
+                    "device": name,
+                    "torch": torch.__version__,
+                    "vision_ms": vision,
+                    "page_ms": prefill,
+                    "lines": lines,
+                },
+                indent=1,
+            )
+            + "\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from toolkit.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
-from toolkit.batches import IGNORED, collate, packed
-from toolkit.model_shapes import IMAGE_TOKEN, SHAPES, VOCABULARY, ModelShape, config_of
-from toolkit.token_batches import TokenBatches
-from toolkit.training import summed_loss
-from toolkit.training_log import peak_flops, work_per_token
+from toolkit.model.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
+from toolkit.model.encoding import IGNORED, collate, packed
+from toolkit.model.shapes import IMAGE_TOKEN, SHAPES, VOCABULARY, ModelShape, config_of
+from toolkit.training.log import peak_flops, work_per_token
+from toolkit.training.run import summed_loss
+from toolkit.training.token_batches import TokenBatches
 
 TOY = ModelShape("toy", 128, 2, 4, 2, 256, 64, 3, 128, tied=True, head_width=32)
 GRIDS = {1260: (84, 60), 2145: (110, 78)}  # patches high and wide of a page, by its vision tokens
@@ -120,7 +120,9 @@ def whole_loss(model: Any, inputs: dict[str, Any], labels: Any) -> Any:
     )
 
 
-def measured(model: Any, adapter: AdapterSettings, variant: Variant, documents: list[Any], args: Any, device: str) -> dict[str, Any]:  # fmt: skip
+def measured(
+    model: Any, adapter: AdapterSettings, variant: Variant, documents: list[Any], args: Any, device: str
+) -> dict[str, Any]:
     """Forward, backward and optimizer step over the variant's first batches; an "error" where memory does not hold them."""
     import torch
 
@@ -174,13 +176,16 @@ def measured(model: Any, adapter: AdapterSettings, variant: Variant, documents: 
         model.zero_grad(set_to_none=True)
         return {"variant": variant.name, "error": "out of memory"}
     seconds = time.monotonic() - began
-    peak = peak_flops(torch.cuda.get_device_name(0)) if on_gpu else None
+    peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
     work = text * tokens + head * answers + vision * pages
     return {
-        "variant": variant.name, "tokens_per_second": round(tokens / seconds, 1), "padding": round(1 - tokens / spent, 4), "seconds": round(seconds, 2),
+        "variant": variant.name,
+        "tokens_per_second": round(tokens / seconds, 1),
+        "padding": round(1 - tokens / spent, 4),
+        "seconds": round(seconds, 2),
         "mfu": round(work / seconds / peak, 4) if peak else None,
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if on_gpu else None,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -203,7 +208,7 @@ def main() -> None:
             config, dtype=torch.bfloat16 if device == "cuda" else torch.float32
         )
     model = lora_model(model, adapter)
-    name = torch.cuda.get_device_name(0) if device == "cuda" else "CPU"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     head = f"{shape.name}, {name}, torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, {args.tokens_per_batch} tokens a pass"
     print(f"{time.strftime('%Y-%m-%d')}: {head}; model made in {time.monotonic() - started:.0f} s", flush=True)
     draw = random.Random(0)

@@ -20,10 +20,10 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from toolkit.contract import load_contract  # noqa: E402 - the scripts' folder comes first
-from toolkit.records import answer_text, images_of, read_records  # noqa: E402
-from toolkit.score_table import ScoreTable  # noqa: E402
-from toolkit.scoring import score_document  # noqa: E402
+from toolkit.evaluation.score_table import ScoreTable  # noqa: E402
+from toolkit.evaluation.scoring import score_document  # noqa: E402
+from toolkit.model.contract import load_contract  # noqa: E402 - the scripts' folder comes first
+from toolkit.records.record import answer_text, images_of, read_records  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,7 +79,18 @@ def main() -> None:
         name = "png" if quality is None else f"jpeg {quality}"
         file, size = encoded(records, args.work / name.replace(" ", "-"), quality)
         out = file.with_name("predictions.jsonl")
-        words = [sys.executable, REPOSITORY / "scripts/extract_documents.py", *where, "--in", file, "--out", out, "--overwrite", "--tries", 1]  # fmt: skip
+        words = [
+            sys.executable,
+            REPOSITORY / "scripts/extract_documents.py",
+            *where,
+            "--in",
+            file,
+            "--out",
+            out,
+            "--overwrite",
+            "--tries",
+            1,
+        ]
         done = subprocess.run([str(word) for word in words], stdout=subprocess.DEVNULL)
         if done.returncode not in (0, 1):
             sys.exit(f"extract_documents.py ended with code {done.returncode}")
@@ -87,7 +98,11 @@ def main() -> None:
         table = ScoreTable(target)
         for record in records:
             line = lines[record["id"]]
-            table.add(score_document(target, record["id"], json.loads(answer_text(record)), line["prediction"], line["status"]))  # fmt: skip
+            table.add(
+                score_document(
+                    target, record["id"], json.loads(answer_text(record)), line["prediction"], line["status"]
+                )
+            )
         answers = {identity: line["prediction"] for identity, line in lines.items()}
         before = before or answers
         changed = sum(answers[identity] != before[identity] for identity in answers)

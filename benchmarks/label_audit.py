@@ -52,7 +52,9 @@ def with_errors(path: Path, seed: int) -> list[tuple[str, str, int | None, str]]
             else:
                 gold[name] = draw.choice(others) if kind == "other" else None
             truth.append((record["id"], name, None, kind))
-        left_out = next((i for i in range(len(gold["containers"])) if len(gold["containers"]) > 1 and draw.random() < 0.05), None)  # fmt: skip
+        left_out = next(
+            (i for i in range(len(gold["containers"])) if len(gold["containers"]) > 1 and draw.random() < 0.05), None
+        )
         if left_out is not None:
             gold["containers"].pop(left_out)
             truth.append((record["id"], "containers[].container_number", None, "row left out"))
@@ -94,15 +96,42 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         stages = (
-            ["make_sample_documents", "--out-dir", "s", "--documents", args.documents, "--layout", args.layout, "--no-mess"],
+            [
+                "make_sample_documents",
+                "--out-dir",
+                "s",
+                "--documents",
+                args.documents,
+                "--layout",
+                args.layout,
+                "--no-mess",
+            ],
             ["pdf_to_images", "--in", "s/pdfs", "--text-layer"],
-            ["build_jsonl_from_results", "--results", "s/results.json", "--images-dir", "data/images", "--allow-problems",
-             "--schema", REPOSITORY / "schemas/bill_of_lading.schema.json"],
-        )  # fmt: skip
+            [
+                "build_jsonl_from_results",
+                "--results",
+                "s/results.json",
+                "--images-dir",
+                "data/images",
+                "--allow-problems",
+                "--schema",
+                REPOSITORY / "schemas/bill_of_lading.schema.json",
+            ],
+        )
         for name, *words in stages:
-            subprocess.run([sys.executable, REPOSITORY / f"scripts/{name}.py", *map(str, words)], cwd=folder, check=True, capture_output=True)  # fmt: skip
+            subprocess.run(
+                [sys.executable, REPOSITORY / f"scripts/{name}.py", *map(str, words)],
+                cwd=folder,
+                check=True,
+                capture_output=True,
+            )
         truth = with_errors(Path(folder, "data/train.jsonl"), args.seed)
-        done = subprocess.run([sys.executable, REPOSITORY / "scripts/audit_labels.py", "--in", "data/train.jsonl", "--json"], cwd=folder, capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, REPOSITORY / "scripts/audit_labels.py", "--in", "data/train.jsonl", "--json"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
         summary = json.loads(done.stdout.splitlines()[-1])
         lines = Path(folder, "data/reports/audit/findings.jsonl").read_text(encoding="utf-8").splitlines()
     found, made, false = outcome(truth, [json.loads(line) for line in lines])

@@ -39,7 +39,11 @@ SCHEMA = {
     "additionalProperties": False,
     "required": ["code", "name", "seals"],
     "properties": {
-        "code": {"type": ["string", "null"], "maxLength": 20, "x-extract": {"column": "code", "compare": "id", "key": True}},
+        "code": {
+            "type": ["string", "null"],
+            "maxLength": 20,
+            "x-extract": {"column": "code", "compare": "id", "key": True},
+        },
         "name": {"type": ["string", "null"], "maxLength": 20, "x-extract": {"column": "name", "compare": "text"}},
         "seals": {
             "type": "array",
@@ -49,13 +53,22 @@ SCHEMA = {
                 "additionalProperties": False,
                 "required": ["number", "seal"],
                 "properties": {
-                    "number": {"type": ["integer", "null"], "minimum": 1, "maximum": 99, "x-extract": {"column": "number"}},
-                    "seal": {"type": ["string", "null"], "maxLength": 8, "x-extract": {"column": "seal", "compare": "id", "key": True}},
+                    "number": {
+                        "type": ["integer", "null"],
+                        "minimum": 1,
+                        "maximum": 99,
+                        "x-extract": {"column": "number"},
+                    },
+                    "seal": {
+                        "type": ["string", "null"],
+                        "maxLength": 8,
+                        "x-extract": {"column": "seal", "compare": "id", "key": True},
+                    },
                 },
             },
         },
     },
-}  # fmt: skip
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,8 +78,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--python", type=Path, required=True, help="Python of an environment with vLLM")
     parser.add_argument("--documents", type=int, default=600, help="documents to train on (default: 600)")
-    parser.add_argument("--held-out", type=int, default=60, help="documents to read: a third each of 50, of 0 to 5 rows, and between (default: 60)")  # fmt: skip
-    parser.add_argument("--timed", type=int, default=30, help="of them, how many are timed one after the other (default: 30)")  # fmt: skip
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=60,
+        help="documents to read: a third each of 50, of 0 to 5 rows, and between (default: 60)",
+    )
+    parser.add_argument(
+        "--timed", type=int, default=30, help="of them, how many are timed one after the other (default: 30)"
+    )
     parser.add_argument("--epochs", type=float, default=4, help="of both trainings (default: 4)")
     parser.add_argument("--rows-per-shard", type=int, default=4, help="rows of a shard (default: 4)")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
@@ -113,7 +133,9 @@ def pdf_of(lines: list[str], rng: random.Random) -> bytes:
     for row, line in enumerate(lines):
         for column, character in enumerate(line):
             if character != " ":
-                shape.insert_text((column * CELL + (CELL - width) / 2, row * CELL + 18), character, fontname=font, fontsize=size)  # fmt: skip
+                shape.insert_text(
+                    (column * CELL + (CELL - width) / 2, row * CELL + 18), character, fontname=font, fontsize=size
+                )
     shape.commit()
     data: bytes = document.tobytes(deflate=True)
     return data
@@ -144,7 +166,19 @@ def records_of(work: Path, kind: str, documents: int) -> Path:
     (here / "seals.schema.json").write_text(json.dumps(SCHEMA, indent=1), encoding="utf-8")
     (here / "prompt.txt").write_text(PROMPT + "\n", encoding="utf-8")
     run("pdf_to_images", "--in", here / "pdfs", "--out-dir", here / "images", "--image-max-tokens", TOKENS)
-    run("build_jsonl_from_results", "--results", here / "results.json", "--images-dir", here / "images", "--schema", here / "seals.schema.json", "--prompt", here / "prompt.txt", "--out", records)  # fmt: skip
+    run(
+        "build_jsonl_from_results",
+        "--results",
+        here / "results.json",
+        "--images-dir",
+        here / "images",
+        "--schema",
+        here / "seals.schema.json",
+        "--prompt",
+        here / "prompt.txt",
+        "--out",
+        records,
+    )
     run("validate_jsonl", records)
     return records
 
@@ -156,9 +190,29 @@ def trained(args: Any, arm: str, records: Path) -> Path:
         shards = ["--rows-per-shard", args.rows_per_shard] if arm == "shards" else []
         resume = ["--resume"] if list(adapter.glob("checkpoint-*")) else ["--overwrite"]
         done = run(
-            "train_lora", "--model", BASE, "--train", records, "--out", adapter, "--image-max-tokens", TOKENS, "--preset", "none", "--epochs", args.epochs,
-            "--learning-rate", "5e-3", "--batch-size", 4, "--accumulate", 2, *resume, *ARMS[arm], *shards,
-        )  # fmt: skip
+            "train_lora",
+            "--model",
+            BASE,
+            "--train",
+            records,
+            "--out",
+            adapter,
+            "--image-max-tokens",
+            TOKENS,
+            "--preset",
+            "none",
+            "--epochs",
+            args.epochs,
+            "--learning-rate",
+            "5e-3",
+            "--batch-size",
+            4,
+            "--accumulate",
+            2,
+            *resume,
+            *ARMS[arm],
+            *shards,
+        )
         print(f"{arm}: trained, {json.dumps(done)}", flush=True)
         run("merge_adapter", "--adapter", adapter, "--model", BASE, "--out", merged)
     return merged
@@ -184,7 +238,7 @@ def serving(python: Path, model: Path) -> Iterator[str]:
 
 
 def rows_of_records(records: Path) -> dict[str, int]:
-    from toolkit.records import answer_text, read_records
+    from toolkit.records.record import answer_text, read_records
 
     return {record["id"]: len(json.loads(answer_text(record))["seals"]) for record in read_records(records)}
 
@@ -213,14 +267,30 @@ def main() -> None:
         print(f"{name:8s}{len(of[0]):11d}" + "".join(f"{statistics.median(part):15.2f}" for part in of if part))
     *others, last = args.arms
     against = [word for arm in others for word in ("--against", f"{arm}={args.work / f'{arm}.jsonl'}")]
-    found = run("evaluate_predictions", "--pred", args.work / f"{last}.jsonl", "--name", last, *against, "--gold", held_out, accept=(0, 1))  # fmt: skip
+    found = run(
+        "evaluate_predictions",
+        "--pred",
+        args.work / f"{last}.jsonl",
+        "--name",
+        last,
+        *against,
+        "--gold",
+        held_out,
+        accept=(0, 1),
+    )
     for score in ("micro_f1", "header_macro_f1", "row_f1", "row_set_exact", "valid"):
-        line = f"{score:18s}" + "".join(f"{arm}: {found['against'][arm][score]:.4g}  " for arm in others) + f"{last}: {found[score]:.4g}"  # fmt: skip
+        line = (
+            f"{score:18s}"
+            + "".join(f"{arm}: {found['against'][arm][score]:.4g}  " for arm in others)
+            + f"{last}: {found[score]:.4g}"
+        )
         for arm in others:
             paired = found["against"][arm]["difference"].get(score)
             if paired:
                 low, high = paired["interval"]
-                line += f"  {last} less {arm}: {paired['difference']:+.4f} ({low:+.4f} to {high:+.4f}), {paired['verdict']}"  # fmt: skip
+                line += (
+                    f"  {last} less {arm}: {paired['difference']:+.4f} ({low:+.4f} to {high:+.4f}), {paired['verdict']}"
+                )
         print(line)
 
 

@@ -30,8 +30,8 @@ sys.path.insert(0, str(SCRIPTS))
 import pymupdf  # noqa: E402
 import pypdfium2  # noqa: E402
 
-from toolkit.page_images import fitted_size  # noqa: E402
-from toolkit.pdf_pages import MAX_DPI, render_document, save_image  # noqa: E402
+from toolkit.pages.images import fitted_size  # noqa: E402
+from toolkit.pages.rendering import MAX_DPI, render_document, save_image  # noqa: E402
 
 TOKENS = 1280
 
@@ -106,8 +106,19 @@ def sample(folder: Path, documents: int) -> list[Path]:
 
 def workers_run(pdfs: list[Path], folder: Path, workers: int) -> tuple[float, int, int]:
     """`(seconds, pages, KiB of the largest process)` of the script itself."""
-    program = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"  # fmt: skip
-    command = [sys.executable, SCRIPTS / "pdf_to_images.py", "--in", folder, "--out-dir", folder.parent / f"out{workers}", "--format", "jpg", "--workers", str(workers)]  # fmt: skip
+    program = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    command = [
+        sys.executable,
+        SCRIPTS / "pdf_to_images.py",
+        "--in",
+        folder,
+        "--out-dir",
+        folder.parent / f"out{workers}",
+        "--format",
+        "jpg",
+        "--workers",
+        str(workers),
+    ]
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, command)], check=True, capture_output=True, text=True

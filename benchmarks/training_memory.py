@@ -19,9 +19,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from toolkit.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
-from toolkit.model_shapes import SHAPES, ModelShape, config_of
-from toolkit.training_plan import CONTEXT_GIB, GIB, training_memory
+from toolkit.model.adapters import AdapterSettings, lora_model, parameter_groups, without_casts
+from toolkit.model.shapes import SHAPES, ModelShape, config_of
+from toolkit.training.plan import CONTEXT_GIB, GIB, training_memory
 
 BAR = 0.15
 
@@ -140,15 +140,29 @@ def main() -> int:
     import torch
     import transformers
 
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}; LoRA of rank {args.rank}, GiB without context")  # fmt: skip
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}; LoRA of rank {args.rank}, GiB without context"
+    )
     print(f"{'':8s}{'tokens':>8s}{'activations':>14s}{'counted':>10s}{'predicted':>11s}{'off by':>9s}")
     worst = 0.0
     for name in args.shapes:
         for tokens in args.tokens:
             for recompute in (False, True):
                 answers = max(1, round(tokens * args.answers))
-                counted = counted_bytes(SHAPES[name], tokens=tokens, answers=answers, rank=args.rank, recompute=recompute, casts=args.casts) / GIB  # fmt: skip
-                plan = training_memory(SHAPES[name], "lora", tokens=tokens, answer_tokens=answers, rank=args.rank, checkpointing=recompute)  # fmt: skip
+                counted = (
+                    counted_bytes(
+                        SHAPES[name],
+                        tokens=tokens,
+                        answers=answers,
+                        rank=args.rank,
+                        recompute=recompute,
+                        casts=args.casts,
+                    )
+                    / GIB
+                )
+                plan = training_memory(
+                    SHAPES[name], "lora", tokens=tokens, answer_tokens=answers, rank=args.rank, checkpointing=recompute
+                )
                 predicted = plan.total - CONTEXT_GIB
                 off = predicted / counted - 1
                 worst = max(worst, abs(off))

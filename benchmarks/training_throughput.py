@@ -53,16 +53,37 @@ def prepare(work: Path, documents: int, tokens: int) -> None:
             sys.exit(f"{script} failed")
 
     if not (work / "train.jsonl").is_file():
-        stage("make_sample_documents", "--out-dir", work / "samples", "--documents", documents, "--seed", 4, "--layout", "realistic", "--no-mess")  # fmt: skip
+        stage(
+            "make_sample_documents",
+            "--out-dir",
+            work / "samples",
+            "--documents",
+            documents,
+            "--seed",
+            4,
+            "--layout",
+            "realistic",
+            "--no-mess",
+        )
         zips = [word for name in ("combined", "bls_another") for word in ("--zip", work / f"samples/{name}.zip")]
         stage("extract_combined_zip", *zips, "--out-dir", work / "raw")
         stage(
             "pdf_to_images", "--in", work / "samples/pdfs", "--out-dir", work / "images", "--image-max-tokens", tokens
         )
-        stage("build_jsonl_from_results", "--results", work / "samples/results.json", "--images-dir", work / "raw", "--images-dir", work / "images", "--out", work / "train.jsonl")  # fmt: skip
+        stage(
+            "build_jsonl_from_results",
+            "--results",
+            work / "samples/results.json",
+            "--images-dir",
+            work / "raw",
+            "--images-dir",
+            work / "images",
+            "--out",
+            work / "train.jsonl",
+        )
     if not (work / "model/config.json").is_file():
-        from toolkit.model_libraries import prepare_model_libraries
-        from toolkit.tiny_qwen3vl import build_config, build_model, build_processor, build_tokenizer
+        from toolkit.model.libraries import prepare_model_libraries
+        from toolkit.model.tiny import build_config, build_model, build_processor, build_tokenizer
 
         prepare_model_libraries()
         tokenizer = build_tokenizer()
@@ -80,19 +101,42 @@ def settings(work: Path, out: Path, args: Any) -> Any:
     from train_lora import build_parser as training_parser
 
     return training_parser().parse_args(
-        ["--train", str(work / "train.jsonl"), "--model", str(work / "model"), "--out", str(out), "--image-max-tokens", str(args.tokens), "--preset", "none",
-         "--epochs", str(args.epochs), "--batch-size", str(BATCH), "--accumulate", str(ACCUMULATE), "--learning-rate", str(RATE), "--log-each", "1000", "--seed", str(args.seed)]
-    )  # fmt: skip
+        [
+            "--train",
+            str(work / "train.jsonl"),
+            "--model",
+            str(work / "model"),
+            "--out",
+            str(out),
+            "--image-max-tokens",
+            str(args.tokens),
+            "--preset",
+            "none",
+            "--epochs",
+            str(args.epochs),
+            "--batch-size",
+            str(BATCH),
+            "--accumulate",
+            str(ACCUMULATE),
+            "--learning-rate",
+            str(RATE),
+            "--log-each",
+            "1000",
+            "--seed",
+            str(args.seed),
+        ]
+    )
 
 
 def run_arm(args: Any) -> dict[str, Any]:
     """Train one arm here; supervised tokens a second of the training itself, final loss, peak memory."""
     import torch
 
-    from toolkit.adapters import lora_model
-    from toolkit.qwen3vl import load_config, load_model, load_processor
-    from toolkit.records import read_records
-    from toolkit.training import Validation, adapter_settings, answer_lengths, measured_training, record_length
+    from toolkit.model.adapters import lora_model
+    from toolkit.model.lengths import answer_lengths, record_length
+    from toolkit.model.loading import load_config, load_model, load_processor
+    from toolkit.records.record import read_records
+    from toolkit.training.run import Validation, adapter_settings, measured_training
 
     os.chdir(REPOSITORY)
     work, out = args.work, args.work / f"out-{args.arm}"
@@ -106,7 +150,9 @@ def run_arm(args: Any) -> dict[str, Any]:
 
         kept: dict[str, Any] = {}
         train = Trainer.train
-        Trainer.train = lambda self, *a, **k: kept.setdefault("outcome", train(kept.setdefault("trainer", self), *a, **k))  # type: ignore[method-assign]  # fmt: skip
+        Trainer.train = lambda self, *a, **k: kept.setdefault(
+            "outcome", train(kept.setdefault("trainer", self), *a, **k)
+        )  # type: ignore[method-assign]
         contract = contract_of(records, args)
         lengths = [record_length(processor, record, Path(), args.tokens) for record in records]
         measured_training(options, load_config(options.model), processor, contract, records, lengths, [])
@@ -121,15 +167,19 @@ def run_arm(args: Any) -> dict[str, Any]:
     model.eval()
     judged = validation.loss(model)
     return {
-        "arm": args.arm, "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 1), "answer_tokens_per_second": round(answers / seconds, 2), "final_loss": judged,
+        "arm": args.arm,
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 1),
+        "answer_tokens_per_second": round(answers / seconds, 2),
+        "final_loss": judged,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }  # fmt: skip
+    }
 
 
 def contract_of(records: list[dict[str, Any]], args: Any) -> Any:
-    from toolkit.contract import Contract
-    from toolkit.records import prompt_of
-    from toolkit.target_schema import TargetSchema
+    from toolkit.model.contract import Contract
+    from toolkit.records.record import prompt_of
+    from toolkit.schema.target import TargetSchema
 
     schema, prompt = TargetSchema.load("schemas/bill_of_lading.schema.json"), prompt_of(records[0])
     return Contract(schema.raw, schema.source, prompt.system, prompt.question, args.tokens, 64)
@@ -137,10 +187,26 @@ def contract_of(records: list[dict[str, Any]], args: Any) -> Any:
 
 def common(args: Any, out: Path) -> dict[str, Any]:
     return {
-        "output_dir": str(out), "num_train_epochs": args.epochs, "learning_rate": RATE, "per_device_train_batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATE,
-        "warmup_steps": 0.05, "lr_scheduler_type": "cosine", "weight_decay": 0.0, "max_grad_norm": 1.0, "bf16": True, "use_cpu": not on_gpu(), "logging_steps": 1000,
-        "save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": args.seed, "data_seed": args.seed, "remove_unused_columns": False, "gradient_checkpointing": False,
-    }  # fmt: skip
+        "output_dir": str(out),
+        "num_train_epochs": args.epochs,
+        "learning_rate": RATE,
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": ACCUMULATE,
+        "warmup_steps": 0.05,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": True,
+        "use_cpu": not on_gpu(),
+        "logging_steps": 1000,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": args.seed,
+        "data_seed": args.seed,
+        "remove_unused_columns": False,
+        "gradient_checkpointing": False,
+    }
 
 
 def on_gpu() -> bool:
@@ -155,23 +221,27 @@ def trl_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: Any
     from datasets import Image as ImageFeature
     from trl import SFTConfig, SFTTrainer
 
-    from toolkit.records import answer_text, images_of, prompt_of
+    from toolkit.model.devices import one_gpu
+    from toolkit.records.record import answer_text, images_of, prompt_of
 
     def turns(record: dict[str, Any]) -> dict[str, Any]:
         prompt, pages = prompt_of(record), images_of(record)
         user = [{"type": "image", "text": None}] * len(pages) + [{"type": "text", "text": prompt.question}]
         return {
             "images": pages,
-            "prompt": [{"role": "system", "content": [{"type": "text", "text": prompt.system}]}, {"role": "user", "content": user}],
+            "prompt": [
+                {"role": "system", "content": [{"type": "text", "text": prompt.system}]},
+                {"role": "user", "content": user},
+            ],
             "completion": [{"role": "assistant", "content": [{"type": "text", "text": answer_text(record)}]}],
-        }  # fmt: skip
+        }
 
     turn = {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
     features = Features({"images": List(ImageFeature()), "prompt": List(turn), "completion": List(turn)})
     dataset = Dataset.from_list([turns(record) for record in records], features=features)
     own = TRL_DEFAULTS if args.arm == "trl" else {}
     config = SFTConfig(**(common(args, out) | own), max_length=None, completion_only_loss=True)
-    trainer = SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=processor)
+    trainer = SFTTrainer(model=model, args=one_gpu(config), train_dataset=dataset, processing_class=processor)
     return float(trainer.train().metrics["train_runtime"])
 
 
@@ -179,13 +249,18 @@ def plain_arm(model: Any, processor: Any, records: list[dict[str, Any]], args: A
     """transformers' Trainer with right padding, records in random order, logits and loss over the whole sequence."""
     from transformers import Trainer, TrainingArguments
 
-    from toolkit.batches import RecordDataset, collate
+    from toolkit.model.devices import one_gpu
+    from toolkit.model.encoding import RecordDataset, collate
 
     def padded(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return collate(examples, processor.tokenizer.pad_token_id)
 
-    trainer = Trainer(model=model, args=TrainingArguments(**common(args, out), label_names=["labels"]),
-                      train_dataset=RecordDataset(records, processor, Path()), data_collator=padded)  # fmt: skip
+    trainer = Trainer(
+        model=model,
+        args=one_gpu(TrainingArguments(**common(args, out), label_names=["labels"])),
+        train_dataset=RecordDataset(records, processor, Path()),
+        data_collator=padded,
+    )
     return float(trainer.train().metrics["train_runtime"])
 
 

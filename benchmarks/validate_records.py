@@ -25,18 +25,18 @@ sys.path.insert(0, str(SCRIPTS))
 import jsonschema  # noqa: E402
 
 from toolkit.files import read_json, strict_json  # noqa: E402
-from toolkit.prompt import generated_prompt  # noqa: E402
-from toolkit.record_check import RecordCheck  # noqa: E402
-from toolkit.records import RECORD_SCHEMA, answer_text, make_record  # noqa: E402
-from toolkit.sample_values import container_number  # noqa: E402
-from toolkit.target_schema import TargetSchema, compact_json  # noqa: E402
+from toolkit.records.prompt import generated_prompt  # noqa: E402
+from toolkit.records.record import RECORD_SCHEMA, answer_text, make_record  # noqa: E402
+from toolkit.records.record_check import RecordCheck  # noqa: E402
+from toolkit.samples.values import container_number  # noqa: E402
+from toolkit.schema.target import TargetSchema, compact_json  # noqa: E402
 
 SCHEMA = SCRIPTS.parent / "schemas/bill_of_lading.schema.json"
 
 
 def record_lines(count: int, seed: int):
     """JSON lines of distinct records; the values vary, so that nothing can be cached."""
-    from toolkit.prompt import Prompt
+    from toolkit.records.prompt import Prompt
 
     schema = TargetSchema.load(SCHEMA)
     system = generated_prompt(schema).system[:420]
@@ -47,11 +47,18 @@ def record_lines(count: int, seed: int):
             {"container_number": draw.choice(pool), "container_size": "40", "container_type": "HC"}
             for _ in range(draw.randint(1, 8))
         ]
-        answer = schema.ordered({
-            "consignee_name": f"CONSIGNEE {draw.randrange(10**6)} LTD", "bl_number": f"BL{number:09d}", "vessel_name": "SITC INCHON",
-            "port_of_loading": "SHANGHAI", "port_of_discharge": "Port Klang", "detention_free_days": draw.randint(0, 30), "containers": rows,
-            "container_summary": f"{len(rows)} X 40HC",
-        })  # fmt: skip
+        answer = schema.ordered(
+            {
+                "consignee_name": f"CONSIGNEE {draw.randrange(10**6)} LTD",
+                "bl_number": f"BL{number:09d}",
+                "vessel_name": "SITC INCHON",
+                "port_of_loading": "SHANGHAI",
+                "port_of_discharge": "Port Klang",
+                "detention_free_days": draw.randint(0, 30),
+                "containers": rows,
+                "container_summary": f"{len(rows)} X 40HC",
+            }
+        )
         images = [f"data/images/bl_{number:09d}_page_{page:04d}.png" for page in (1, 2)]
         meta = {"schema": SCHEMA.as_posix(), "source": f"bl {number:09d}.pdf", "pages": 2, "images": "pages"}
         yield compact_json(make_record(f"bl {number:09d}.pdf", images, Prompt(system), compact_json(answer), meta))
@@ -132,7 +139,21 @@ def main() -> None:
     draw = random.Random(3)
     check = RecordCheck(None)
     lines = [mutated(line, draw) for line in record_lines(2000, 4)]
-    verdicts = [(plain_verdict(record_schema, target, line), not any(p[2] == "error" and ("answer" in p[0] or p[1].startswith(("not JSON", "the answer is")) or not check.record_is_valid(json.loads(line))) for p in check.problems(line.encode("utf-8", "surrogatepass")))) for line in lines]  # fmt: skip
+    verdicts = [
+        (
+            plain_verdict(record_schema, target, line),
+            not any(
+                p[2] == "error"
+                and (
+                    "answer" in p[0]
+                    or p[1].startswith(("not JSON", "the answer is"))
+                    or not check.record_is_valid(json.loads(line))
+                )
+                for p in check.problems(line.encode("utf-8", "surrogatepass"))
+            ),
+        )
+        for line in lines
+    ]
     differ = [line for line, (a, b) in zip(lines, verdicts, strict=True) if a != b]
     print(
         f"2,000 mutated records: {sum(a for a, _ in verdicts)} valid by plain jsonschema, {len(differ)} verdicts differ"

@@ -21,12 +21,12 @@ from pathlib import Path
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from toolkit.prompt import generated_prompt  # noqa: E402
-from toolkit.records import make_record  # noqa: E402
-from toolkit.sample_values import container_number  # noqa: E402
-from toolkit.target_schema import TargetSchema  # noqa: E402
-from toolkit.token_counts import estimated_tokens  # noqa: E402
-from toolkit.wire_format import WireFormat  # noqa: E402
+from toolkit.answers.wire_format import WireFormat  # noqa: E402
+from toolkit.model.token_counts import estimated_tokens  # noqa: E402
+from toolkit.records.prompt import generated_prompt  # noqa: E402
+from toolkit.records.record import make_record  # noqa: E402
+from toolkit.samples.values import container_number  # noqa: E402
+from toolkit.schema.target import TargetSchema  # noqa: E402
 
 SCHEMA = TargetSchema.load(SCRIPTS.parent / "schemas/bill_of_lading.schema.json")
 # How Qwen2 and later split a text before merging; each digit stands alone (their tokenizer's own configuration).
@@ -46,12 +46,28 @@ def encoding(merges: Path):
 
 
 def bill(containers: int, draw: random.Random) -> dict:
-    rows = [{"container_number": container_number(draw), "container_size": draw.choice(("20", "40")), "container_type": draw.choice(("GP", "HC"))} for _ in range(containers)]  # fmt: skip
-    return SCHEMA.ordered({
-        "consignee_name": "SUNRISE TRADING SDN BHD", "bl_number": "SGNS25093550", "vessel_name": "SITC INCHON V.2524N", "port_of_loading": "HO CHI MINH",
-        "port_of_discharge": "Port Klang", "detention_free_days": 7, "demurrage_free_days": 14, "combined_free_days": None,
-        "container_summary": f"{containers} X 40HC" if containers else None, "containers": rows,
-    })  # fmt: skip
+    rows = [
+        {
+            "container_number": container_number(draw),
+            "container_size": draw.choice(("20", "40")),
+            "container_type": draw.choice(("GP", "HC")),
+        }
+        for _ in range(containers)
+    ]
+    return SCHEMA.ordered(
+        {
+            "consignee_name": "SUNRISE TRADING SDN BHD",
+            "bl_number": "SGNS25093550",
+            "vessel_name": "SITC INCHON V.2524N",
+            "port_of_loading": "HO CHI MINH",
+            "port_of_discharge": "Port Klang",
+            "detention_free_days": 7,
+            "demurrage_free_days": 14,
+            "combined_free_days": None,
+            "container_summary": f"{containers} X 40HC" if containers else None,
+            "containers": rows,
+        }
+    )
 
 
 def main() -> None:
@@ -71,10 +87,14 @@ def main() -> None:
     )
     for containers in (0, 5, 20, 50, 100):
         answer = bill(containers, random.Random(args.seed))
-        forms = {"dumps": json.dumps(answer)} | {kind: WireFormat(SCHEMA, kind).encoded(answer) for kind in ("json", "positional")}  # fmt: skip
+        forms = {"dumps": json.dumps(answer)} | {
+            kind: WireFormat(SCHEMA, kind).encoded(answer) for kind in ("json", "positional")
+        }
         counts = {name: len(tokens.encode(text)) for name, text in forms.items()}
         estimate = estimated_tokens(make_record("x", [], generated_prompt(SCHEMA), forms["json"], {}))[1]
-        print(f"{containers:10d} {counts['dumps']:11d} {counts['json']:9d} {counts['positional']:11d} {counts['positional'] / counts['dumps']:9.1%} {estimate:10d}")  # fmt: skip
+        print(
+            f"{containers:10d} {counts['dumps']:11d} {counts['json']:9d} {counts['positional']:11d} {counts['positional'] / counts['dumps']:9.1%} {estimate:10d}"
+        )
 
 
 if __name__ == "__main__":

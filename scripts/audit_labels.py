@@ -22,11 +22,11 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.evidence import TextLayers
 from toolkit.files import argument_path, shown, write_json, write_jsonl, write_text
-from toolkit.label_audit import Document, Finding, audited
-from toolkit.records import gold_of, images_of, read_records
-from toolkit.target_schema import TargetSchema
+from toolkit.pages.evidence import TextLayers
+from toolkit.records.label_audit import Document, Finding, audited
+from toolkit.records.record import gold_of, images_of, read_records
+from toolkit.schema.target import TargetSchema
 
 
 def build_parser() -> console.Parser:
@@ -64,15 +64,23 @@ def main(argv: list[str] | None = None) -> int:
     suspicious = [finding for finding in findings if finding.suspicion >= args.suspicion]
     statuses = Counter(finding.status for finding in findings)
     result = {
-        "documents": len(documents), "without_text_layer": len(without), "values": sum(f.status != "not_in_label" for f in findings),
-        "suspicious": len(suspicious), "documents_suspicious": len({f.document for f in suspicious}), "status": dict(sorted(statuses.items())),
-        "by_field": dict(Counter(f.field for f in suspicious).most_common()), "report": shown(args.out_dir / "report.html"),
-    }  # fmt: skip
+        "documents": len(documents),
+        "without_text_layer": len(without),
+        "values": sum(f.status != "not_in_label" for f in findings),
+        "suspicious": len(suspicious),
+        "documents_suspicious": len({f.document for f in suspicious}),
+        "status": dict(sorted(statuses.items())),
+        "by_field": dict(Counter(f.field for f in suspicious).most_common()),
+        "report": shown(args.out_dir / "report.html"),
+    }
     write_jsonl(args.out_dir / "findings.jsonl", (asdict(finding) for finding in findings))
     write_json(args.out_dir / "summary.json", result | {"without": without})
     images = {record["id"]: [args.root / image for image in images_of(record)] for record in records}
     write_text(args.out_dir / "report.html", page_of(suspicious[: args.most], len(suspicious), images, result))
-    say(f"{result['values']} values of {len(documents)} documents: " + ", ".join(f"{n} {s}" for s, n in statuses.most_common()))  # fmt: skip
+    say(
+        f"{result['values']} values of {len(documents)} documents: "
+        + ", ".join(f"{n} {s}" for s, n in statuses.most_common())
+    )
     if without:
         say(f"{len(without)} documents without a text layer were not looked at: {first_few(without)}")
     if suspicious:

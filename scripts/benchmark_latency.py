@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.wire_format import WIRES
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.contract import load_contract
-from toolkit.documents import PageRenderer, Unreadable, documents_of_files, documents_of_jsonl
+from toolkit.extraction.documents import PageRenderer, Unreadable, documents_of_files, documents_of_jsonl
 from toolkit.files import argument_path, read_json, shown, write_json
-from toolkit.latency_page import write_latency_page
-from toolkit.latency_runs import Load, Objective, measured, run_load, server_figures, spread, summary
-from toolkit.records import gold_of, read_records
-from toolkit.token_counts import vision_tokens
-from toolkit.wire_format import WIRES
+from toolkit.latency.measured import Load, Objective, measured, run_load, server_figures, spread, summary
+from toolkit.model.contract import load_contract
+from toolkit.model.token_counts import vision_tokens
+from toolkit.records.record import gold_of, read_records
+from toolkit.reports.latency_page import write_latency_page
 
 FORMAT_VERSION = 1
 
@@ -38,27 +38,93 @@ FORMAT_VERSION = 1
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--server", required=True, metavar="URL", help="an OpenAI-compatible endpoint, up to /v1")
-    parser.add_argument("--contract", type=argument_path, required=True, help="model or adapter folder whose contract the requests follow")  # fmt: skip
+    parser.add_argument(
+        "--contract",
+        type=argument_path,
+        required=True,
+        help="model or adapter folder whose contract the requests follow",
+    )
     parser.add_argument("--served-model", default=None, help="model name at the server (default: its first)")
-    parser.add_argument("--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="one JSONL; or PDFs, images, folders, patterns")  # fmt: skip
-    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to")  # fmt: skip
+    parser.add_argument(
+        "--in",
+        dest="inputs",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="one JSONL; or PDFs, images, folders, patterns",
+    )
+    parser.add_argument(
+        "--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to"
+    )
     parser.add_argument("--limit", type=int, default=None, help="only the first N documents")
-    parser.add_argument("--concurrency", type=int, action="append", default=[], metavar="N", help="documents at a time; repeat (default: 1)")  # fmt: skip
-    parser.add_argument("--rate", type=float, action="append", default=[], metavar="R", help="documents a second, at random times; repeat")  # fmt: skip
-    parser.add_argument("--requests", type=int, default=None, metavar="N", help="documents of each run, taken round (default: each once)")  # fmt: skip
-    parser.add_argument("--window", type=int, default=None, help="pages of a request (default: the longest training document)")  # fmt: skip
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="documents at a time; repeat (default: 1)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        action="append",
+        default=[],
+        metavar="R",
+        help="documents a second, at random times; repeat",
+    )
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=None,
+        metavar="N",
+        help="documents of each run, taken round (default: each once)",
+    )
+    parser.add_argument(
+        "--window", type=int, default=None, help="pages of a request (default: the longest training document)"
+    )
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one answer (default: 120)")
-    parser.add_argument("--no-stream", action="store_true", help="plain answers: no time to the first token, for endpoints that cannot stream")  # fmt: skip
-    parser.add_argument("--as-gold", action="store_true", help="vLLM and a JSONL with answers: the grammar allows the gold answer only, whatever the model would say")  # fmt: skip
-    parser.add_argument("--wire", choices=WIRES, default=None, help="with --as-gold: form of the answer (default: the contract's)")  # fmt: skip
-    parser.add_argument("--rows-per-shard", type=int, default=None, metavar="ROWS", help="with --as-gold: rows of a shard, 0: whole answers (default: the contract's)")  # fmt: skip
-    parser.add_argument("--fields-per-shard", type=int, default=None, metavar="FIELDS", help="with --as-gold: header fields of a shard (default: the contract's)")  # fmt: skip
-    parser.add_argument("--slo", action="append", default=[], metavar="SLO", help="p50, p90, p95 or p99=SECONDS, for example p95=1.0s@rows<=50; repeat")  # fmt: skip
+    parser.add_argument(
+        "--no-stream",
+        action="store_true",
+        help="plain answers: no time to the first token, for endpoints that cannot stream",
+    )
+    parser.add_argument(
+        "--as-gold",
+        action="store_true",
+        help="vLLM and a JSONL with answers: the grammar allows the gold answer only, whatever the model would say",
+    )
+    parser.add_argument(
+        "--wire", choices=WIRES, default=None, help="with --as-gold: form of the answer (default: the contract's)"
+    )
+    parser.add_argument(
+        "--rows-per-shard",
+        type=int,
+        default=None,
+        metavar="ROWS",
+        help="with --as-gold: rows of a shard, 0: whole answers (default: the contract's)",
+    )
+    parser.add_argument(
+        "--fields-per-shard",
+        type=int,
+        default=None,
+        metavar="FIELDS",
+        help="with --as-gold: header fields of a shard (default: the contract's)",
+    )
+    parser.add_argument(
+        "--slo",
+        action="append",
+        default=[],
+        metavar="SLO",
+        help="p50, p90, p95 or p99=SECONDS, for example p95=1.0s@rows<=50; repeat",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of arrival times (default: 0)")
     parser.add_argument("--name", default=None, help="what this run is called in tables (default: the server's model)")
     parser.add_argument("--out", type=argument_path, required=True, help="JSON to write")
     parser.add_argument("--report", type=argument_path, default=None, help="HTML to write")
-    parser.add_argument("--against", type=argument_path, default=None, metavar="FILE", help="an earlier --out to compare with")  # fmt: skip
+    parser.add_argument(
+        "--against", type=argument_path, default=None, metavar="FILE", help="an earlier --out to compare with"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     return parser
 
@@ -74,7 +140,11 @@ def main(argv: list[str] | None = None) -> int:
         raise StageError(f"{shown(args.out)} is there already; choose another --out, or --overwrite")
     earlier = read_benchmark(args.against) if args.against else None
     contract = load_contract(args.contract)
-    forms = {name: getattr(args, name) for name in ("wire", "rows_per_shard", "fields_per_shard") if getattr(args, name) is not None}  # fmt: skip
+    forms = {
+        name: getattr(args, name)
+        for name in ("wire", "rows_per_shard", "fields_per_shard")
+        if getattr(args, name) is not None
+    }
     if forms and not args.as_gold:
         raise StageError(
             "--wire, --rows-per-shard and --fields-per-shard go with --as-gold: a model answers in the form it was trained in"
@@ -86,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         {"load": run["load"], **objective.verdict(run["documents"])}
         for run in result["runs"]
         for objective in objectives
-    ]  # fmt: skip
+    ]
     tell(result, earlier)
     write_json(args.out, result)
     say(f"-> {shown(args.out)}")
@@ -97,7 +167,9 @@ def main(argv: list[str] | None = None) -> int:
     missed = [one for one in result["slo"] if not one["met"]]
     small = {key: value for key, value in result.items() if key != "runs"}
     small["runs"] = [{key: value for key, value in run.items() if key != "documents"} for run in result["runs"]]
-    return console.finish(args, small | {"out": shown(args.out)}, ExitCode.PROBLEMS if errors or missed else ExitCode.OK)  # fmt: skip
+    return console.finish(
+        args, small | {"out": shown(args.out)}, ExitCode.PROBLEMS if errors or missed else ExitCode.OK
+    )
 
 
 def read_benchmark(path: Path) -> dict[str, Any]:
@@ -111,13 +183,17 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
     """Render, then each load in turn against the one server; requests are sent once, so that an error is counted and not hidden."""
     import httpx
 
-    from toolkit.extraction import Judge
-    from toolkit.server_client import API_KEY_VARIABLE, ServerModel
+    from toolkit.extraction.run import Judge
+    from toolkit.extraction.server_client import API_KEY_VARIABLE, ServerModel
 
     judge = Judge(contract.answer_plan)
     inputs = [argument_path(name) for name in args.inputs]
     jsonl = len(inputs) == 1 and inputs[0].suffix.lower() == ".jsonl"
-    documents = documents_of_jsonl(inputs[0], args.root, limit=args.limit, shuffle_pages=False) if jsonl else documents_of_files(inputs, limit=args.limit)  # fmt: skip
+    documents = (
+        documents_of_jsonl(inputs[0], args.root, limit=args.limit, shuffle_pages=False)
+        if jsonl
+        else documents_of_files(inputs, limit=args.limit)
+    )
     if args.as_gold and not jsonl:
         raise StageError("--as-gold needs a JSONL with answers")
     gold = {record["id"]: gold_of(record) for record in read_records(inputs[0], args.limit)} if args.as_gold else {}
@@ -125,15 +201,32 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
     key = os.environ.get(API_KEY_VARIABLE)
     with PageRenderer(contract.image_max_tokens, workers=1) as renderer:
         async with ServerModel(
-            args.server, contract, model=args.served_model, key=key, concurrency=most, timeout=args.timeout, attempts=1, patience=1,
-            confidence=False, stream=not args.no_stream, say=say,
-        ) as server:  # fmt: skip
+            args.server,
+            contract,
+            model=args.served_model,
+            key=key,
+            concurrency=most,
+            timeout=args.timeout,
+            attempts=1,
+            patience=1,
+            confidence=False,
+            stream=not args.no_stream,
+            say=say,
+        ) as server:
             ready, render, unreadable = rendered(renderer, documents)
             if not ready:
                 raise StageError(f"no document could be read: {first_few(unreadable)}")
 
             async def ask(document: Any, pages: list[Path], vision: int) -> dict[str, Any]:
-                return await measured(server, judge, document, pages, window=args.window or contract.max_pages, vision_tokens=vision, gold=gold.get(document.identity))  # fmt: skip
+                return await measured(
+                    server,
+                    judge,
+                    document,
+                    pages,
+                    window=args.window or contract.max_pages,
+                    vision_tokens=vision,
+                    gold=gold.get(document.identity),
+                )
 
             metrics = f"{args.server.rstrip('/').removesuffix('/v1')}/metrics"
 
@@ -156,13 +249,25 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
                 figures = server_figures(before, await reading())
                 for one in (first, *done):
                     one.pop("prediction", None)
-                runs.append(summary(load, [first, *done], seconds, figures) | {"documents": [rounded(one) for one in (first, *done)]})  # fmt: skip
+                runs.append(
+                    summary(load, [first, *done], seconds, figures)
+                    | {"documents": [rounded(one) for one in (first, *done)]}
+                )
             name = args.name or str(server.model)
     return {
-        "benchmark_latency": FORMAT_VERSION, "name": name, "server": args.server, "model": server.model, "wire": contract.wire,
-        "rows_per_shard": contract.rows_per_shard, "fields_per_shard": contract.fields_per_shard, "image_max_tokens": contract.image_max_tokens,
-        "as_gold": args.as_gold, "render": render, "unreadable": unreadable, "runs": runs,
-    }  # fmt: skip
+        "benchmark_latency": FORMAT_VERSION,
+        "name": name,
+        "server": args.server,
+        "model": server.model,
+        "wire": contract.wire,
+        "rows_per_shard": contract.rows_per_shard,
+        "fields_per_shard": contract.fields_per_shard,
+        "image_max_tokens": contract.image_max_tokens,
+        "as_gold": args.as_gold,
+        "render": render,
+        "unreadable": unreadable,
+        "runs": runs,
+    }
 
 
 def rendered(renderer: PageRenderer, documents: list[Any]) -> tuple[list[Any], dict[str, Any], list[str]]:
@@ -193,15 +298,24 @@ def rounded(one: dict[str, Any]) -> dict[str, Any]:
 
 def tell(result: dict[str, Any], earlier: dict[str, Any] | None) -> None:
     """The tables: each run, its row buckets, the server's own times, the objectives, the comparison."""
-    form = f"{result['wire']}, shards of {result['rows_per_shard']} rows" if result["rows_per_shard"] else f"{result['wire']}, whole answers"  # fmt: skip
+    form = (
+        f"{result['wire']}, shards of {result['rows_per_shard']} rows"
+        if result["rows_per_shard"]
+        else f"{result['wire']}, whole answers"
+    )
     say(f"{result['name']} at {result['server']}: {form}; seconds with 95 % intervals")
     if result["render"]:
-        say(f"  rendering a document takes p50 {result['render']['p50']:.3f}, p95 {result['render']['p95']:.3f} (not in the figures below)")  # fmt: skip
+        say(
+            f"  rendering a document takes p50 {result['render']['p50']:.3f}, p95 {result['render']['p95']:.3f} (not in the figures below)"
+        )
     for run in result["runs"]:
         if not run["seconds"]:
             say(f"  {run['load']}: no document has an answer ({run['errors']})")
             continue
-        figures = "  ".join(f"{q} {run['seconds'][q]:.3f} [{run['seconds'][q + '_interval'][0]:.3f}, {run['seconds'][q + '_interval'][1]:.3f}]" for q in ("p50", "p90", "p95", "p99"))  # fmt: skip
+        figures = "  ".join(
+            f"{q} {run['seconds'][q]:.3f} [{run['seconds'][q + '_interval'][0]:.3f}, {run['seconds'][q + '_interval'][1]:.3f}]"
+            for q in ("p50", "p90", "p95", "p99")
+        )
         say(f"  {run['load']:14s} {figures}")
         more = [f"{run['documents_per_second']:.2f} documents/s", f"{run['tokens_per_second']:.0f} tokens/s"]
         if run["cold"]:
@@ -212,22 +326,38 @@ def tell(result: dict[str, Any], earlier: dict[str, Any] | None) -> None:
             more.append(f"{1000 * run['per_token']['p50']:.1f} ms a token")
         more.append(f"{run['cached_share']:.0%} of the prompt from the cache")
         say(f"    {', '.join(more)}" + (f"; without an answer: {run['errors']}" if run["errors"] else ""))
-        say("    by rows: " + ", ".join(f"{name}: p50 {value['p50']:.3f}, p95 {value['p95']:.3f} ({value['n']})" for name, value in run["rows"].items()))  # fmt: skip
+        say(
+            "    by rows: "
+            + ", ".join(
+                f"{name}: p50 {value['p50']:.3f}, p95 {value['p95']:.3f} ({value['n']})"
+                for name, value in run["rows"].items()
+            )
+        )
         if run["server"]:
             own = run["server"]
-            say(f"    the server's own means of {own['requests']} requests: queue {own['queue']:.3f}, prefill {own['prefill']:.3f}, decode {own['decode']:.3f}")  # fmt: skip
+            say(
+                f"    the server's own means of {own['requests']} requests: queue {own['queue']:.3f}, prefill {own['prefill']:.3f}, decode {own['decode']:.3f}"
+            )
     for run, other in paired(result, earlier):
         ratio = run["seconds"]["p50"] / other["seconds"]["p50"]
-        say(f"  against {earlier['name'] if earlier else ''}, {run['load']}: p50 {run['seconds']['p50']:.3f} for {other['seconds']['p50']:.3f} ({ratio:.2f} x), p95 {run['seconds']['p95']:.3f} for {other['seconds']['p95']:.3f}")  # fmt: skip
+        say(
+            f"  against {earlier['name'] if earlier else ''}, {run['load']}: p50 {run['seconds']['p50']:.3f} for {other['seconds']['p50']:.3f} ({ratio:.2f} x), p95 {run['seconds']['p95']:.3f} for {other['seconds']['p95']:.3f}"
+        )
     for one in result["slo"]:
         seconds = "no answer" if one["seconds"] is None else f"{one['seconds']:.3f} s"
-        say(f"  {one['slo']} at {one['load']}: {'met' if one['met'] else 'MISSED'}, {seconds} over {one['documents']} documents")  # fmt: skip
+        say(
+            f"  {one['slo']} at {one['load']}: {'met' if one['met'] else 'MISSED'}, {seconds} over {one['documents']} documents"
+        )
 
 
 def paired(result: dict[str, Any], earlier: dict[str, Any] | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Runs of the same load in both files that have answers."""
     others = {run["load"]: run for run in (earlier or {}).get("runs", [])}
-    return [(run, others[run["load"]]) for run in result["runs"] if run["load"] in others and run["seconds"] and others[run["load"]]["seconds"]]  # fmt: skip
+    return [
+        (run, others[run["load"]])
+        for run in result["runs"]
+        if run["load"] in others and run["seconds"] and others[run["load"]]["seconds"]
+    ]
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.confidence import FEATURES, ConfidenceModel, field_name, fitted, quality, raw_confidence
+from toolkit.answers.confidence import FEATURES, ConfidenceModel, field_name, fitted, quality, raw_confidence
+from toolkit.answers.predictions import PredictionFile, read_gold
 from toolkit.console import ExitCode, StageError, say
-from toolkit.contract import FILE_NAME, load_contract
+from toolkit.evaluation.scoring import judged_values
 from toolkit.files import argument_path, shown
-from toolkit.predictions import PredictionFile, read_gold
-from toolkit.scoring import judged_values
-from toolkit.target_schema import TargetSchema
+from toolkit.model.contract import FILE_NAME, load_contract
+from toolkit.schema.target import TargetSchema
 
 FOLDS = 5
 FEWEST_WRONG = 5
@@ -102,14 +102,18 @@ def values_of(schema: TargetSchema, predictions: Path, gold: Path) -> list[Value
     documents, failed, bare = [], 0, 0
     for identity, answer, _ in read_gold(gold):
         line = file.get(identity)
-        if line is None or line.get("status") != "ok":
+        if line is None or line.get("status") != "ok" or not isinstance(line.get("prediction"), dict):
             failed += 1
             continue
         known = line.get("features")
         if not known:
             bare += 1
             continue
-        judged = [(name, known[name], right) for name, right in judged_values(schema, answer, line["prediction"]) if name in known]  # fmt: skip
+        judged = [
+            (name, known[name], right)
+            for name, right in judged_values(schema, answer, line["prediction"])
+            if name in known
+        ]
         documents.append(Values(*(list(column) for column in zip(*judged, strict=True))))
     if bare:
         say(

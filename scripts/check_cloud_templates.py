@@ -1,8 +1,11 @@
-"""Check the templates in azureml/ and runpod/ before they cost money: run it after every change of yours. Needs no cloud and no account.
+"""Check the templates in azureml/ and runpod/ before they cost money. Run it after every change of yours.
 
-Azure ML files go through Microsoft's own SDK, Kubernetes files through the published schemas, Dockerfiles through hadolint, shell scripts through
-shellcheck; beyond those: limits that the SDK accepts and the service does not, probes against load time, concurrency against the gateway's, pinned images,
-and that every file, script, flag, asset and route that a template names is there. Makes the environment "cloud" and starts itself inside.
+It needs no cloud and no account. It makes the environment "cloud" and starts itself inside. What is checked:
+
+- Azure ML files by Microsoft's own SDK, Kubernetes files by the published schemas;
+- Dockerfiles by hadolint, shell scripts by shellcheck, PowerShell scripts for what Windows PowerShell 5.1 cannot read;
+- limits that the SDK accepts and the service does not, probes against load time, concurrency against the gateway's;
+- that images are pinned, and that every file, script, flag, asset and route that a template names is there.
 
     python scripts/check_cloud_templates.py
     python scripts/check_cloud_templates.py --in my-templates
@@ -13,14 +16,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from toolkit import cloud_templates, console, environments
+from toolkit import console
+from toolkit.cloud.checks import checked
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path
+from toolkit.project import environments
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--in", dest="input", type=argument_path, default=environments.REPOSITORY, help="repository to check (default: this one)")  # fmt: skip
+    parser.add_argument(
+        "--in",
+        dest="input",
+        type=argument_path,
+        default=environments.REPOSITORY,
+        help="repository to check (default: this one)",
+    )
     parser.add_argument("--here", action="store_true", help="use the current environment as it is")
     return parser
 
@@ -37,9 +48,12 @@ def main(argv: list[str] | None = None) -> int:
         if not environments.is_inside("cloud"):
             return environments.start_inside("cloud", __file__, arguments)
     try:
-        found = cloud_templates.checked(repository)
+        found = checked(repository)
     except ImportError as error:
-        raise StageError(f"{error.name} is missing; python scripts/make_environment.py cloud makes the environment", ExitCode.DEPENDENCY) from None  # fmt: skip
+        raise StageError(
+            f"{error.name} is missing; python scripts/make_environment.py cloud makes the environment",
+            ExitCode.DEPENDENCY,
+        ) from None
     for name, sentences in found.items():
         say(f"{name}: {f'{len(sentences)} problems' if sentences else 'good'}")
         for sentence in sentences:

@@ -19,16 +19,16 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import StageError, say
-from toolkit.dataset_page import write_page
 from toolkit.files import argument_path, shown
-from toolkit.gpus import GPUS, Gpu
-from toolkit.latency_model import WEIGHT_BYTES, predicted_latency, weight_gib
-from toolkit.model_shapes import SHAPES, ModelShape
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import answer_text, gold_of, images_of, read_records
-from toolkit.target_schema import TargetSchema, value_at
-from toolkit.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
-from toolkit.training_plan import optimizer_steps, training_hours, training_memory
+from toolkit.latency.predicted import WEIGHT_BYTES, predicted_latency, weight_gib
+from toolkit.model.gpus import GPUS, Gpu
+from toolkit.model.shapes import SHAPES, ModelShape
+from toolkit.model.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.record import answer_text, gold_of, images_of, read_records
+from toolkit.reports.dataset_page import write_page
+from toolkit.schema.target import TargetSchema, value_at
+from toolkit.training.plan import optimizer_steps, training_hours, training_memory
 
 MAX_LENGTHS = (2048, 4096, 8192, 16384, 32768)
 DISTINCT = 20_000  # values counted per field; beyond, new ones are only counted together
@@ -184,8 +184,18 @@ def predictions(stats: Statistics, shape: ModelShape, gpu: Gpu, epochs: float) -
             training[f"{method}{', checkpointing' if checkpointing else ''}"] = {
                 "memory_gib": round(memory.total, 1),
                 "fits": memory.total <= gpu.memory_gib,
-                "hours": round(training_hours(shape, gpu, tokens=total * epochs, answer_tokens=sum(stats.answers) * epochs, vision_tokens=sum(stats.vision) * epochs, checkpointing=checkpointing), 2),
-            }  # fmt: skip
+                "hours": round(
+                    training_hours(
+                        shape,
+                        gpu,
+                        tokens=total * epochs,
+                        answer_tokens=sum(stats.answers) * epochs,
+                        vision_tokens=sum(stats.vision) * epochs,
+                        checkpointing=checkpointing,
+                    ),
+                    2,
+                ),
+            }
     serving = {}
     for precision in WEIGHT_BYTES:
         times = [request_time(stats, shape, gpu, precision, share) for share in (0.5, 0.95)]
@@ -196,7 +206,15 @@ def predictions(stats: Statistics, shape: ModelShape, gpu: Gpu, epochs: float) -
             "p95_ms": round(times[1]),
         }
     steps = optimizer_steps(len(stats.totals), epochs, 8)
-    return {"size": shape.name, "gpu": gpu.name, "epochs": epochs, "optimizer_steps": steps, "records_a_step": 8, "training": training, "serving": serving}  # fmt: skip
+    return {
+        "size": shape.name,
+        "gpu": gpu.name,
+        "epochs": epochs,
+        "optimizer_steps": steps,
+        "records_a_step": 8,
+        "training": training,
+        "serving": serving,
+    }
 
 
 def request_time(stats: Statistics, shape: ModelShape, gpu: Gpu, precision: str, share: float) -> float:
@@ -211,7 +229,15 @@ def tell(args: Any, schema: TargetSchema, result: dict[str, Any]) -> None:
     print(
         f"{shown(args.input)}: {result['documents']} documents, {result['pages']} pages, schema {shown(schema.source)}"
     )
-    numbers = ("pages_per_document", "rows_per_document", "answer_characters", "vision_tokens", "prompt_tokens", "answer_tokens", "total_tokens")  # fmt: skip
+    numbers = (
+        "pages_per_document",
+        "rows_per_document",
+        "answer_characters",
+        "vision_tokens",
+        "prompt_tokens",
+        "answer_tokens",
+        "total_tokens",
+    )
     for label in numbers:
         if result[label]:
             note = f"  {result['tokens_are']}" if label.endswith("tokens") and not label.startswith("vision") else ""
@@ -223,11 +249,17 @@ def tell(args: Any, schema: TargetSchema, result: dict[str, Any]) -> None:
     if result["longest"]:
         print("  longest: " + ", ".join(f"{item['id']} ({item['tokens']})" for item in result["longest"][:3]))
     if planned := result["predicted"]:
-        print(f"  predicted for {planned['size']} on {planned['gpu']}, {planned['epochs']:g} epochs, {planned['optimizer_steps']} steps of 8 records:")  # fmt: skip
+        print(
+            f"  predicted for {planned['size']} on {planned['gpu']}, {planned['epochs']:g} epochs, {planned['optimizer_steps']} steps of 8 records:"
+        )
         for name, line in planned["training"].items():
-            print(f"    training {name:22s} {line['memory_gib']:6.1f} GiB{'' if line['fits'] else ' (does not fit)'}, {line['hours']:g} h")  # fmt: skip
+            print(
+                f"    training {name:22s} {line['memory_gib']:6.1f} GiB{'' if line['fits'] else ' (does not fit)'}, {line['hours']:g} h"
+            )
         for name, line in planned["serving"].items():
-            print(f"    serving {name:23s} {line['weights_gib']:6.1f} GiB of weights{'' if line['fits'] else ' (does not fit)'}, p50 {line['p50_ms']} ms, p95 {line['p95_ms']} ms")  # fmt: skip
+            print(
+                f"    serving {name:23s} {line['weights_gib']:6.1f} GiB of weights{'' if line['fits'] else ' (does not fit)'}, p50 {line['p50_ms']} ms, p95 {line['p95_ms']} ms"
+            )
     if result["records_with_unreadable_images"]:
         print(
             f"  {result['records_with_unreadable_images']} records have images that cannot be read; run verify_image_paths.py"

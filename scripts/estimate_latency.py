@@ -19,18 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.answers.wire_format import WIRES
 from toolkit.console import StageError, say
+from toolkit.evaluation.score_table import row_bucket
 from toolkit.files import argument_path, read_json, shown
-from toolkit.gpus import CPU, GPUS, Gpu
-from toolkit.latency_model import ASSUMED, WEIGHT_BYTES, Efficiency, calibrated, predicted_latency, terms, weight_gib
-from toolkit.model_shapes import SHAPES, ModelShape, shape_of_config
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import gold_of, read_records
-from toolkit.row_shards import AnswerPlan
-from toolkit.score_table import row_bucket
-from toolkit.target_schema import TargetSchema, value_at
-from toolkit.token_counts import estimated_tokens, exact_tokens, page_tokens, rank
-from toolkit.wire_format import WIRES
+from toolkit.latency.predicted import (
+    ASSUMED,
+    WEIGHT_BYTES,
+    Efficiency,
+    calibrated,
+    predicted_latency,
+    terms,
+    weight_gib,
+)
+from toolkit.model.gpus import CPU, GPUS, Gpu
+from toolkit.model.shapes import SHAPES, ModelShape, shape_of_config
+from toolkit.model.token_counts import estimated_tokens, exact_tokens, page_tokens, rank
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.record import gold_of, read_records
+from toolkit.schema.target import TargetSchema, value_at
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,20 @@ def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument("--in", dest="input", type=argument_path, required=True, help="JSONL of documents with answers")
     parser.add_argument("--size", choices=list(SHAPES), default="8b", help="model size (default: 8b)")
-    parser.add_argument("--shape", type=argument_path, default=None, metavar="FOLDER", help="another model: the shape of its config.json")  # fmt: skip
-    parser.add_argument("--gpu", choices=[*GPUS, "cpu"], action="append", default=[], help="GPU; repeat (default: all); cpu with --calibrate only")  # fmt: skip
+    parser.add_argument(
+        "--shape",
+        type=argument_path,
+        default=None,
+        metavar="FOLDER",
+        help="another model: the shape of its config.json",
+    )
+    parser.add_argument(
+        "--gpu",
+        choices=[*GPUS, "cpu"],
+        action="append",
+        default=[],
+        help="GPU; repeat (default: all); cpu with --calibrate only",
+    )
     parser.add_argument(
         "--precision", choices=list(WEIGHT_BYTES), action="append", default=[], help="precision; repeat (default: all)"
     )
@@ -56,9 +76,28 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--wire", choices=WIRES, default="json", help="form of the answer: compact JSON, or positions (default: json)"
     )
-    parser.add_argument("--rows-per-shard", type=int, action="append", default=[], metavar="ROWS", help="answers in shards of so many rows, 0: in one piece; repeat (default: 0)")  # fmt: skip
-    parser.add_argument("--fields-per-shard", type=int, default=0, metavar="FIELDS", help="with shards: header fields of one (default: all)")  # fmt: skip
-    parser.add_argument("--calibrate", type=argument_path, default=None, metavar="FILE", help="measured runs that benchmark_latency.py wrote")  # fmt: skip
+    parser.add_argument(
+        "--rows-per-shard",
+        type=int,
+        action="append",
+        default=[],
+        metavar="ROWS",
+        help="answers in shards of so many rows, 0: in one piece; repeat (default: 0)",
+    )
+    parser.add_argument(
+        "--fields-per-shard",
+        type=int,
+        default=0,
+        metavar="FIELDS",
+        help="with shards: header fields of one (default: all)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=argument_path,
+        default=None,
+        metavar="FILE",
+        help="measured runs that benchmark_latency.py wrote",
+    )
     parser.add_argument("--p95", type=float, default=None, metavar="SECONDS", help="name what meets this")
     parser.add_argument(
         "--price", action="append", default=[], metavar="GPU=PRICE", help="of an hour, for the cost of 1,000 documents"
@@ -109,19 +148,45 @@ def main(argv: list[str] | None = None) -> int:
     requests = by_form[forms[0]]
     buckets = list(dict.fromkeys(row_bucket(r.rows) for r in sorted(requests, key=lambda r: r.rows)))
     assumption = f"calibrated by {shown(args.calibrate)}" if args.calibrate else "shares of the peaks assumed"
-    print(f"{shown(args.input)}: {len(requests)} documents, {shape.name}, answers as {args.wire}, text {'counted' if args.model else 'estimated'}; predicted seconds, one document alone on the GPU, {assumption}")  # fmt: skip
-    print(f"  {'GPU':6s} {'precision':9s} {'shard':>7s} {'GiB':>6s} {'p50':>7s} {'p95':>7s}   p95 by rows: " + "".join(f"{name:>8s}" for name in buckets) + ("   per 1,000" if prices else ""))  # fmt: skip
+    print(
+        f"{shown(args.input)}: {len(requests)} documents, {shape.name}, answers as {args.wire}, text {'counted' if args.model else 'estimated'}; predicted seconds, one document alone on the GPU, {assumption}"
+    )
+    print(
+        f"  {'GPU':6s} {'precision':9s} {'shard':>7s} {'GiB':>6s} {'p50':>7s} {'p95':>7s}   p95 by rows: "
+        + "".join(f"{name:>8s}" for name in buckets)
+        + ("   per 1,000" if prices else "")
+    )
     for line in lines:
         by_rows = "".join(f"{line['rows'][name]['p95']:8.2f}" for name in buckets)
         cost = f"   {line['cost_per_1000']:9.2f}" if line["cost_per_1000"] is not None else ""
         fits = "" if line["fits"] else "  does not fit"
         shard = f"{line['rows_per_shard']} rows" if line["rows_per_shard"] else "whole"
-        print(f"  {line['gpu']:6s} {line['precision']:9s} {shard:>7s} {line['weights_gib']:6.1f} {line['p50']:7.2f} {line['p95']:7.2f}                " + by_rows + cost + fits)  # fmt: skip
-    result: dict[str, Any] = {"documents": len(requests), "size": args.size, "wire": args.wire, "efficiency": dataclasses.asdict(efficiency), "calibrated": args.calibrate is not None, "estimates": lines}  # fmt: skip
+        print(
+            f"  {line['gpu']:6s} {line['precision']:9s} {shard:>7s} {line['weights_gib']:6.1f} {line['p50']:7.2f} {line['p95']:7.2f}                "
+            + by_rows
+            + cost
+            + fits
+        )
+    result: dict[str, Any] = {
+        "documents": len(requests),
+        "size": args.size,
+        "wire": args.wire,
+        "efficiency": dataclasses.asdict(efficiency),
+        "calibrated": args.calibrate is not None,
+        "estimates": lines,
+    }
     if args.p95 is not None:
-        meeting = [f"{line['gpu']} {line['precision']}" + (f" in shards of {line['rows_per_shard']}" if line["rows_per_shard"] else "") for line in lines if line["fits"] and line["p95"] <= args.p95]  # fmt: skip
+        meeting = [
+            f"{line['gpu']} {line['precision']}"
+            + (f" in shards of {line['rows_per_shard']}" if line["rows_per_shard"] else "")
+            for line in lines
+            if line["fits"] and line["p95"] <= args.p95
+        ]
         result["meets_p95"] = meeting
-        say(f"p95 of {args.p95:g} s: " + (", ".join(meeting) if meeting else "nothing of this meets it; see docs/LATENCY_UNDER_1S.md"))  # fmt: skip
+        say(
+            f"p95 of {args.p95:g} s: "
+            + (", ".join(meeting) if meeting else "nothing of this meets it; see docs/LATENCY_UNDER_1S.md")
+        )
     return console.finish(args, result)
 
 
@@ -135,14 +200,34 @@ def custom_shape(folder: Path) -> ModelShape:
 def calibration(args: Any, shape: ModelShape) -> Efficiency:
     """The efficiency fitted to the documents of benchmark_latency.py that had the server to themselves."""
     found = read_json(args.calibrate)
-    measured = [one for run in found.get("runs", []) if run.get("concurrency") == 1 for one in run.get("documents", []) if one.get("status") == "ok" and not one.get("cold")] if isinstance(found, dict) else []  # fmt: skip
+    measured = (
+        [
+            one
+            for run in found.get("runs", [])
+            if run.get("concurrency") == 1
+            for one in run.get("documents", [])
+            if one.get("status") == "ok" and not one.get("cold")
+        ]
+        if isinstance(found, dict)
+        else []
+    )
     if len(measured) < 8:
-        raise StageError(f"{shown(args.calibrate)}: {len(measured)} documents measured at --concurrency 1; at least 8 are needed")  # fmt: skip
+        raise StageError(
+            f"{shown(args.calibrate)}: {len(measured)} documents measured at --concurrency 1; at least 8 are needed"
+        )
     gpu = gpu_named(args.gpu[0])
     rows = [
-        terms(shape, gpu, args.precision[0], vision_tokens=one["vision_tokens"], text_tokens=one["text_tokens"], waves=one["waves"], kv_bytes=1 if args.fp8_cache else 2)
+        terms(
+            shape,
+            gpu,
+            args.precision[0],
+            vision_tokens=one["vision_tokens"],
+            text_tokens=one["text_tokens"],
+            waves=one["waves"],
+            kv_bytes=1 if args.fp8_cache else 2,
+        )
         for one in measured
-    ]  # fmt: skip
+    ]
     return calibrated(rows, [1000 * one["seconds"] for one in measured])
 
 
@@ -192,15 +277,29 @@ def requests_of(args: Any, forms: list[int]) -> dict[int, list[Request]]:
 
 
 def estimate(
-    shape: ModelShape, gpu_name: str, precision: str, form: int, requests: list[Request], price: float | None, efficiency: Efficiency, kv_bytes: float
-) -> dict[str, Any]:  # fmt: skip
+    shape: ModelShape,
+    gpu_name: str,
+    precision: str,
+    form: int,
+    requests: list[Request],
+    price: float | None,
+    efficiency: Efficiency,
+    kv_bytes: float,
+) -> dict[str, Any]:
     """Seconds by rank over all documents and by row bucket; the cost is that of the GPU's time for 1,000, one after another."""
     gpu = gpu_named(gpu_name)
     timed: list[tuple[float, str]] = []
     for request in requests:
         latency = predicted_latency(
-            shape, gpu, precision, vision_tokens=request.vision, text_tokens=request.text, waves=request.waves, efficiency=efficiency, kv_bytes=kv_bytes
-        )  # fmt: skip
+            shape,
+            gpu,
+            precision,
+            vision_tokens=request.vision,
+            text_tokens=request.text,
+            waves=request.waves,
+            efficiency=efficiency,
+            kv_bytes=kv_bytes,
+        )
         timed.append((latency.total / 1000, row_bucket(request.rows)))
     by_rows = {name: [seconds for seconds, bucket in timed if bucket == name] for name in {b for _, b in timed}}
     weights = weight_gib(shape, precision)

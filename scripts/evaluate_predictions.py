@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.checks import business_problems
+from toolkit.answers.predictions import PredictionFile, read_gold
 from toolkit.console import ExitCode, StageError, first_few, say
+from toolkit.evaluation.gates import Allowance, Floor, allowance_of, floor_of
+from toolkit.evaluation.score_table import RATES, ScoreTable, compared
+from toolkit.evaluation.scoring import DocumentScore, judged_values, score_document
 from toolkit.files import argument_path, atomic, shown, write_json, write_text
-from toolkit.predictions import PredictionFile, read_gold
-from toolkit.score_table import RATES, ScoreTable, compared
-from toolkit.scoring import DocumentScore, judged_values, score_document
-from toolkit.target_schema import TargetSchema, value_at
+from toolkit.schema.checks import business_problems
+from toolkit.schema.number_text import CONVENTIONS
+from toolkit.schema.target import TargetSchema, value_at
 
 HEADLINE = ("micro_f1", "macro_f1", "header_macro_f1", "row_f1", "cell_f1", "document_exact")
 Gold = tuple[str, dict[str, Any], dict[str, Any]]
@@ -40,6 +42,12 @@ def build_parser() -> console.Parser:
     )
     parser.add_argument(
         "--schema", type=argument_path, default=None, help="target schema (default: the gold records' meta.schema)"
+    )
+    parser.add_argument(
+        "--decimal",
+        choices=CONVENTIONS,
+        default=None,
+        help="decimal sign of number texts such as 1,000, where a field states none (default: the schema's)",
     )
     parser.add_argument(
         "--against",
@@ -79,14 +87,14 @@ def build_parser() -> console.Parser:
         action="append",
         default=[],
         metavar="METRIC=VALUE",
-        help="exit 1 where --pred scores less; repeat for more",
+        help="exit 1 where --pred scores worse than this: less, or for row_count_error more; repeat for more",
     )
     gates.add_argument(
         "--max-drop",
         action="append",
         default=[],
         metavar="METRIC=VALUE",
-        help="exit 1 where --pred scores less than any --against by more than this; repeat for more",
+        help="exit 1 where --pred scores worse than any --against by more than this; repeat for more",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     return parser
@@ -97,9 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     gold = read_gold(args.gold)
     first = next(gold)
-    schema = schema_of(args, first[2])
-    floors = [gate(text, "--fail-under") for text in args.fail_under]
-    drops = [gate(text, "--max-drop") for text in args.max_drop]
+    schema = schema_of(args, first[2]).with_decimals({}, args.decimal)
+    floors = [floor_of(text) for text in args.fail_under]
+    drops = [allowance_of(text) for text in args.max_drop]
     files = prediction_files(args)
     if drops and len(files) == 1:
         raise StageError("--max-drop compares with other predictions; give them with --against NAME=FILE")
@@ -164,22 +172,11 @@ def prediction_files(args: Any) -> dict[str, PredictionFile]:
     return files
 
 
-def gate(text: str, flag: str) -> tuple[str, float]:
-    metric, _, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        number = float("nan")
-    if metric not in RATES or number != number:
-        raise StageError(f"{flag} {text!r}: give METRIC=VALUE with a metric of {', '.join(RATES)}")
-    return metric, number
-
-
 def scored(
     schema: TargetSchema, document: Gold, file: PredictionFile, table: ScoreTable, bucket_by: list[str]
 ) -> DocumentScore:
     """Score one gold document into the run's table; a document without a prediction counts as all missed."""
-    from toolkit.records import images_of
+    from toolkit.records.record import images_of
 
     identity, answer, record = document
     line = file.get(identity)
@@ -206,23 +203,27 @@ class Trust:
     def add(self, schema: TargetSchema, gold: dict[str, Any], line: dict[str, Any] | None) -> None:
         if line is None or not line.get("confidence") or line.get("status") != "ok":
             return
+        if not isinstance(line.get("prediction"), dict):
+            return
         for name, right in judged_values(schema, gold, line["prediction"]):
             if name in line["confidence"]:
                 self.confidence.append(line["confidence"][name])
                 self.right.append(right)
 
     def quality(self) -> dict[str, Any]:
-        from toolkit.confidence import quality
+        from toolkit.answers.confidence import quality
 
         return quality(self.confidence, self.right)
 
 
 def companion_scores(gold: dict[str, Any], line: dict[str, Any] | None, status: str) -> tuple[float, float]:
-    """`(ANLS*, nTED)` of one document; a failed answer is an empty one."""
-    from toolkit.companions import anls_star, tree_similarity
+    """`(ANLS*, nTED)` of one document; a failed answer is 0, also where gold holds nothing: ANLS* would give it
+    gold's empty fields."""
+    from toolkit.evaluation.companions import anls_star, tree_similarity
 
     answer = line.get("prediction") if line and status == "ok" else None
-    answer = answer if isinstance(answer, dict) else {}
+    if not isinstance(answer, dict):
+        return 0.0, 0.0
     return anls_star(gold, answer), tree_similarity(gold, answer)
 
 
@@ -255,20 +256,13 @@ def last_line(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def broken_gates(
-    results: dict[str, dict[str, Any]], name: str, floors: list[tuple[str, float]], drops: list[tuple[str, float]]
+    results: dict[str, dict[str, Any]], name: str, floors: list[Floor], drops: list[Allowance]
 ) -> list[str]:
     """One sentence per gate that does not hold; a metric that the schema does not have breaks its gate."""
-    ours, sentences = results[name], []
-    for metric, floor in floors:
-        if ours[metric] is None or ours[metric] < floor:
-            value = "not measured" if ours[metric] is None else f"{ours[metric]:.4f}"
-            sentences.append(f"{metric} of {name} is {value}, less than --fail-under {floor:g}")
-    for metric, allowed in drops:
-        for label, other in results.items():
-            if label != name and (ours[metric] is None or other[metric] - ours[metric] > allowed):
-                fall = "not measured" if ours[metric] is None else f"{other[metric] - ours[metric]:.4f} below {label}"
-                sentences.append(f"{metric} of {name} is {fall}, more than --max-drop {allowed:g}")
-    return sentences
+    others = [(label, scores) for label, scores in results.items() if label != name]
+    found = [floor.broken(name, results[name]) for floor in floors]
+    found += [drop.broken(name, results[name], label, scores) for drop in drops for label, scores in others]
+    return [sentence for sentence in found if sentence]
 
 
 def print_tables(results: dict[str, dict[str, Any]], name: str) -> None:
@@ -326,8 +320,8 @@ def write_outputs(
         write_text(args.markdown, markdown(results, args.name))
         say(f"table -> {shown(args.markdown)}")
     if args.report:
-        from toolkit.evidence import TextLayers
-        from toolkit.report import write_report
+        from toolkit.pages.evidence import TextLayers
+        from toolkit.reports.evaluation_page import write_report
 
         layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
         write_report(args.report, schema, documents, predictions, results, args.root, args.note, layers)

@@ -11,7 +11,9 @@ bombs are refused one by one and named; the good members still come out (exit co
 from __future__ import annotations
 
 import hashlib
+import io
 import stat
+import struct
 import sys
 import unicodedata
 import zipfile
@@ -22,7 +24,7 @@ from typing import Any
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path, atomic, expand_inputs, safe_name, shown, write_problems
-from toolkit.pdf_pages import SOURCE_SUFFIXES
+from toolkit.pages.rendering import SOURCE_SUFFIXES
 
 WANTED = set(SOURCE_SUFFIXES)
 CHUNK = 1 << 20
@@ -91,7 +93,7 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
     counts = {"extracted": 0, "unchanged": 0, "other_files": 0}
     problems: list[dict[str, Any]] = []
     try:
-        archive = zipfile.ZipFile(path)
+        file, archive = opened_zip(path)
     except FileNotFoundError:
         raise StageError(f"file not found: {shown(path)}") from None
     except IsADirectoryError:
@@ -100,7 +102,7 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
         raise StageError(f"{shown(path)}: not a zip file ({error})") from None
     written = 0
     owners: dict[str, str] = {}
-    with archive:
+    with file, archive:
         for member in archive.infolist():
             try:
                 called = member_name(member, args.names_encoding)
@@ -136,6 +138,51 @@ def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[d
                 counts["extracted"] += 1
                 written += member.file_size
     return counts, problems
+
+
+class ZipReader(io.BufferedReader):
+    """A zip's file, in which a name that is marked as UTF-8 and is not loses the mark.
+
+    Python would refuse the whole zip for one such name.
+    """
+
+    reads_directory = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if self.reads_directory and data.startswith(b"PK\x01\x02"):
+            entries, at = bytearray(data), 0
+            while entries[at : at + 4] == b"PK\x01\x02" and at + 46 <= len(entries):
+                name, extra, comment = struct.unpack_from("<HHH", entries, at + 28)
+                unmarked(entries, at + 9, entries[at + 46 : at + 46 + name])
+                at += 46 + name + extra + comment
+            return bytes(entries)
+        if size == 30 and data.startswith(b"PK\x03\x04") and len(data) == 30:
+            header, place = bytearray(data), self.tell()
+            unmarked(header, 7, super().read(int.from_bytes(header[26:28], "little")))
+            self.seek(place)
+            return bytes(header)
+        return data
+
+
+def unmarked(header: bytearray, place: int, name: bytes | bytearray) -> None:
+    """Clear the UTF-8 mark (bit 11 of the flags, whose upper byte is at `place`) where the name is none."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        header[place] &= ~0x08
+
+
+def opened_zip(path: Path) -> tuple[ZipReader, zipfile.ZipFile]:
+    """The zip's file, and the zip with every member whatever its name. Raises as zipfile does."""
+    file = ZipReader(io.FileIO(path))
+    try:
+        archive = zipfile.ZipFile(file)
+    except BaseException:
+        file.close()
+        raise
+    file.reads_directory = False
+    return file, archive
 
 
 def fitting(parts: list[str]) -> Path:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 import time
@@ -26,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.predictions import finished_ids, unsure_values
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.contract import FILE_NAME, Contract, load_contract
-from toolkit.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
-from toolkit.evidence import TextLayers
-from toolkit.files import argument_path, shown
-from toolkit.predictions import finished_ids, unsure_values
+from toolkit.extraction.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
+from toolkit.files import argument_path, json_line, open_to_append, shown
+from toolkit.model.contract import FILE_NAME, Contract, load_contract
+from toolkit.pages.evidence import TextLayers
 
 END = Document("")  # the watched folders' end
 
@@ -40,8 +39,13 @@ def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     what = parser.add_argument_group("documents")
     what.add_argument(
-        "--in", dest="inputs", nargs="+", required=True, metavar="PATH", help="one JSONL; or PDFs, images, folders, patterns"
-    )  # fmt: skip
+        "--in",
+        dest="inputs",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="one JSONL; or PDFs, images, folders, patterns",
+    )
     what.add_argument("--out", type=argument_path, required=True, help="prediction JSONL, appended to")
     what.add_argument(
         "--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to"
@@ -125,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     done = finished_ids(args.out)
     if args.ray:
-        from toolkit.ray_batch import extracted_with_ray
+        from toolkit.serving.ray_batch import extracted_with_ray
 
         lines: Any = extracted_with_ray(args, contract, [d for d in documents_of(args) if d.identity not in done])
         return written(args, done, as_async_lines(lines), None)
@@ -185,7 +189,7 @@ async def predicted(
     args: Any, contract: Contract, documents: Iterable[Document] | AsyncIterator[Document | None]
 ) -> AsyncIterator[dict[str, Any]]:
     """Prediction lines as they are made, by the server or by this machine."""
-    from toolkit.extraction import Judge, extracted
+    from toolkit.extraction.run import Judge, extracted
 
     judge = Judge(contract.answer_plan, contract.confidence)
     window = args.window or contract.max_pages
@@ -194,19 +198,29 @@ async def predicted(
             PageRenderer(contract.image_max_tokens, workers=args.workers, time_limit=args.render_timeout)
         )
         if args.server:
-            from toolkit.server_client import API_KEY_VARIABLE, ServerModel
+            from toolkit.extraction.server_client import API_KEY_VARIABLE, ServerModel
 
             ask: Any = await stack.enter_async_context(
                 ServerModel(
-                    args.server, contract, model=args.served_model, key=os.environ.get(API_KEY_VARIABLE), concurrency=args.concurrency * 2,
-                    timeout=args.timeout, attempts=args.attempts, patience=args.patience, confidence=not args.no_confidence, say=say,
+                    args.server,
+                    contract,
+                    model=args.served_model,
+                    key=os.environ.get(API_KEY_VARIABLE),
+                    concurrency=args.concurrency * 2,
+                    timeout=args.timeout,
+                    attempts=args.attempts,
+                    patience=args.patience,
+                    confidence=not args.no_confidence,
+                    say=say,
                 )
-            )  # fmt: skip
+            )
 
             concurrency = args.concurrency
         else:
-            from toolkit.local_model import BatchingAsker, LocalModel
+            from toolkit.extraction.local_model import BatchingAsker, LocalModel
+            from toolkit.model.devices import say_unused_gpus
 
+            say_unused_gpus("--ray answers on all of them, with a merged model")
             if args.threads:
                 import torch
 
@@ -232,15 +246,13 @@ def written(args: Any, done: set[str], lines: AsyncIterator[dict[str, Any]], tot
     counts: Counter[str] = Counter()
     failed: list[str] = []
     meter = console.Meter(total)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-
     to_review = 0
 
     async def write() -> None:
         nonlocal to_review
-        with args.out.open("a", encoding="utf-8", newline="\n") as file:
+        with open_to_append(args.out) as file:
             async for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+                file.write(json_line(line))
                 file.flush()
                 if args.review_below is not None:
                     to_review += append_review(args, line)
@@ -286,9 +298,9 @@ def review_file(args: Any) -> Path:
 def append_review(args: Any, line: dict[str, Any]) -> int:
     """Append what a person should look at in one prediction line: each unsure value, or the document where it has none at all."""
     entries = [{"id": line["id"], **entry} for entry in unsure_values(line, args.review_below)]
-    with review_file(args).open("a", encoding="utf-8", newline="\n") as file:
+    with open_to_append(review_file(args)) as file:
         for entry in entries:
-            file.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n")
+            file.write(json_line(entry))
     return len(entries)
 
 

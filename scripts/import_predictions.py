@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.predictions import prediction_line, read_gold
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, read_json, read_text, shown, write_jsonl
-from toolkit.foreign_answers import Foreign, foreign_answer, in_schema, rows_as_answers
-from toolkit.label_table import fold, read_rows
-from toolkit.page_images import document_key
-from toolkit.predictions import prediction_line, read_gold
-from toolkit.target_schema import TargetSchema
+from toolkit.pages.images import document_key
+from toolkit.records.foreign_answers import Foreign, foreign_answer, in_schema, number_columns, rows_as_answers
+from toolkit.records.label_table import fold, read_rows
+from toolkit.records.origins import Source, noted, origin_of
+from toolkit.schema.number_columns import NumberColumns
+from toolkit.schema.number_text import CONVENTIONS
+from toolkit.schema.target import TargetSchema
 
 ANSWER_FILES = (".json", ".txt", ".md")
 NAME_KEYS = ("id", "document", "file", "filename", "file_name", "name", "custom_id")
@@ -44,9 +47,18 @@ def build_parser() -> console.Parser:
     )
     parser.add_argument("--sheet", default=None, help="sheet of an Excel file (default: the only one)")
     parser.add_argument(
+        "--decimal",
+        choices=CONVENTIONS,
+        default=None,
+        help="decimal sign of their number texts, where a field states none (default: what fits all values of a field)",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help="an answer that breaks the schema counts as failed, as your own model's does",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an --out that was not imported, such as a model's predictions"
     )
     return parser
 
@@ -54,6 +66,11 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    origin = origin_of(args.out)
+    if origin is not None and not args.overwrite and (origin.changed or not origin.sources):
+        raise StageError(
+            f"{shown(args.out)} exists and is not as an import left it; choose another --out, or replace it with --overwrite"
+        )
     gold = [(identity, record) for identity, _, record in read_gold(args.gold)]
     name = args.schema or gold[0][1].get("meta", {}).get("schema")
     if name is None:
@@ -68,7 +85,10 @@ def main(argv: list[str] | None = None) -> int:
     lines: dict[str, dict[str, Any]] = {}
     unknown: Counter[str] = Counter()
     strangers, warned, twice = [], 0, []
-    for their_name, answer in answers_of(args, schema):
+    answers = list(answers_of(args, schema))
+    values = (answer.value for _, answer in answers if answer.value is not None)
+    numbers = number_columns(schema, values, args.decimal)
+    for their_name, answer in answers:
         identity = documents.get(document_key(their_name))
         if identity is None:
             strangers.append(their_name)
@@ -76,15 +96,18 @@ def main(argv: list[str] | None = None) -> int:
         if identity in lines:
             twice.append(their_name)
             continue
-        line = line_of(schema, validator, identity, answer, unknown, strict=args.strict)
+        line = line_of(schema, validator, identity, answer, unknown, numbers, strict=args.strict)
         warned += bool(line.get("warnings"))
         lines[identity] = line
     if not lines:
-        raise StageError(f"no answer of {shown(args.input)} is named like a document of {shown(args.gold)}; they are called {first_few(strangers) or 'nothing'}")  # fmt: skip
+        raise StageError(
+            f"no answer of {shown(args.input)} is named like a document of {shown(args.gold)}; they are called {first_few(strangers) or 'nothing'}"
+        )
     if twice:
         raise StageError(f"{shown(args.input)}: {len(twice)} documents have two answers: {first_few(twice)}; keep one")
     missing = [identity for identity, _ in gold if identity not in lines]
-    write_jsonl(args.out, (lines[identity] for identity, _ in gold if identity in lines))
+    with noted(args.out, [Source.of(args.input, args.sheet)]):
+        write_jsonl(args.out, (lines[identity] for identity, _ in gold if identity in lines))
     states = Counter(line["status"] for line in lines.values())
     say(f"{len(lines)} answers ({', '.join(f'{n} {s}' for s, n in states.most_common())}) -> {shown(args.out)}")
     if unknown:
@@ -98,8 +121,15 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{len(missing)} documents have no answer and will count as all missed: {first_few(missing)}")
     if strangers:
         say(f"{len(strangers)} answers belong to no document of the gold: {first_few(strangers)}")
-    result = {"answers": len(lines), "states": dict(states), "missing": len(missing), "not_in_gold": len(strangers),
-              "unknown_keys": dict(unknown), "with_warnings": warned, "out": shown(args.out)}  # fmt: skip
+    result = {
+        "answers": len(lines),
+        "states": dict(states),
+        "missing": len(missing),
+        "not_in_gold": len(strangers),
+        "unknown_keys": dict(unknown),
+        "with_warnings": warned,
+        "out": shown(args.out),
+    }
     problems = missing or strangers or unknown or set(states) - {"ok"}
     return console.finish(args, result, ExitCode.PROBLEMS if problems else ExitCode.OK)
 
@@ -111,14 +141,22 @@ def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]
         if not files:
             raise StageError(f"{shown(args.input)}: no {', '.join(ANSWER_FILES)} files there")
         for path in files:
-            yield path.stem, foreign_answer(read_text(path))
+            try:
+                answer = foreign_answer(read_text(path))
+            except StageError as error:
+                answer = Foreign(None, complaint=str(error))
+            yield path.stem, answer
         return
     rows = read_rows(args.input, args.sheet)
     named = {fold(column): column for _, row in rows for column in row}
     own = [fold(column) for column in (*schema.document_columns, *NAME_KEYS) if fold(column) in named]
     if not own:
-        raise StageError(f"{shown(args.input)}: no column names the document; it has {first_few(named.values(), 8)}, give it with --mapping")  # fmt: skip
-    wrappers = [named[key] for key in ("answer", "prediction", "response", "output", "content", "text", "body") if key in named]  # fmt: skip
+        raise StageError(
+            f"{shown(args.input)}: no column names the document; it has {first_few(named.values(), 8)}, give it with --mapping"
+        )
+    wrappers = [
+        named[key] for key in ("answer", "prediction", "response", "output", "content", "text", "body") if key in named
+    ]
     if wrappers:
         for where, row in rows:
             name = next((row[c] for c in row if fold(c) == own[0]), None)
@@ -130,14 +168,21 @@ def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]
 
 
 def line_of(
-    schema: TargetSchema, validator: Any, identity: str, answer: Foreign, unknown: Counter[str], *, strict: bool
+    schema: TargetSchema,
+    validator: Any,
+    identity: str,
+    answer: Foreign,
+    unknown: Counter[str],
+    numbers: NumberColumns,
+    *,
+    strict: bool,
 ) -> dict[str, Any]:
     """The prediction line of one answer; keys that no field takes are counted in `unknown`."""
     more: dict[str, Any] = {"finish_reason": "length" if answer.truncated else "stop", "usage": answer.usage}
     if answer.value is None:
         status = "truncated" if answer.truncated else "not_json"
         return prediction_line(identity, status, None, answer.text[:20_000], **more, error=answer.complaint)
-    prediction, keys, warnings = in_schema(schema, answer.value)
+    prediction, keys, warnings = in_schema(schema, answer.value, numbers)
     unknown.update(keys)
     status = "truncated" if answer.truncated else "ok"
     if status == "ok" and strict and not validator.is_valid(prediction):

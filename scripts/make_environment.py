@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import sys
 
-from toolkit import console, environments
+from toolkit import console
 from toolkit.console import say
+from toolkit.project import environments
 
 
 def build_parser() -> console.Parser:

@@ -13,9 +13,9 @@ from pathlib import Path
 from toolkit import console
 from toolkit.console import say
 from toolkit.files import argument_path, atomic, shown, write_jsonl
-from toolkit.prompt import generated_prompt
-from toolkit.records import make_record
-from toolkit.target_schema import DEFAULT_SCHEMA, TargetSchema, compact_json
+from toolkit.records.prompt import generated_prompt
+from toolkit.records.record import make_record
+from toolkit.schema.target import DEFAULT_SCHEMA, TargetSchema, compact_json
 
 PAGE_TOKENS = 640
 
@@ -36,8 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import pymupdf
 
-    from toolkit import sample_layouts, sample_values
-    from toolkit.pdf_pages import page_image
+    from toolkit.pages.rendering import page_image
+    from toolkit.samples import values as sample_values
+    from toolkit.samples.bills import realistic_pdf
 
     repository = Path(__file__).parents[1]
     schema = TargetSchema.load(repository / DEFAULT_SCHEMA)
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         rng = random.Random(f"example/{number}")
         gold = sample_values.bill_of_lading(rng, max_rows=8, easy=False)
         images = []
-        with pymupdf.open(stream=sample_layouts.realistic_pdf(gold, rng), filetype="pdf") as document:
+        with pymupdf.open(stream=realistic_pdf(gold, rng), filetype="pdf") as document:
             for page in document:
                 path = args.out.parent / "images" / f"example {number}_page_{page.number + 1:04d}.png"
                 with atomic(path, "wb") as file:

@@ -18,10 +18,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, sample_layouts
-from toolkit import sample_values as values
+from toolkit import console
 from toolkit.console import say
 from toolkit.files import atomic, shown, write_json, write_jsonl
+from toolkit.records.origins import Source, note_path, noted, origin_of
+from toolkit.samples import values
+from toolkit.samples.bills import realistic_pdf
+from toolkit.samples.easy_pages import easy_pdf
+from toolkit.samples.invoices import invoice_pdf, receipt_pdf
+from toolkit.samples.sheet import scanned_pdf
 
 FILE_NAMES = [
     lambda rng: f"BL {values.digits(rng, 9)}.pdf",
@@ -37,6 +42,7 @@ FILE_NAMES = [
     ),
 ]
 ZIP_DATE = (2026, 1, 1, 0, 0, 0)
+OWN = Source("make_sample_documents.py", "")  # the origin that the labels beside the zips are noted with
 
 
 def build_parser() -> console.Parser:
@@ -72,6 +78,9 @@ def build_parser() -> console.Parser:
         type=Path,
         default=None,
         help="folder for the two zips and results.json, where the later stages look for them (default: --out-dir)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace zips and a results.json that this script did not write"
     )
     return parser
 
@@ -112,15 +121,18 @@ def main(argv: list[str] | None = None) -> int:
         else:
             archive = "combined" if number % 3 == 1 or number % 2 else "bls_another"
             archives[archive] += zipped_pages(name, pdf, budget, args.layout, document_rng, grid=not args.no_mess)
+    if not args.overwrite:
+        refuse_to_replace(zips_to)
     zips_to.mkdir(parents=True, exist_ok=True)
-    for stem, members in archives.items():
-        with (
-            atomic(zips_to / f"{stem}.zip", "wb") as file,
-            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive_file,
-        ):
-            for member, data in members:
-                archive_file.writestr(zipfile.ZipInfo(member, ZIP_DATE), data)
-    write_json(zips_to / "results.json", rows)
+    with noted(zips_to / "results.json", [OWN]):
+        for stem, members in archives.items():
+            with (
+                atomic(zips_to / f"{stem}.zip", "wb") as file,
+                zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive_file,
+            ):
+                for member, data in members:
+                    archive_file.writestr(zipfile.ZipInfo(member, ZIP_DATE), data)
+        write_json(zips_to / "results.json", rows)
     write_jsonl(args.out_dir / "gold.jsonl", sorted(gold_lines, key=lambda line: line["file"]))
     images = sum(len(members) for members in archives.values())
     say(
@@ -129,18 +141,30 @@ def main(argv: list[str] | None = None) -> int:
     return console.finish(args, {"documents": args.documents, "rows": len(rows), "images_in_zips": images, **counts})
 
 
+def refuse_to_replace(folder: Path) -> None:
+    """Raise StageError where the folder holds zips or labels of another origin: somebody's own."""
+    files = [folder / name for name in ("combined.zip", "bls_another.zip", "results.json") if (folder / name).exists()]
+    origin = origin_of(folder / "results.json")
+    # Without labels yet, the note alone tells that a run of ours was interrupted.
+    known = note_path(folder / "results.json").is_file() if origin is None else origin.sources == (OWN,)
+    if files and (not known or (origin is not None and origin.changed)):
+        raise console.StageError(
+            f"{shown(files[0])} is not as this script wrote it, so it may be yours; choose another folder, or replace it with --overwrite"
+        )
+
+
 def make_document(kind: str, layout: str, rng: random.Random) -> tuple[dict[str, Any], bytes]:
     """The gold answer and its PDF."""
     if kind == "bill_of_lading":
         gold: dict[str, Any] = values.bill_of_lading(rng, max_rows=60, easy=layout == "easy")
-        pdf = sample_layouts.easy_pdf(gold, rng) if layout == "easy" else sample_layouts.realistic_pdf(gold, rng)
+        pdf = easy_pdf(gold, rng) if layout == "easy" else realistic_pdf(gold, rng)
     elif kind == "invoice":
         gold = values.invoice(rng)
-        pdf = sample_layouts.invoice_pdf(gold, rng)
+        pdf = invoice_pdf(gold, rng)
     else:
         gold = values.receipt(rng)
-        pdf = sample_layouts.receipt_pdf(gold, rng)
-    return gold, sample_layouts.scanned_pdf(pdf, rng) if layout == "scan" else pdf
+        pdf = receipt_pdf(gold, rng)
+    return gold, scanned_pdf(pdf, rng) if layout == "scan" else pdf
 
 
 def unique_name(rng: random.Random, taken: set[str], kind: str) -> str:
@@ -185,7 +209,7 @@ def zipped_pages(
     import pymupdf
     from PIL import Image
 
-    from toolkit.pdf_pages import page_image
+    from toolkit.pages.rendering import page_image
 
     stem = re.sub(r"\.pdf$", "", name, flags=re.IGNORECASE)
     stem = rng.choice([stem, stem.replace(" ", "_"), re.sub(r"[()]", "", stem).replace(" ", "_")])

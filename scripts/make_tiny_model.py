@@ -27,10 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if (args.out / "config.json").is_file() and not args.overwrite:
         raise StageError(f"{shown(args.out)} already holds a model; choose another --out, or --overwrite")
-    from toolkit.model_libraries import prepare_model_libraries
+    from toolkit.model.libraries import prepare_model_libraries
 
     prepare_model_libraries()
-    from toolkit.tiny_qwen3vl import build_config, build_model, build_processor, build_tokenizer
+    from toolkit.model.tiny import build_config, build_model, build_processor, build_tokenizer
 
     tokenizer = build_tokenizer()
     model = build_model(build_config(tokenizer, moe=args.moe), seed=args.seed)

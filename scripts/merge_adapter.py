@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.contract import load_contract
+from toolkit.evaluation.gates import share, share_reached
 from toolkit.files import argument_path, atomic_folder, shown
-from toolkit.model_folder import (
+from toolkit.model.contract import load_contract
+from toolkit.model.folder import (
     check_adapter_folder,
     check_model_folder,
     copy_companions,
@@ -46,7 +48,10 @@ def build_parser() -> console.Parser:
     check.add_argument("--check", type=argument_path, default=None, metavar="JSONL", help="records to answer both ways")
     check.add_argument("--check-records", type=int, default=16, help="how many of them (default: 16)")
     check.add_argument(
-        "--min-agreement", type=float, default=0.9, help="exit 1 where fewer answers agree, as a share (default: 0.9)"
+        "--min-agreement",
+        type=share,
+        default=Decimal("0.9"),
+        help="exit 1 where fewer answers agree, as a share (default: 0.9)",
     )
     check.add_argument(
         "--root", type=argument_path, default=Path(), help="folder that the records' image paths are relative to"
@@ -77,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         code = ExitCode.OK
         if args.check:
             result |= agreement(args, base, adapter)
-            if result["agreement"] < args.min_agreement:
+            if not share_reached(result["checked"] - len(result["different"]), result["checked"], args.min_agreement):
                 say(
                     f"the merged model answers differently on {len(result['different'])} of {result['checked']} records ({first_few(result['different'])}); do not serve it before you know why"
                 )
@@ -89,7 +94,7 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
     """Write base + adapter to `folder`. W' = W + (alpha / r) B A is summed in float32 and rounded once (LoRA, arXiv 2106.09685)."""
     import torch
 
-    from toolkit import qwen3vl
+    from toolkit.model import loading as qwen3vl
 
     config = qwen3vl.load_config(base)
     wanted = qwen3vl.stored_dtype(config) if dtype == "base" else getattr(torch, dtype)
@@ -151,9 +156,9 @@ def expert_delta(module: Any, key: str) -> Any:
 
 def agreement(args: Any, base: str, adapter: Path) -> dict[str, Any]:
     """Answer the records with base + adapter and with the merged model; the share of equal answers."""
-    from toolkit.extraction import Judge, records_answered
-    from toolkit.local_model import LocalModel
-    from toolkit.records import read_records
+    from toolkit.extraction.local_model import LocalModel
+    from toolkit.extraction.run import Judge, records_answered
+    from toolkit.records.record import read_records
 
     contract = load_contract(adapter)
     records = list(read_records(args.check, args.check_records))

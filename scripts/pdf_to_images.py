@@ -2,7 +2,9 @@
 
 Reads PDFs, images, folders or patterns. Writes <document>_page_0001.png ... and manifest.jsonl into --out-dir; with
 --text-layer also the PDF's own words and their boxes into data/ocr. Files that did not change are not rendered again;
-a file that cannot be read is named, and stops nothing else (exit code 1). --shard 2/4 renders the second of four shares (one
+a file that cannot be read is named, and stops nothing else (exit code 1). The pages of a document appear together or
+not at all; pages of the manifest whose document was replaced or can no longer be rendered are removed.
+--shard 2/4 renders the second of four shares (one
 a machine, each with its own manifest); --ray spreads the documents over a Ray cluster; as the entry script of an Azure ML parallel
 job (init and run below) it renders the mini-batches that it is given.
 
@@ -13,12 +15,13 @@ job (init and run below) it renders the mini-batches that it is given.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,17 +31,17 @@ from toolkit.console import ExitCode, say
 from toolkit.files import (
     argument_path,
     expand_inputs,
-    read_jsonl,
+    name_problem,
     read_text,
     safe_name,
     sha256_of,
     shown,
-    write_jsonl,
     write_problems,
 )
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.pdf_pages import SOURCE_SUFFIXES
-from toolkit.rendering import in_processes, on_cluster
+from toolkit.pages.batch_rendering import Rendered, Rendering, in_processes, on_cluster
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.pages.manifest import PageLine, PageManifest, move_pages
+from toolkit.pages.rendering import SOURCE_SUFFIXES
 
 step: Any = None  # the arguments of an Azure ML parallel step, set by init()
 
@@ -93,32 +96,42 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.image_max_tokens < 4:
         raise console.StageError("--image-max-tokens must be at least 4")
+    if problem := name_problem(args.out_dir):
+        raise console.StageError(f"--out-dir: {problem}")
     sources = expand_inputs(with_lists(args.inputs), SOURCE_SUFFIXES)[: args.limit]
     sources, tag = share_of(sources, args.shard)
-    manifest = args.out_dir / f"manifest{tag}.jsonl"
-    known = known_documents(manifest)
     sources, problems = without_collisions(sources)
 
-    done: dict[str, list[dict[str, Any]]] = {}
-    todo = []
-    for source in sources:
-        old = known.get(shown(source), [])
-        if old and not args.overwrite and is_current(old, source, args):
-            done[shown(source)] = old
-        else:
-            todo.append(source)
-    reused = len(done)
-    try:
-        for source, lines, sentence in rendered(todo, args):
-            if sentence:
-                problems.append({"source": shown(source), "problem": sentence})
+    done: dict[str, list[PageLine]] = {}
+    todo: list[Path] = []
+    with PageManifest(args.out_dir, tag) as manifest:
+        owners = {lines[0]["document"].casefold(): name for name, lines in manifest.documents.items()}
+        for source in sources:
+            name = shown(source)
+            old = manifest.documents.get(name, [])
+            owner = owners.get(safe_name(source.stem).casefold(), name)
+            if old and not args.overwrite and is_current(old, source, args):
+                done[name] = old
+            elif owner != name and Path(owner).is_file() and not args.overwrite:
+                sentence = f"its page images would replace those of {owner}; rename one, or give --overwrite"
+                problems.append({"source": name, "problem": sentence})
             else:
-                done[shown(source)] = lines
-    finally:
-        # What other runs rendered into this folder stays in the manifest; also after Ctrl-C the finished documents count.
-        merged = {**{name: lines for name, lines in known.items() if not stale(name, problems)}, **done}
-        if merged:
-            write_jsonl(manifest, (line for name in sorted(merged) for line in merged[name]))
+                todo.append(source)
+        reused = len(done)
+        for made in rendered(todo, args, tag or ".all"):
+            name = shown(made.source)
+            if made.problem:
+                manifest.refuse(name)
+                problems.append({"source": name, "problem": made.problem})
+                continue
+            owner = owners.get(made.lines[0]["document"].casefold(), name)
+            if owner != name:
+                manifest.refuse(owner)  # a document that is gone, or that --overwrite gives up
+            lines = placed_lines(made.lines, args)
+            manifest.place(name, lines, made.folder)
+            done[name] = lines
+    order = {shown(source): number for number, source in enumerate(todo)}
+    problems.sort(key=lambda problem: order.get(problem["source"], -1))
 
     pages = [line for lines in done.values() for line in lines]
     blank = [line["image"] for line in pages if line["blank"]]
@@ -127,7 +140,9 @@ def main(argv: list[str] | None = None) -> int:
         + (f" ({reused} documents unchanged)" if reused else "")
     )
     if blank:
-        say(f"{len(blank)} blank pages: {console.first_few(blank)} (marked in {shown(manifest)})")
+        say(f"{len(blank)} blank pages: {console.first_few(blank)} (marked in {shown(manifest.path)})")
+    if manifest.removed:
+        say(f"{manifest.removed} files of replaced or refused documents removed")
     if problems:
         named = console.first_few(f"{p['source']}: {p['problem']}" for p in problems)
         say(f"{len(problems)} files could not be rendered: {named}")
@@ -138,8 +153,9 @@ def main(argv: list[str] | None = None) -> int:
         "pages": len(pages),
         "unchanged": reused,
         "blank": len(blank),
+        "removed": manifest.removed,
         "problems": len(problems),
-        "manifest": shown(manifest),
+        "manifest": shown(manifest.path),
     }
     return console.finish(args, result, code)
 
@@ -177,18 +193,6 @@ def share_of(sources: list[Path], shard: str | None) -> tuple[list[Path], str]:
     return [source for source in sources if place(source) == index - 1], f".shard-{index:04d}-of-{count:04d}"
 
 
-def known_documents(manifest: Path) -> dict[str, list[dict[str, Any]]]:
-    known: dict[str, list[dict[str, Any]]] = {}
-    if manifest.is_file():
-        for _, line in read_jsonl(manifest):
-            known.setdefault(line["source"], []).append(line)
-    return known
-
-
-def stale(source: str, problems: list[dict[str, Any]]) -> bool:
-    return any(problem["source"] == source for problem in problems)
-
-
 def without_collisions(sources: list[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
     """Two files whose page images would have one name (also on a file system that ignores case): the second is a problem."""
     owners: dict[str, Path] = {}
@@ -208,7 +212,7 @@ def without_collisions(sources: list[Path]) -> tuple[list[Path], list[dict[str, 
     return [source for source in sources if shown(source) not in taken], problems
 
 
-def is_current(lines: list[dict[str, Any]], source: Path, args: Any) -> bool:
+def is_current(lines: list[PageLine], source: Path, args: Any) -> bool:
     same = all(
         line["image_max_tokens"] == args.image_max_tokens and line["image"].endswith("." + args.format)
         for line in lines
@@ -227,6 +231,17 @@ def is_current(lines: list[dict[str, Any]], source: Path, args: Any) -> bool:
     )
 
 
+def placed_lines(lines: list[PageLine], args: Any) -> list[PageLine]:
+    """Manifest lines with the places that their files get."""
+    layer = shown(args.text_layer_dir / f"{lines[0]['document']}.json") if args.text_layer else None
+    folder = Path(shown(args.out_dir))
+    placed = [line.copy() for line in lines]
+    for line in placed:
+        line["image"] = (folder / Path(line["image"]).name).as_posix()
+        line["text_layer"] = layer
+    return placed
+
+
 def init() -> None:
     """Azure ML parallel job, once a process: the step's program_arguments are this script's, but for --in."""
     global step
@@ -238,37 +253,48 @@ def run(mini_batch: list[str]) -> list[str]:
 
     A document that cannot be rendered gives none, so that the job's error threshold counts it, and is named in problems_<hash>.jsonl.
     """
-    lines = []
-    for source, pages, sentence in rendered([Path(name) for name in mini_batch], step):
-        if sentence:
-            name = hashlib.sha256(source.as_posix().encode()).hexdigest()[:16]
-            problem = [{"source": shown(source), "problem": sentence}]
+    sources = [Path(name) for name in mini_batch]
+    found: dict[Path, list[PageLine]] = {}
+    for made in rendered(sources, step, ".step"):
+        if made.problem:
+            name = hashlib.sha256(os.fsencode(made.source)).hexdigest()[:16]
+            problem = [{"source": shown(made.source), "problem": made.problem}]
             write_problems(step.out_dir / f"problems_{name}.jsonl", problem, say)
-        lines += [json.dumps(page, ensure_ascii=False, separators=(",", ":")) for page in pages]
-    return lines
+        else:
+            found[made.source] = placed_lines(made.lines, step)
+            move_pages(found[made.source], made.folder, step.out_dir)
+    pages = [page for source in sources for page in found.get(source, [])]
+    return [json.dumps(page, ensure_ascii=False, separators=(",", ":")) for page in pages]
 
 
-def rendered(todo: list[Path], args: Any) -> Iterator[tuple[Path, list[dict[str, Any]], str]]:
-    """`(source, manifest lines, "")` or `(source, [], sentence)` of every document, in input order."""
+def rendered(todo: list[Path], args: Any, run_name: str) -> Iterator[Rendered]:
+    """Every document as it is finished, its files in a folder below --out-dir that is gone afterwards.
+
+    `run_name` stands in that folder's name: what a killed run of the same name left is removed first.
+    """
+    prefix = f".rendering{run_name}-"
+    if run_name != ".step" and args.out_dir.is_dir():  # mini-batches of one step run side by side
+        for left in [entry.path for entry in os.scandir(args.out_dir) if entry.name.startswith(prefix)]:
+            shutil.rmtree(left, ignore_errors=True)
     if not todo:
         return
-    text_dir = str(args.text_layer_dir) if args.text_layer else None
     passwords = tuple(line for line in read_text(args.password_file).splitlines() if line) if args.password_file else ()
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    how = (args.image_max_tokens, args.format, text_dir, passwords)
+    how = Rendering(args.image_max_tokens, args.format, args.text_layer, passwords)
     workers = args.workers or (1 if len(todo) < 100 else os.cpu_count() or 1)
-    results = (
-        on_cluster(todo, args.out_dir, how, address=args.ray, time_limit=args.time_limit)
-        if args.ray
-        else in_processes(todo, args.out_dir, how, workers=workers, time_limit=args.time_limit)
-    )
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    # On the file system of the images, so that moving them is renaming them.
+    scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=args.out_dir))
     try:
-        yield from console.progress(results, total=len(todo), what="documents")
+        results = (
+            on_cluster(todo, scratch, how, address=args.ray, time_limit=args.time_limit)
+            if args.ray
+            else in_processes(todo, scratch, how, workers=workers, time_limit=args.time_limit)
+        )
+        for made in console.progress(results, total=len(todo), what="documents"):
+            yield made
+            shutil.rmtree(made.folder, ignore_errors=True)
     finally:
-        # A worker that was killed in the middle of a write left its temporary file.
-        for source in todo:
-            for leftover in args.out_dir.glob(f".{glob.escape(safe_name(source.stem))}_page_*.part"):
-                leftover.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from typing import Any
 from toolkit import console
 from toolkit.console import StageError, say
 from toolkit.files import argument_path, shown
-from toolkit.gpus import GPUS, Gpu
-from toolkit.model_shapes import SHAPES, ModelShape
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import read_records
-from toolkit.token_counts import estimated_tokens, exact_tokens, page_tokens
-from toolkit.training_plan import ASSUMED_MFU, optimizer_steps, training_hours, training_memory
+from toolkit.model.gpus import GPUS, Gpu
+from toolkit.model.shapes import SHAPES, ModelShape
+from toolkit.model.token_counts import estimated_tokens, exact_tokens, page_tokens
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.record import read_records
+from toolkit.training.plan import ASSUMED_MFU, optimizer_steps, training_hours, training_memory
 
 
 def build_parser() -> console.Parser:
@@ -77,11 +77,20 @@ def main(argv: list[str] | None = None) -> int:
         for size in sizes
         for line in plans(args, size, SHAPES[size], gpu, (longest, longest_answer), (total, answers, vision))
     ]
-    print(f"{shown(args.input)}: {records} records, the longest {longest} tokens, {total} in all ({'exact' if args.model else 'text estimated'}); {args.epochs:g} epochs are {steps} steps of {args.batch} records")  # fmt: skip
+    print(
+        f"{shown(args.input)}: {records} records, the longest {longest} tokens, {total} in all ({'exact' if args.model else 'text estimated'}); {args.epochs:g} epochs are {steps} steps of {args.batch} records"
+    )
     print(f"predicted for one {gpu.name} with {gpu.memory_gib:g} GiB:")
     for line in lines:
         print("  " + sentence(line))
-    result = {"records": records, "longest_tokens": longest, "tokens": total, "steps": steps, "gpu": gpu.name, "plans": lines}  # fmt: skip
+    result = {
+        "records": records,
+        "longest_tokens": longest,
+        "tokens": total,
+        "steps": steps,
+        "gpu": gpu.name,
+        "plans": lines,
+    }
     if not any(line["fits"] for line in lines):
         say(f"nothing of this fits one {gpu.name}: a smaller model, a larger GPU, or --image-max-tokens lower")
     return console.finish(args, result)
@@ -95,7 +104,9 @@ def plans(
     total, answers, vision = (count * args.epochs for count in totals)
     for method in ("lora", "qlora"):
         if method == "qlora" and shape.experts:
-            lines.append({"size": size, "method": method, "fits": False, "why": "its experts are fused and stay in 16 bit"})  # fmt: skip
+            lines.append(
+                {"size": size, "method": method, "fits": False, "why": "its experts are fused and stay in 16 bit"}
+            )
             continue
         for checkpointing in (False, True):
             memory = training_memory(
@@ -103,10 +114,28 @@ def plans(
             )
             if memory.total <= gpu.memory_gib or checkpointing:
                 break
-        hours = training_hours(shape, gpu, tokens=total, answer_tokens=answers, vision_tokens=vision, checkpointing=checkpointing, mfu=args.mfu)  # fmt: skip
+        hours = training_hours(
+            shape,
+            gpu,
+            tokens=total,
+            answer_tokens=answers,
+            vision_tokens=vision,
+            checkpointing=checkpointing,
+            mfu=args.mfu,
+        )
         parts = {name: round(getattr(memory, name), 1) for name in ("weights", "adapter", "activations", "logits")}
-        lines.append({"size": size, "method": method, "fits": memory.total <= gpu.memory_gib, "checkpointing": checkpointing,
-                      "memory_gib": round(memory.total, 1), **parts, "hours": round(hours, 2), "cost": None if args.price is None else round(hours * args.price, 2)})  # fmt: skip
+        lines.append(
+            {
+                "size": size,
+                "method": method,
+                "fits": memory.total <= gpu.memory_gib,
+                "checkpointing": checkpointing,
+                "memory_gib": round(memory.total, 1),
+                **parts,
+                "hours": round(hours, 2),
+                "cost": None if args.price is None else round(hours * args.price, 2),
+            }
+        )
     return lines
 
 

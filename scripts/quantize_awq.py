@@ -15,15 +15,17 @@ import os
 import random
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
-from toolkit.contract import Contract, load_contract
+from toolkit.evaluation.gates import Allowance, threshold
 from toolkit.files import argument_path, atomic_folder, shown
-from toolkit.model_folder import check_model_folder, copy_companions, weight_bytes, write_provenance
-from toolkit.records import read_records
+from toolkit.model.contract import Contract, load_contract
+from toolkit.model.folder import check_model_folder, copy_companions, weight_bytes, write_provenance
+from toolkit.records.record import read_records
 
 SCORES = ("micro_f1", "row_f1", "document_exact", "valid")
 
@@ -55,7 +57,10 @@ def build_parser() -> console.Parser:
     data.add_argument("--check", type=argument_path, default=None, help="records to score before and after")
     data.add_argument("--check-records", type=int, default=None, help="only the first N of them")
     data.add_argument(
-        "--max-drop", type=float, default=0.02, help="fall of micro-F1 that is accepted with --check (default: 0.02)"
+        "--max-drop",
+        type=threshold,
+        default=Decimal("0.02"),
+        help="fall of micro-F1 that is accepted with --check (default: 0.02)",
     )
     data.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
     data.add_argument("--batch-size", type=int, default=8, help="records answered together (default: 8)")
@@ -82,8 +87,11 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # the quantizers' bars, hundreds of lines in a log
-    from toolkit import quantization, qwen3vl
+    from toolkit.model import loading as qwen3vl
+    from toolkit.model import quantization
+    from toolkit.model.devices import say_unused_gpus
 
+    say_unused_gpus("a model is quantized on one")
     config = qwen3vl.load_config(str(args.model))
     quantization.check_divisible(config, args.method)
     processor = qwen3vl.load_processor(str(args.model), contract.image_max_tokens)
@@ -107,11 +115,17 @@ def main(argv: list[str] | None = None) -> int:
         copy_companions(args.model, folder)
         facts: dict[str, Any] = {"method": args.method, "backend": args.backend, "calibration_records": len(records)}
         write_provenance(
-            folder, "quantize_awq.py", {"model": args.model}, quantization=facts, scores={"before": before, "after": after}
-        )  # fmt: skip
+            folder,
+            "quantize_awq.py",
+            {"model": args.model},
+            quantization=facts,
+            scores={"before": before, "after": after},
+        )
         check_model_folder(folder)
     size = {"gigabytes_before": weight_bytes(args.model) / 1e9, "gigabytes": weight_bytes(args.out) / 1e9}
-    say(f"{size['gigabytes_before']:.3f} GB -> {size['gigabytes']:.3f} GB in {time.monotonic() - began:.0f} s -> {shown(args.out)}")  # fmt: skip
+    say(
+        f"{size['gigabytes_before']:.3f} GB -> {size['gigabytes']:.3f} GB in {time.monotonic() - began:.0f} s -> {shown(args.out)}"
+    )
     result = facts | size | {"before": before, "after": after, "out": shown(args.out)}
     if after:
         result["same_answers"] = round(same / len(answers_after), 4)
@@ -130,11 +144,11 @@ def calibration_records(args: Any) -> list[dict[str, Any]]:
 
 def scored(args: Any, model: Any, contract: Contract) -> tuple[dict[str, float], list[str]]:
     """Scores and answers of the model in memory on the --check records, with the served prompt, sizes and grammar."""
-    from toolkit.extraction import Judge, records_answered
-    from toolkit.local_model import LocalModel
-    from toolkit.records import gold_of
-    from toolkit.score_table import ScoreTable
-    from toolkit.scoring import score_document
+    from toolkit.evaluation.score_table import ScoreTable
+    from toolkit.evaluation.scoring import score_document
+    from toolkit.extraction.local_model import LocalModel
+    from toolkit.extraction.run import Judge, records_answered
+    from toolkit.records.record import gold_of
 
     schema = contract.target
     records = list(read_records(args.check, args.check_records))
@@ -159,11 +173,9 @@ def verdict(args: Any, before: dict[str, float] | None, after: dict[str, float] 
     for name in SCORES:
         if before[name] is not None:
             say(f"  {name:16s} {before[name]:9.4f} -> {after[name]:9.4f}  ({after[name] - before[name]:+.4f})")
-    drop = before["micro_f1"] - after["micro_f1"]
-    if drop > args.max_drop:
-        say(
-            f"micro-F1 fell by {drop:.4f}, more than --max-drop {args.max_drop:g}: try --method fp8 or gptq, or more --calibration-records"
-        )
+    broken = Allowance("micro_f1", args.max_drop).broken("the quantized model", after, "the model before", before)
+    if broken:
+        say(f"{broken}: try --method fp8 or gptq, or more --calibration-records")
         return ExitCode.PROBLEMS
     return ExitCode.OK
 

@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, environments
+from toolkit import console
 from toolkit.console import ExitCode, StageError, say
+from toolkit.project import environments
 
 BASE_MODEL = "examples/reading_base"
 TOKENS = "384"
@@ -179,10 +180,33 @@ class Road:
     def training(self) -> None:
         """Stage 7. The high rate and few epochs suit 2 million parameters; Qwen3-VL-8B wants 1e-4 (see docs)."""
         self.trained = self.stage(
-            "train", "train_lora.py", "--model", BASE_MODEL, "--train", self.data_dir / "splits/train.jsonl", "--val", self.data_dir / "splits/val.jsonl",
-            "--out", self.out_dir / "adapter", "--image-max-tokens", TOKENS, "--preset", "none", "--eval-documents", 0, "--epochs", f"{self.args.epochs:g}", "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1,
-            "--seed", self.args.seed,
-        )  # fmt: skip
+            "train",
+            "train_lora.py",
+            "--model",
+            BASE_MODEL,
+            "--train",
+            self.data_dir / "splits/train.jsonl",
+            "--val",
+            self.data_dir / "splits/val.jsonl",
+            "--out",
+            self.out_dir / "adapter",
+            "--image-max-tokens",
+            TOKENS,
+            "--preset",
+            "none",
+            "--eval-documents",
+            0,
+            "--epochs",
+            f"{self.args.epochs:g}",
+            "--learning-rate",
+            "5e-3",
+            "--batch-size",
+            8,
+            "--accumulate",
+            1,
+            "--seed",
+            self.args.seed,
+        )
 
     def evaluation(self) -> dict[str, Any]:
         """Stages 8 and 9: base and adapter on documents they never saw, and two controls."""
@@ -235,13 +259,34 @@ class Road:
         """Between the two: what the model says of the validation documents tells how far its confidence can be trusted."""
         validation, said = self.data_dir / "splits/val.jsonl", self.data_dir / "predictions/val.jsonl"
         self.stage(
-            "extract: validation", "extract_documents.py", "--model", BASE_MODEL, "--adapter", adapter, "--in", validation, "--out", said,
-            "--batch-size", 24, "--tries", 1, accept=(0, 1),
-        )  # fmt: skip
+            "extract: validation",
+            "extract_documents.py",
+            "--model",
+            BASE_MODEL,
+            "--adapter",
+            adapter,
+            "--in",
+            validation,
+            "--out",
+            said,
+            "--batch-size",
+            24,
+            "--tries",
+            1,
+            accept=(0, 1),
+        )
         # A model that makes next to no mistake there gives too few to learn from; the confidence stays bare, and that is said.
         self.stage(
-            "calibrate", "calibrate_confidence.py", "--pred", said, "--gold", validation, "--contract", adapter, accept=(0, 1)
-        )  # fmt: skip
+            "calibrate",
+            "calibrate_confidence.py",
+            "--pred",
+            said,
+            "--gold",
+            validation,
+            "--contract",
+            adapter,
+            accept=(0, 1),
+        )
 
     def result(self, scores: dict[str, Any], seconds: float) -> dict[str, Any]:
         def of(values: dict[str, Any]) -> dict[str, float]:

@@ -1,11 +1,17 @@
-"""Write an HTML page in which a person corrects predictions beside their pages; what it saves is labels for the build stage.
+"""Write an HTML page in which a person corrects predictions beside their pages, and saves them as labels.
 
-Serves nothing: the page is a file, works without a network, and keeps unfinished work in the browser. Documents that need a person
-come first: failed answers, then those that fail the schema's checks, then values that the page's own text does not hold
-(--text-layer-dir) or that the model was not sure of (--review-below), then the rest. "Save" downloads reviewed.json, a results table that build_jsonl_from_results.py reads.
+The page is one file. It needs no server and no network. Documents that need a person come first: failed answers, then
+those that fail the schema's checks, then values that the page's own text does not hold (--text-layer-dir) or that the
+model was not sure of (--review-below), then the rest.
 
-    python scripts/review_predictions.py --pred data/predictions/new.jsonl --records data/test.jsonl --out data/reports/review.html
-    python scripts/review_predictions.py --pred data/predictions/new.jsonl --images-dir data/images --schema schemas/invoice.schema.json --out data/reports/review.html
+"Save" downloads reviewed.json, a results table for build_jsonl_from_results.py: one object per document, its file name
+in the schema's document_column, its answer in the schema's shape. The build's --update merges the reviewed documents
+into the records that are there. The browser keeps unfinished work for exactly these
+predictions; the edits of an earlier run never show over new predictions, but can be loaded, downloaded or discarded.
+
+    python scripts/review_predictions.py --pred new.jsonl --records data/test.jsonl --out data/reports/review.html
+    python scripts/review_predictions.py --pred new.jsonl --images-dir data/images \\
+        --schema schemas/invoice.schema.json --out data/reports/review.html
 """
 
 from __future__ import annotations
@@ -15,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.checks import business_problems
+from toolkit.answers.predictions import PredictionFile, unsure_values
 from toolkit.console import StageError, first_few, say
-from toolkit.evidence import DocumentWords, TextLayers
+from toolkit.evaluation.scoring import as_rows, cell
 from toolkit.files import argument_path, expand_inputs, shown
-from toolkit.page_images import IMAGE_SUFFIXES, document_key, match_images
-from toolkit.predictions import PredictionFile, unsure_values
-from toolkit.records import images_of, read_records
-from toolkit.review_page import ReviewDocument, write_review
-from toolkit.scoring import as_rows, cell
-from toolkit.target_schema import TargetSchema, value_at
+from toolkit.pages.evidence import DocumentWords, TextLayers
+from toolkit.pages.images import IMAGE_SUFFIXES, document_key, match_images
+from toolkit.records.record import images_of, read_records
+from toolkit.reports.review_page import ReviewDocument, write_review
+from toolkit.schema.checks import business_problems
+from toolkit.schema.target import TargetSchema, value_at
 
 
 def build_parser() -> console.Parser:
@@ -70,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         reasons = reasons_of(schema, line, words, args.review_below)
         answer = line.get("prediction")
         source = records.get(identity, {}).get("meta", {}).get("source") or identity
-        documents.append(ReviewDocument(identity, source, answer if isinstance(answer, dict) else {}, reasons, pages.get(identity, [])))  # fmt: skip
+        answer = answer if isinstance(answer, dict) else {}
+        documents.append(ReviewDocument(identity, source, answer, reasons, pages.get(identity, [])))
     without = [document.identity for document in documents if not document.pages]
     documents.sort(key=lambda document: (-sum(weight for weight, _ in document.reasons), document.identity))
     documents = documents[: args.limit]

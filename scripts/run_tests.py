@@ -19,9 +19,10 @@ import sys
 import time
 from pathlib import Path
 
-from toolkit import console, environments
+from toolkit import console
 from toolkit.console import say
 from toolkit.files import argument_path
+from toolkit.project import environments
 
 FAST_LANES, SLOW_LANES = 4, 2
 SLOWEST = "--durations=10"

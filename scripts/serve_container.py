@@ -25,7 +25,7 @@ from typing import Any
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path, shown
-from toolkit.model_archive import fetched_model, model_folder_in
+from toolkit.model.archive import fetched_model, model_folder_in
 
 HERE = Path(__file__).resolve().parent
 WINDOW = 600.0  # seconds in which --restarts counts
@@ -35,11 +35,36 @@ TO_GATEWAY = ("max_bytes", "max_pages", "max_seconds", "concurrency", "queue", "
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     source = parser.add_argument_group("the model")
-    source.add_argument("--model", type=argument_path, default=None, help="model folder, or a folder that holds one (default: MODEL_DIR, then AZUREML_MODEL_DIR)")  # fmt: skip
-    source.add_argument("--archive", default=os.environ.get("MODEL_ARCHIVE") or None, metavar="URL", help="a .tgz of the model folder: https://, or a file (default: MODEL_ARCHIVE)")  # fmt: skip
-    source.add_argument("--sha256", default=os.environ.get("MODEL_SHA256") or None, help="of the archive; needed with it (default: MODEL_SHA256)")  # fmt: skip
-    source.add_argument("--cache", type=argument_path, default=argument_path(os.environ.get("MODEL_CACHE") or "data/models"), help="where archives are unpacked; keep it on a volume (default: MODEL_CACHE, then data/models)")  # fmt: skip
-    source.add_argument("--adapter", action="append", default=[], metavar="[NAME=]FOLDER", help="serve this adapter live on the model; the gateway speaks its contract")  # fmt: skip
+    source.add_argument(
+        "--model",
+        type=argument_path,
+        default=None,
+        help="model folder, or a folder that holds one (default: MODEL_DIR, then AZUREML_MODEL_DIR)",
+    )
+    source.add_argument(
+        "--archive",
+        default=os.environ.get("MODEL_ARCHIVE") or None,
+        metavar="URL",
+        help="a .tgz of the model folder: https://, or a file (default: MODEL_ARCHIVE)",
+    )
+    source.add_argument(
+        "--sha256",
+        default=os.environ.get("MODEL_SHA256") or None,
+        help="of the archive; needed with it (default: MODEL_SHA256)",
+    )
+    source.add_argument(
+        "--cache",
+        type=argument_path,
+        default=argument_path(os.environ.get("MODEL_CACHE") or "data/models"),
+        help="where archives are unpacked; keep it on a volume (default: MODEL_CACHE, then data/models)",
+    )
+    source.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="serve this adapter live on the model; the gateway speaks its contract",
+    )
     server = parser.add_argument_group("the model server")
     server.add_argument("--profile", choices=["latency", "throughput"], default="latency", help="as of serve_vllm.py")
     server.add_argument("--model-port", type=int, default=8000, help="vLLM's port on 127.0.0.1 (default: 8000)")
@@ -47,7 +72,9 @@ def build_parser() -> console.Parser:
     server.add_argument("--restarts", type=int, default=5, help="of vLLM in ten minutes before giving up (default: 5)")
     gateway = parser.add_argument_group("the gateway (see serve_gateway.py)")
     gateway.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 in a container")
-    gateway.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 8080), help="(default: PORT, then 8080)")  # fmt: skip
+    gateway.add_argument(
+        "--port", type=int, default=int(os.environ.get("PORT") or 8080), help="(default: PORT, then 8080)"
+    )
     gateway.add_argument("--no-key", action="store_true", help="where the platform in front asks for the key")
     for name in TO_GATEWAY:
         gateway.add_argument(
@@ -69,11 +96,26 @@ def main(argv: list[str] | None = None) -> int:
         name, equals, folder = args.adapter[0].partition("=")
         contract = argument_path(folder if equals else name)
     log = Path(os.environ.get("MODEL_LOG") or f"outputs/vllm-{args.model_port}.log")
-    server = [sys.executable, str(HERE / "serve_vllm.py"), str(model), "--port", str(args.model_port), "--profile", args.profile]  # fmt: skip
+    server = [
+        sys.executable,
+        str(HERE / "serve_vllm.py"),
+        str(model),
+        "--port",
+        str(args.model_port),
+        "--profile",
+        args.profile,
+    ]
     server += ["--start-timeout", str(args.start_timeout), "--log", str(log)]
     server += [word for adapter in args.adapter for word in ("--adapter", adapter)]
     server += ["--", *words[cut + 1 :]] if words[cut + 1 :] else []
-    gateway = [sys.executable, str(HERE / "serve_gateway.py"), "--server", f"http://127.0.0.1:{args.model_port}/v1", "--contract", str(contract)]  # fmt: skip
+    gateway = [
+        sys.executable,
+        str(HERE / "serve_gateway.py"),
+        "--server",
+        f"http://127.0.0.1:{args.model_port}/v1",
+        "--contract",
+        str(contract),
+    ]
     # serve_vllm.py writes this file when the model is warm and removes it when the model ends.
     gateway += ["--host", args.host, "--port", str(args.port), "--ready-file", str(log.with_suffix(".json"))]
     gateway += ["--no-key"] if args.no_key else []
@@ -112,7 +154,9 @@ def stop_on_signals() -> list[int]:
     return came
 
 
-def supervise(gateway_command: list[str], server_command: list[str], ready: Path, restarts: int, stopping: list[int]) -> int:  # fmt: skip
+def supervise(
+    gateway_command: list[str], server_command: list[str], ready: Path, restarts: int, stopping: list[int]
+) -> int:
     """Both processes until a signal (0), or until one cannot be kept up (StageError). `ready`: the file that exists while the model is warm."""
     ready.unlink(missing_ok=True)  # of a model server that was killed
     # Sessions of their own: Ctrl-C and a platform's signal reach only this process, which ends them in order.
@@ -124,7 +168,9 @@ def supervise(gateway_command: list[str], server_command: list[str], ready: Path
         while not stopping:
             time.sleep(0.2)
             if gateway.poll() is not None:
-                raise StageError(f"the gateway ended with code {gateway.returncode}; what it said stands above", ExitCode.PROBLEMS)  # fmt: skip
+                raise StageError(
+                    f"the gateway ended with code {gateway.returncode}; what it said stands above", ExitCode.PROBLEMS
+                )
             if server.poll() is None:
                 was_ready = was_ready or ready.is_file()
                 continue
@@ -132,10 +178,15 @@ def supervise(gateway_command: list[str], server_command: list[str], ready: Path
             if not again:
                 # What cannot be cured by starting again (no such model, no memory, no driver) is not tried again.
                 if not was_ready and server.returncode in (ExitCode.USAGE, ExitCode.DEPENDENCY):
-                    raise StageError("the model server cannot start; what it said stands above", ExitCode(server.returncode))  # fmt: skip
+                    raise StageError(
+                        "the model server cannot start; what it said stands above", ExitCode(server.returncode)
+                    )
                 ended = [moment for moment in ended if now - moment < WINDOW] + [now]
                 if len(ended) > restarts:
-                    raise StageError(f"the model server ended {len(ended)} times in {WINDOW / 60:.0f} minutes; its log says why", ExitCode.PROBLEMS)  # fmt: skip
+                    raise StageError(
+                        f"the model server ended {len(ended)} times in {WINDOW / 60:.0f} minutes; its log says why",
+                        ExitCode.PROBLEMS,
+                    )
                 again = now + min(30, 2 ** (len(ended) - 1) - 1)
                 say(f"the model server ended with code {server.returncode}; starting it again")
             if now >= again:

@@ -16,9 +16,9 @@ import sys
 
 from toolkit import console
 from toolkit.console import StageError, say
-from toolkit.contract import load_contract
 from toolkit.files import argument_path
-from toolkit.serving import check_port
+from toolkit.model.contract import load_contract
+from toolkit.serving.vllm_plan import check_port
 
 CLIENT_KEY_VARIABLE = "EXTRACTION_API_KEY"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -26,7 +26,12 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--server", required=True, metavar="URL", help="the vLLM behind it, up to /v1; its key is read from VLLM_API_KEY")  # fmt: skip
+    parser.add_argument(
+        "--server",
+        required=True,
+        metavar="URL",
+        help="the vLLM behind it, up to /v1; its key is read from VLLM_API_KEY",
+    )
     parser.add_argument("--contract", type=argument_path, required=True, help="the model folder that the server serves")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
     parser.add_argument("--port", type=int, default=8080, help="port (default: 8080)")
@@ -37,7 +42,12 @@ def build_parser() -> console.Parser:
     parser.add_argument("--queue", type=int, default=64, help="documents that may wait; more get 429 (default: 64)")
     parser.add_argument("--workers", type=int, default=2, help="processes that render (default: 2)")
     parser.add_argument("--render-timeout", type=float, default=30, help="seconds to render one file (default: 30)")
-    parser.add_argument("--ready-file", type=argument_path, default=None, help="not ready while this file is missing (serve_container.py)")  # fmt: skip
+    parser.add_argument(
+        "--ready-file",
+        type=argument_path,
+        default=None,
+        help="not ready while this file is missing (serve_container.py)",
+    )
     parser.add_argument("--no-key", action="store_true", help="let anybody in although --host is not this machine only")
     return parser
 
@@ -56,18 +66,26 @@ def main(argv: list[str] | None = None) -> int:
         raise StageError(f"--host {args.host} lets others in; set {CLIENT_KEY_VARIABLE}, or say --no-key")
     contract = load_contract(args.contract)
     check_port(args.host, args.port)
-    from toolkit.gateway import Limits, make_app
+    from toolkit.serving.connections import Connections, server_of
+    from toolkit.serving.gateway import Limits, make_app
 
     limits = Limits(args.max_bytes, args.max_pages, args.max_pages, args.max_seconds, args.concurrency, args.queue)
     app = make_app(
-        contract, args.server.rstrip("/"), limits, key=key, server_key=os.environ.get("VLLM_API_KEY") or None,
-        render_timeout=args.render_timeout, workers=args.workers, ready_file=args.ready_file,
-    )  # fmt: skip
-    import uvicorn
-
-    say(f"http://{args.host}:{args.port}/v1/extract for {contract.target.title}, in front of {args.server}; key {'from ' + CLIENT_KEY_VARIABLE if key else 'none'}")  # fmt: skip
-    # h11 refuses headers over 64 KiB; a client that sends nothing is closed after the keep-alive time.
-    uvicorn.run(app, host=args.host, port=args.port, access_log=False, log_level="warning", timeout_keep_alive=10, limit_concurrency=args.concurrency + args.queue + 64, timeout_graceful_shutdown=int(args.max_seconds))  # fmt: skip
+        contract,
+        args.server.rstrip("/"),
+        limits,
+        key=key,
+        server_key=os.environ.get("VLLM_API_KEY") or None,
+        render_timeout=args.render_timeout,
+        workers=args.workers,
+        ready_file=args.ready_file,
+    )
+    say(
+        f"http://{args.host}:{args.port}/v1/extract for {contract.target.title}, in front of {args.server}; key {'from ' + CLIENT_KEY_VARIABLE if key else 'none'}"
+    )
+    server_of(
+        app, args.host, args.port, Connections(stalled_seconds=args.max_seconds), shutdown_seconds=args.max_seconds
+    ).run()
     return 0
 
 

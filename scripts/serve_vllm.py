@@ -22,12 +22,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit import console, environments, serving
+from toolkit import console
 from toolkit.console import ExitCode, StageError, say
-from toolkit.contract import load_contract
 from toolkit.files import argument_path, shown, write_json
-from toolkit.gpus import GPUS, check_driver, installed_driver, known_gpu
-from toolkit.model_folder import check_adapter_folder, check_model_folder, model_shapes
+from toolkit.model.contract import load_contract
+from toolkit.model.folder import check_adapter_folder, check_model_folder, model_shapes
+from toolkit.model.gpus import GPUS, check_driver, installed_driver, known_gpu
+from toolkit.project import environments
+from toolkit.serving import vllm_plan as serving
 
 
 def build_parser() -> console.Parser:
@@ -248,7 +250,7 @@ def warm_up(args: Any, contract: Any, models: list[str]) -> list[float]:
 
     An adapter that vLLM does not apply answers as the base does, to the last digit of its log-probabilities.
     """
-    from toolkit.server_client import blank_request, post
+    from toolkit.extraction.server_client import blank_request, post
 
     base, *adapters = models
     seconds = []

@@ -1,10 +1,11 @@
 """Split a JSONL by document group into train, val and test; copies of one document never lie on both sides.
 
 Records are one group when they share a page image (pixel for pixel), the label key (the header fields that the schema marks with
-"key"), the whole answer, or a --group-by field (shipper, say). The place of a group depends on its name and the seed only, so
-adding documents never moves old ones; every stratum of pages and rows gets the ratios in expectation. --assign balanced meets
-them exactly, and --keep FOLDER leaves an earlier split's documents where they are. What is alike on both sides
-without being equal is listed in near_duplicates.jsonl, never dropped. Writes data/splits/{train,val,test}.jsonl and report.json.
+"key"), the whole answer, or a --group-by field (shipper, say). Where --out-dir already holds a split of this data,
+its documents stay where they are, unless --reassign. A new document lies where its group lies; without one its place
+depends on what it is known by (--group-by value, label key, page) and the seed only. What is alike on both sides
+without being equal is listed in near_duplicates.jsonl, never dropped. Writes data/splits/{train,val,test}.jsonl and
+report.json.
 
     python scripts/split_jsonl.py --in data/train.jsonl --out-dir data/splits
     python scripts/split_jsonl.py --in data/train.jsonl --out-dir data/splits --ratios 90/10/0 --group-by consignee_name
@@ -28,18 +29,36 @@ from toolkit.files import (
     argument_path,
     atomic,
     iter_data_lines,
-    read_jsonl,
     read_text,
     shown,
     write_json,
     write_problems,
 )
-from toolkit.fingerprints import PageFingerprint, key_of, page_fingerprint, text_sketch, words_of
-from toolkit.records import answer_text, gold_of, images_of, read_records
-from toolkit.splits import NAMES, Documents, assign, grouped, near_duplicates, stratum_of
-from toolkit.target_schema import TargetSchema, value_at
+from toolkit.records.earlier_split import (
+    REMOVED,
+    EarlierSplit,
+    check_same_data,
+    holds_split,
+    other_settings,
+    read_split,
+    removed_lines,
+    split_files,
+)
+from toolkit.records.fingerprints import (
+    IDENTIFYING_VALUES,
+    PageFingerprint,
+    free_values,
+    key_of,
+    page_fingerprint,
+    text_sketch,
+    words_of,
+)
+from toolkit.records.record import answer_text, gold_of, images_of, read_records
+from toolkit.records.splits import NAMES, Documents, Move, Near, assign, grouped, near_duplicates, stratum_of
+from toolkit.schema.target import TargetSchema, value_at
 
 BATCH = 500
+ABSENT: tuple[Any, ...] = (None, "", [], {})  # no value to group by
 
 
 def build_parser() -> console.Parser:
@@ -60,15 +79,19 @@ def build_parser() -> console.Parser:
         "--assign",
         choices=["hash", "balanced"],
         default="hash",
-        help="hash: adding documents moves none; balanced: exact ratios by pages and rows (default: hash)",
+        help="new documents by a hash, or balanced: exact ratios by pages and rows (default: hash)",
     )
     parser.add_argument(
         "--keep",
         type=argument_path,
         default=None,
         metavar="FOLDER",
-        help="an earlier split, whose documents stay in their files",
+        help="an earlier split in another folder, whose documents stay in their files",
     )
+    parser.add_argument(
+        "--reassign", action="store_true", help="place all documents anew, also those of the split that --out-dir holds"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the split of other data in --out-dir")
     parser.add_argument(
         "--holdout-file", type=argument_path, default=None, help="ids, one a line, that go to test with their groups"
     )
@@ -103,69 +126,183 @@ def main(argv: list[str] | None = None) -> int:
     held_out = (
         {line.strip() for line in read_text(args.holdout_file).splitlines()} - {""} if args.holdout_file else set()
     )
-    kept = earlier_split(args.keep) if args.keep else {}
+    kept = earlier_places(args)
     documents = read_documents(args)
-    groups, joined = grouped(documents)
+    grouping = grouped(documents)
     places, moved = assign(
-        documents, groups, ratios, args.seed, balanced=args.assign == "balanced", kept=kept, held_out=held_out
+        documents, grouping, ratios, args.seed, balanced=args.assign == "balanced", kept=kept, held_out=held_out
     )
     near, near_counts = near_duplicates(documents, places, text=args.near_text, bits=args.near_bits)
     write_splits(args.input, args.out_dir, places)
 
     sizes = {name: places.count(index) for index, name in enumerate(NAMES)}
-    unknown = sorted(held_out - set(documents.ids))
-    pairs = [
-        {"held_out": documents.ids[n.held_out], "split": NAMES[places[n.held_out]], "train": documents.ids[n.train], "text": n.text, "image_bits": n.bits}
-        for n in near
-    ]  # fmt: skip
-    strata: dict[str, list[int]] = {}
-    for stratum, place in zip(documents.strata, places, strict=True):
-        strata.setdefault(stratum, [0, 0, 0])[place] += 1
+    ids = set(documents.ids)
+    removed = {identity: place for identity, place in kept.items() if identity not in ids}
     result = {
         **sizes,
-        "groups": len(groups),
-        "records_in_larger_groups": sum(len(g) for g in groups if len(g) > 1),
+        "groups": len(grouping.groups),
+        "records_in_larger_groups": sum(len(g) for g in grouping.groups if len(g) > 1),
         "near_duplicates": near_counts["near_duplicates"],
+        "kept": len(ids & set(kept)) - len(moved),
+        "moved": len(moved),
+        "removed": len(removed),
         "out_dir": shown(args.out_dir),
     }
     say(
         ", ".join(f"{name} {size}" for name, size in sizes.items())
-        + f" documents, {len(groups)} groups -> {shown(args.out_dir)}"
+        + f" documents, {len(grouping.groups)} groups -> {shown(args.out_dir)}"
     )
-    if joined["common_pages"]:
-        say(
-            f"{joined['common_pages']} pages stand in more than five different documents (a form's back, a cover): they join none"
-        )
-    if moved:
-        say(
-            f"{len(moved)} documents could not stay where {shown(args.keep)} has them, their group lay on both sides or is held out: {first_few(moved)}"
-        )
-    if near:
-        say(
-            f"{near_counts['near_duplicates']} held-out documents look like one in train: "
-            + first_few(f"{p['held_out']} ~ {p['train']}" for p in pairs)
-        )
-    if near_counts["pictures_compared"] < near_counts["pictures"]:
-        say(f"only {near_counts['pictures_compared']} of {near_counts['pictures']} held-out pages were compared with train by their pictures")  # fmt: skip
-    write_problems(args.out_dir / "near_duplicates.jsonl", pairs, say)
+    tell_earlier(args, result, removed, moved)
+    if grouping.joins["common_pages"]:
+        common = f"{grouping.joins['common_pages']} pages stand in more than five different documents"
+        say(f"{common} (a form's back, a cover): they join none")
+    tell_near(args, documents, places, near, near_counts)
+    unknown = sorted(held_out - ids)
     if unknown:
         say(f"{len(unknown)} ids of {shown(args.holdout_file)} are in no record: {first_few(unknown)}")
+    tell_sizes(args, ratios, sizes, len(documents), len(grouping.groups))
+    settings = ("ratios", "assign", "seed", "group_by", "compare_images", "near_text", "near_bits")
+    report = {
+        **result,
+        "joined_by": grouping.joins,
+        **near_counts,
+        "moved": [move.identity for move in moved],
+        "unknown_holdout_ids": unknown,
+        "strata": strata_of(documents, places),
+        **{name: getattr(args, name) for name in settings},
+        "input": shown(args.input),
+    }
+    write_json(args.out_dir / "report.json", report)
+    return console.finish(args, result, ExitCode.PROBLEMS if unknown else ExitCode.OK)
+
+
+def earlier_places(args: Any) -> dict[str, int]:
+    """`{id: index of NAMES}` of the documents that stay where an earlier split has them: that of --out-dir and that
+    of --keep.
+
+    Raises StageError where writing the split would replace other data, or where the two disagree.
+    """
+    for name in NAMES:
+        path = args.out_dir / f"{name}.jsonl"
+        if path.exists() and args.input.exists() and path.samefile(args.input):
+            raise StageError(f"--out-dir {shown(args.out_dir)}: {name}.jsonl there is the input; choose another folder")
+    named = read_split(args.keep) if args.keep else None
+    is_named = args.keep is not None and args.keep.resolve() == args.out_dir.resolve()
+    here = {} if is_named else places_here(args)
+    if named is None:
+        return here
+    tell_twice(named)
+    differing = sorted(identity for identity, place in here.items() if named.places.get(identity, place) != place)
+    if differing:
+        raise StageError(
+            f"{len(differing)} documents lie in other files in {shown(args.out_dir)} than in --keep {shown(args.keep)} "
+            f"({first_few(differing)}); choose another --out-dir, or --reassign to follow --keep"
+        )
+    return here | named.remembered
+
+
+def places_here(args: Any) -> dict[str, int]:
+    """The places that count of the split that --out-dir holds; none with --reassign. Raises StageError where its
+    files are of other data."""
+    files = split_files(args.out_dir)
+    if not files:
+        return {}
+    if not holds_split(args.out_dir):
+        if args.overwrite:
+            return {}
+        raise StageError(
+            f"{shown(files[0])} is there already and is no part of a split; choose another --out-dir, or --overwrite"
+        )
+    earlier = read_split(args.out_dir)
+    same = check_same_data(earlier, args.input)
+    if same is not None and not args.overwrite:
+        shared = f"{len(same)} of its {len(earlier.places)} documents are in {shown(args.input)}"
+        raise StageError(
+            f"{shown(args.out_dir)} holds a split of other data: {shared}; choose another --out-dir, or --overwrite "
+            "to replace it"
+        )
+    if args.reassign:
+        return {}
+    if same is not None:
+        return {identity: earlier.places[identity] for identity in same}
+    tell_twice(earlier)
+    settings = {"ratios": args.ratios, "assign": args.assign, "seed": args.seed}
+    if others := other_settings(earlier, settings):
+        say(
+            f"note: {shown(args.out_dir)} was split with {', '.join(others)}; what you give now places new documents "
+            "only, --reassign places all anew"
+        )
+    return earlier.remembered
+
+
+def tell_twice(earlier: EarlierSplit) -> None:
+    if earlier.twice:
+        say(
+            f"{len(earlier.twice)} documents stand twice in {shown(earlier.folder)}; the earliest of train, val, test "
+            f"counts: {first_few(earlier.twice)}"
+        )
+
+
+def tell_earlier(args: Any, result: dict[str, Any], removed: dict[str, int], moved: list[Move]) -> None:
+    """Say and file what became of an earlier split's documents."""
+    if result["kept"] or removed:
+        say(f"{result['kept']} documents stay where the earlier split has them (--reassign places all anew)")
+    write_problems(args.out_dir / REMOVED, removed_lines(removed.items()), lambda _: None)
+    if removed:
+        gone = f"{len(removed)} documents of the earlier split are no longer in {shown(args.input)}"
+        say(f"{gone}: {first_few(sorted(removed))}; {REMOVED} remembers their places")
+    if moved:
+        say(
+            f"{len(moved)} documents could not stay where the earlier split has them, their group lay on both sides or "
+            "is held out: "
+            + first_few(f"{move.identity} ({NAMES[move.before]} to {NAMES[move.after]})" for move in moved)
+        )
+    lines = [{"id": move.identity, "from": NAMES[move.before], "to": NAMES[move.after]} for move in moved]
+    write_problems(args.out_dir / "moved.jsonl", lines, say)
+
+
+def tell_near(args: Any, documents: Documents, places: bytearray, near: list[Near], counts: dict[str, int]) -> None:
+    """Say and file what is alike on both sides."""
+    pairs = [
+        {
+            "held_out": documents.ids[n.held_out],
+            "split": NAMES[places[n.held_out]],
+            "train": documents.ids[n.train],
+            "text": n.text,
+            "image_bits": n.bits,
+        }
+        for n in near
+    ]
+    if near:
+        say(
+            f"{counts['near_duplicates']} held-out documents look like one in train: "
+            + first_few(f"{p['held_out']} ~ {p['train']}" for p in pairs)
+        )
+    if counts["pictures_compared"] < counts["pictures"]:
+        compared = f"{counts['pictures_compared']} of {counts['pictures']} held-out pages"
+        say(f"only {compared} were compared with train by their pictures")
+    write_problems(args.out_dir / "near_duplicates.jsonl", pairs, say)
+
+
+def tell_sizes(args: Any, ratios: list[float], sizes: dict[str, int], documents: int, groups: int) -> None:
+    """Say where a split got no document, or far less than its share."""
     empty = [name for name, ratio in zip(NAMES, ratios, strict=True) if ratio > 0 and not sizes[name]]
     if empty:
         say(
-            f"note: {' and '.join(empty)} got no document; with {len(groups)} groups the ratios {args.ratios} leave it empty, add documents or change --ratios"
+            f"note: {' and '.join(empty)} got no document; with {groups} groups the ratios {args.ratios} leave it "
+            "empty, add documents or change --ratios"
         )
-    thin = [name for name, ratio in zip(NAMES, ratios, strict=True) if 0 < sizes[name] < ratio * len(documents) / 2]
+    thin = [name for name, ratio in zip(NAMES, ratios, strict=True) if 0 < sizes[name] < ratio * documents / 2]
     if thin and args.assign == "hash":
         say(f"note: {' and '.join(thin)} got less than half its share by chance; --assign balanced meets the ratios")
-    write_json(
-        args.out_dir / "report.json",
-        {**result, "joined_by": joined, **near_counts, "moved": moved, "unknown_holdout_ids": unknown,
-         "strata": {name: dict(zip(NAMES, strata[name], strict=True)) for name in sorted(strata)},
-         "ratios": args.ratios, "assign": args.assign, "seed": args.seed, "group_by": args.group_by,
-         "compare_images": args.compare_images, "near_text": args.near_text, "near_bits": args.near_bits, "input": shown(args.input)},
-    )  # fmt: skip
-    return console.finish(args, result, ExitCode.PROBLEMS if unknown else ExitCode.OK)
+
+
+def strata_of(documents: Documents, places: bytearray) -> dict[str, dict[str, int]]:
+    """How many documents of each stratum lie in each split."""
+    strata: dict[str, list[int]] = {}
+    for stratum, place in zip(documents.strata, places, strict=True):
+        strata.setdefault(stratum, [0, 0, 0])[place] += 1
+    return {name: dict(zip(NAMES, strata[name], strict=True)) for name in sorted(strata)}
 
 
 def parse_ratios(text: str) -> list[float]:
@@ -178,14 +315,6 @@ def parse_ratios(text: str) -> list[float]:
     return [part / sum(parts) for part in parts]
 
 
-def earlier_split(folder: Path) -> dict[str, int]:
-    """`{id: index of the split}` of an earlier split's files."""
-    files = {index: folder / f"{name}.jsonl" for index, name in enumerate(NAMES)}
-    if not any(path.is_file() for path in files.values()):
-        raise StageError(f"--keep {shown(folder)}: no {', '.join(f'{name}.jsonl' for name in NAMES)} there")
-    return {record["id"]: index for index, path in files.items() if path.is_file() for _, record in read_jsonl(path)}
-
-
 def read_documents(args: Any) -> Documents:
     """One pass over the records; the pages are read by threads, a batch of records at a time."""
     documents = Documents()
@@ -193,7 +322,7 @@ def read_documents(args: Any) -> Documents:
     with ThreadPoolExecutor(args.workers or os.cpu_count() or 1) as pool:
         for batch in batches(stream):
             images = [(record["id"], image) for record in batch for image in images_of(record)]
-            prints = pool.map(lambda one: fingerprint(one[0], args.root / one[1], args.compare_images), images)
+            prints = pool.map(lambda one: fingerprint(one[0], args.root, one[1], args.compare_images), images)
             for record in batch:
                 pages = list(itertools.islice(prints, len(images_of(record))))
                 add_record(documents, record, pages, args.group_by)
@@ -205,7 +334,10 @@ def batches(stream: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def fingerprint(identity: str, path: Path, compare: str) -> PageFingerprint:
+def fingerprint(identity: str, root: Path, image: str, compare: str) -> PageFingerprint:
+    if compare == "names":
+        return page_fingerprint(Path(image), compare)  # without --root: another machine's folder changes no name
+    path = root / image
     try:
         return page_fingerprint(path, compare)
     except FileNotFoundError:
@@ -224,36 +356,46 @@ def add_record(documents: Documents, record: dict[str, Any], pages: list[PageFin
         raise StageError(f"record {record['id']!r}: the answer is not JSON: {error}; run validate_jsonl.py") from None
     schema = schema_of(record.get("meta", {}).get("schema"))
     keys = [("image", page.key) for page in pages if page.key is not None]
-    if answer := answer_text(record):
-        keys.append(("answer", key_of("answer", answer)))
+    answer = answer_text(record)
+    answer_key = key_of("answer", answer) if answer else 0
+    if answer and len(free_values(gold, choices_of(schema))) >= IDENTIFYING_VALUES:
+        keys.append(("answer", answer_key))
     if label := label_key(schema, gold):
         keys.append(("label", key_of("label", label)))
     for field in group_by:
         value = value_at(gold, tuple(field.split(".")))
         value = record.get("meta", {}).get(field) if value is None else value
-        if value is not None:
+        if value not in ABSENT and str(value).strip():
             keys.append(("group-by", key_of("group-by", f"{field}\0{' '.join(str(value).casefold().split())}")))
     rows = max((len(value_at(gold, rows.path) or []) for rows in schema.lists), default=0) if schema else 0
     look = next((page.look for page in pages if page.look), None)
-    documents.add(record["id"], stratum_of(len(pages), rows), keys, text_sketch(words_of(gold)), look)
+    documents.add(record["id"], stratum_of(len(pages), rows), keys, text_sketch(words_of(gold)), look, answer_key)
 
 
 @cache
 def schema_of(name: str | None) -> TargetSchema | None:
     """The record's own target schema; without one there are no label keys and no rows to count."""
     if name is None or not Path(name).is_file():
-        say(f"note: {f'the schema {name} is not there' if name else 'records name no schema in meta.schema'}; label keys and rows are not looked at")  # fmt: skip
+        say(
+            f"note: {f'the schema {name} is not there' if name else 'records name no schema in meta.schema'}; label keys and rows are not looked at"
+        )
         return None
     return TargetSchema.load(Path(name))
 
 
+def choices_of(schema: TargetSchema | None) -> frozenset[tuple[str, ...]]:
+    """Paths of the fields whose value is one of a few that the schema lists."""
+    leaves = schema.leaves if schema else []
+    return frozenset((leaf.list_path or ()) + leaf.path for leaf in leaves if {"enum", "const"} & set(leaf.schema))
+
+
 def label_key(schema: TargetSchema | None, gold: dict[str, Any]) -> str:
-    """The values of the header fields that identify a document; empty where the schema marks none or one is absent."""
+    """The values of the header fields that identify a document; empty where the schema marks none or one says
+    nothing."""
     leaves = [leaf for leaf in schema.header if leaf.is_key] if schema else []
     values = [value_at(gold, leaf.path) for leaf in leaves]
-    if not leaves or any(value in (None, "") for value in values):
-        return ""
-    return "\0".join("".join(ch for ch in str(value).upper() if ch.isalnum()) for value in values)
+    parts = ["" if value is None else "".join(ch for ch in str(value).upper() if ch.isalnum()) for value in values]
+    return "\0".join(parts) if all(parts) else ""
 
 
 def write_splits(path: Path, out_dir: Path, places: bytearray) -> None:

@@ -13,31 +13,40 @@ accelerate launch with a configuration from scripts/accelerate.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.answers.wire_format import WIRES
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.contract import Contract, package_versions
 from toolkit.files import argument_path, shown, write_json, write_jsonl
-from toolkit.page_images import DEFAULT_MAX_TOKENS
-from toolkit.records import images_of, prompt_of, read_records
-from toolkit.row_shards import AnswerPlan
-from toolkit.target_schema import TargetSchema
-from toolkit.training_settings import FILE_NAME as SETTINGS_FILE
-from toolkit.training_settings import PRESETS, parsed
-from toolkit.wire_format import WIRES
+from toolkit.model.contract import Contract, package_versions
+from toolkit.model.devices import Process, join_processes, least_memory, say_unused_gpus
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.record import images_of, prompt_of, read_records
+from toolkit.schema.target import TargetSchema
+from toolkit.training.settings import FILE_NAME as SETTINGS_FILE
+from toolkit.training.settings import PRESETS, parsed
 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--train", type=argument_path, required=True, help="training JSONL")
-    data.add_argument("--val", type=argument_path, default=None, help="validation JSONL: its loss and field scores choose the best adapter")  # fmt: skip
+    data.add_argument(
+        "--val",
+        type=argument_path,
+        default=None,
+        help="validation JSONL: its loss and field scores choose the best adapter",
+    )
     data.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
-    data.add_argument("--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)")  # fmt: skip
+    data.add_argument(
+        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
+    )
     data.add_argument(
         "--image-max-tokens",
         type=int,
@@ -53,41 +62,135 @@ def build_parser() -> console.Parser:
     )
     data.add_argument("--limit", type=int, default=None, help="only the first N training records")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct")  # fmt: skip
-    model.add_argument("--method", choices=["lora", "qlora"], default="lora", help="qlora keeps the base in 4 bit (default: lora, or the preset's)")  # fmt: skip
-    model.add_argument("--wire", choices=WIRES, default="json", help="what the model writes: the public JSON, or its short positional form (default: json)")  # fmt: skip
-    model.add_argument("--rows-per-shard", type=int, default=0, metavar="ROWS", help="answer in shards of so many rows, decoded at the same time over the same pages; 0: one answer (default: 0)")  # fmt: skip
-    model.add_argument("--fields-per-shard", type=int, default=0, metavar="FIELDS", help="with it: header fields of a shard; 0: all (default: 0)")  # fmt: skip
+    model.add_argument(
+        "--model", required=True, help="base model: a folder or a hub name such as Qwen/Qwen3-VL-8B-Instruct"
+    )
+    model.add_argument(
+        "--method",
+        choices=["lora", "qlora"],
+        default="lora",
+        help="qlora keeps the base in 4 bit (default: lora, or the preset's)",
+    )
+    model.add_argument(
+        "--wire",
+        choices=WIRES,
+        default="json",
+        help="what the model writes: the public JSON, or its short positional form (default: json)",
+    )
+    model.add_argument(
+        "--rows-per-shard",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="answer in shards of so many rows, decoded at the same time over the same pages; 0: one answer (default: 0)",
+    )
+    model.add_argument(
+        "--fields-per-shard",
+        type=int,
+        default=0,
+        metavar="FIELDS",
+        help="with it: header fields of a shard; 0: all (default: 0)",
+    )
     model.add_argument("--rank", type=int, default=16, help="LoRA rank (default: 16)")
     model.add_argument("--alpha", type=int, default=32, help="LoRA alpha (default: 32)")
     model.add_argument("--dropout", type=float, default=0.0, help="LoRA dropout (default: 0)")
-    model.add_argument("--train-vision", action="store_true", help="LoRA on the vision tower too; such an adapter must be merged to be served")  # fmt: skip
-    model.add_argument("--train-merger", action="store_true", help="LoRA on the vision mergers too; must be merged to be served")  # fmt: skip
-    model.add_argument("--train-experts", action="store_true", help="MoE: LoRA on the experts too; must be merged to be served")  # fmt: skip
+    model.add_argument(
+        "--train-vision",
+        action="store_true",
+        help="LoRA on the vision tower too; such an adapter must be merged to be served",
+    )
+    model.add_argument(
+        "--train-merger", action="store_true", help="LoRA on the vision mergers too; must be merged to be served"
+    )
+    model.add_argument(
+        "--train-experts", action="store_true", help="MoE: LoRA on the experts too; must be merged to be served"
+    )
     model.add_argument("--out", type=argument_path, required=True, help="folder to write")
     run = parser.add_argument_group("run")
-    run.add_argument("--preset", choices=["auto", "none", *PRESETS], default="auto", help="settings by GPU memory (default: auto, by the GPU at hand)")  # fmt: skip
-    run.add_argument("--settings", type=argument_path, default=None, metavar="FILE", help=f"settings to start from: an earlier run's {SETTINGS_FILE}, or your own; flags win")  # fmt: skip
+    run.add_argument(
+        "--preset",
+        choices=["auto", "none", *PRESETS],
+        default="auto",
+        help="settings by GPU memory (default: auto, by the GPU at hand)",
+    )
+    run.add_argument(
+        "--settings",
+        type=argument_path,
+        default=None,
+        metavar="FILE",
+        help=f"settings to start from: an earlier run's {SETTINGS_FILE}, or your own; flags win",
+    )
     run.add_argument("--epochs", type=float, default=3, help="passes over the data (default: 3)")
     run.add_argument(
         "--max-steps", type=int, default=0, help="end after so many optimizer steps (default: by --epochs)"
     )
     run.add_argument("--learning-rate", type=float, default=1e-4, help="peak rate (default: 1e-4)")
-    run.add_argument("--vision-rate", type=float, default=None, help="with --train-vision (default: a tenth of --learning-rate)")  # fmt: skip
-    run.add_argument("--merger-rate", type=float, default=None, help="with --train-merger (default: a tenth of --learning-rate)")  # fmt: skip
-    run.add_argument("--batch-size", type=int, default=1, help="records a forward pass, without --tokens-per-batch (default: 1)")  # fmt: skip
-    run.add_argument("--tokens-per-batch", type=int, default=0, metavar="TOKENS", help="as many records a forward pass as fit into this (default: 0, count records; or the preset's)")  # fmt: skip
-    run.add_argument("--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8, or the preset's)")  # fmt: skip
-    run.add_argument("--packing", choices=["auto", "on", "off"], default="auto", help="records one behind the other instead of padded (default: auto, with FlashAttention)")  # fmt: skip
-    run.add_argument("--attention", choices=["auto", "sdpa", "flash_attention_2"], default="auto", help="attention kernels (default: auto, FlashAttention where it is installed)")  # fmt: skip
-    run.add_argument("--liger", action="store_true", help="Liger's fused norms and MLP (pip install liger-kernel; a GPU)")  # fmt: skip
-    run.add_argument("--checkpointing", choices=["auto", "on", "off"], default="auto", help="recompute activations: less memory, slower (default: auto, by a trial of the longest batch)")  # fmt: skip
-    run.add_argument("--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)")  # fmt: skip
-    run.add_argument("--loader-workers", type=int, default=0, help="processes that decode images (default: 0, or the preset's)")  # fmt: skip
-    run.add_argument("--eval-each", type=int, default=0, metavar="STEPS", help="evaluate each N steps (default: each epoch)")  # fmt: skip
-    run.add_argument("--eval-documents", type=int, default=16, metavar="N", help="validation documents answered each time for field scores; 0: loss only (default: 16)")  # fmt: skip
-    run.add_argument("--patience", type=int, default=0, metavar="N", help="stop after N evaluations without a better score; 0: never (default: 0)")  # fmt: skip
-    run.add_argument("--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)")  # fmt: skip
+    run.add_argument(
+        "--vision-rate", type=float, default=None, help="with --train-vision (default: a tenth of --learning-rate)"
+    )
+    run.add_argument(
+        "--merger-rate", type=float, default=None, help="with --train-merger (default: a tenth of --learning-rate)"
+    )
+    run.add_argument(
+        "--batch-size", type=int, default=1, help="records a forward pass, without --tokens-per-batch (default: 1)"
+    )
+    run.add_argument(
+        "--tokens-per-batch",
+        type=int,
+        default=0,
+        metavar="TOKENS",
+        help="as many records a forward pass as fit into this (default: 0, count records; or the preset's)",
+    )
+    run.add_argument(
+        "--accumulate", type=int, default=8, help="forward passes an optimizer step (default: 8, or the preset's)"
+    )
+    run.add_argument(
+        "--packing",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="records one behind the other instead of padded (default: auto, with FlashAttention)",
+    )
+    run.add_argument(
+        "--attention",
+        choices=["auto", "sdpa", "flash_attention_2"],
+        default="auto",
+        help="attention kernels (default: auto, FlashAttention where it is installed)",
+    )
+    run.add_argument(
+        "--liger", action="store_true", help="Liger's fused norms and MLP (pip install liger-kernel; a GPU)"
+    )
+    run.add_argument(
+        "--checkpointing",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="recompute activations: less memory, slower (default: auto, by a trial of the longest batch)",
+    )
+    run.add_argument(
+        "--warmup", type=float, default=0.05, help="share of the steps that the rate rises over (default: 0.05)"
+    )
+    run.add_argument(
+        "--loader-workers", type=int, default=0, help="processes that decode images (default: 0, or the preset's)"
+    )
+    run.add_argument(
+        "--eval-each", type=int, default=0, metavar="STEPS", help="evaluate each N steps (default: each epoch)"
+    )
+    run.add_argument(
+        "--eval-documents",
+        type=int,
+        default=16,
+        metavar="N",
+        help="validation documents answered each time for field scores; 0: loss only (default: 16)",
+    )
+    run.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        metavar="N",
+        help="stop after N evaluations without a better score; 0: never (default: 0)",
+    )
+    run.add_argument(
+        "--save-each", type=int, default=0, metavar="STEPS", help="checkpoint each N steps (default: each epoch)"
+    )
     run.add_argument("--log-each", type=int, default=10, metavar="STEPS", help="log each N steps (default: 10)")
     run.add_argument("--seed", type=int, default=0, help="order of the records and initial adapter (default: 0)")
     run.add_argument("--threads", type=int, default=0, help="CPU threads for torch; 0: its own choice (default: 0)")
@@ -99,6 +202,7 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = parsed(build_parser(), argv, gpu_memory)
+    process = join_processes()  # before anything is loaded; a GPU that cannot be used is said here too
     if (args.out / "adapter_config.json").is_file() and not (args.overwrite or args.resume):
         raise StageError(f"{shown(args.out)} already holds an adapter; choose another --out, or --overwrite")
     records = list(read_records(args.train, args.limit))
@@ -112,13 +216,13 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     import torch
 
-    from toolkit import qwen3vl
-    from toolkit.training import answer_lengths, measured_training, prompt_length
-    from toolkit.training_log import curve_picture
+    from toolkit.model import loading as qwen3vl
+    from toolkit.model.lengths import answer_lengths, prompt_length
+    from toolkit.training.log import curve_picture
+    from toolkit.training.run import measured_training
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    qwen3vl.default_device()  # a GPU that cannot be used is said before anything is counted
     config = qwen3vl.load_config(args.model)
     if args.method == "qlora" and qwen3vl.is_moe(config):
         raise StageError(
@@ -127,14 +231,24 @@ def main(argv: list[str] | None = None) -> int:
     processor = qwen3vl.load_processor(args.model, args.image_max_tokens)
     records, lengths, too_long = keep_short(records, processor, args)
     contract = Contract(
-        schema=schema.raw, schema_source=schema.source, system=prompt.system, question=prompt.question, image_max_tokens=args.image_max_tokens, wire=args.wire,
-        rows_per_shard=args.rows_per_shard, fields_per_shard=args.fields_per_shard, max_shards=max(len(r.get("parts", [1])) for r in records + validation),
-        max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64, base_model=args.model,
+        schema=schema.raw,
+        schema_source=schema.source,
+        system=prompt.system,
+        question=prompt.question,
+        image_max_tokens=args.image_max_tokens,
+        wire=args.wire,
+        rows_per_shard=args.rows_per_shard,
+        fields_per_shard=args.fields_per_shard,
+        max_shards=max(len(r.get("parts", [1])) for r in records + validation),
+        max_answer_tokens=-(-int(1.5 * max(answer_lengths(processor, records + validation)) + 32) // 64) * 64,
+        base_model=args.model,
         max_pages=max(len(images_of(record)) for record in records + validation),
         prompt_tokens=max(prompt_length(processor, prompt.asking(line)) for line in shard_lines(records + validation)),
         versions=package_versions("torch", "transformers", "peft", "accelerate"),
-    )  # fmt: skip
+    )
     say_settings(args, records, validation, contract, too_long)
+    if is_first_process():
+        say_how_to_use_all_gpus(process, sys.argv[1:] if argv is None else argv)
     settings = {key: value.as_posix() if isinstance(value, Path) else value for key, value in vars(args).items()}
     if is_first_process():
         write_json(args.out / SETTINGS_FILE, settings)
@@ -181,12 +295,24 @@ def shard_lines(records: list[dict[str, Any]]) -> set[str]:
 
 
 def gpu_memory() -> float | None:
-    """GiB of the first GPU, None without one. Raises StageError where one is here that this torch cannot use."""
+    """GiB of the smallest GPU of the run, None without one. Raises StageError where one is here that this torch cannot use."""
+    return least_memory(join_processes())
+
+
+def say_how_to_use_all_gpus(process: Process, words: list[str]) -> None:
+    """Where GPUs of this machine are left over: the command that trains on all of them."""
     import torch
 
-    from toolkit.qwen3vl import default_device
-
-    return torch.cuda.get_device_properties(0).total_memory / 2**30 if default_device() == "cuda" else None
+    if sys.platform == "win32":
+        how = "training on several needs Linux (NCCL)"
+    elif process.count > 1:
+        how = "start one process a GPU: --num_processes counts those of all machines"
+    else:
+        file = shown(Path(__file__).resolve().parent / "accelerate/ddp.yaml")
+        launch = ["accelerate", "launch", "--config_file", file, "--num_processes", str(torch.cuda.device_count())]
+        command = shlex.join([*launch, shown(__file__), *words])
+        how = f"to train on all: {command} (fsdp2.yaml where one GPU does not hold the model)"
+    say_unused_gpus(how, used=int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if process.count > 1 else 1)
 
 
 def is_first_process() -> bool:
@@ -198,7 +324,7 @@ def keep_short(
     records: list[dict[str, Any]], processor: Any, args: Any
 ) -> tuple[list[dict[str, Any]], list[int], list[dict[str, Any]]]:
     """Records within --max-length, their lengths, and the others as listed in too_long.jsonl; nothing is ever truncated."""
-    from toolkit.training import record_length
+    from toolkit.model.lengths import record_length
 
     kept, lengths, too_long = [], [], []
     for record in console.progress(records, total=len(records), what="records counted"):

@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.checks import Problem
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import (
     argument_path,
     atomic,
+    decode_text,
     expand_inputs,
     iter_data_lines,
-    iter_lines,
     shown,
     strict_json,
     write_problems,
 )
-from toolkit.record_check import RecordCheck
+from toolkit.records.record_check import RecordCheck
+from toolkit.schema.checks import Problem
 
 
 def build_parser() -> console.Parser:
@@ -78,13 +78,18 @@ def main(argv: list[str] | None = None) -> int:
                 raise StageError(f"{shown(path)}: no records")
             tally.end_of_file(path, count)
         if valid and (twice := check.ids.suspects()):
-            raise StageError(f"ids stand twice ({first_few(repeated(files, twice))}); --fix-out cannot choose one: remove or rename them first", ExitCode.PROBLEMS)  # fmt: skip
+            raise StageError(
+                f"ids stand twice ({first_few(repeated(files, twice))}); --fix-out cannot choose one: remove or rename them first",
+                ExitCode.PROBLEMS,
+            )
     for sentence in repeated(files, check.ids.suspects()):
         tally.add_plain(sentence)
     if args.fix_out:
         write_problems(args.fix_out.with_suffix(".problems.jsonl"), tally.filed, say)
         say(f"{tally.records - tally.invalid} valid records -> {shown(args.fix_out)}")
-    print(f"{tally.records} records, {tally.records - tally.invalid} valid, {tally.invalid} invalid, {tally.warnings} warnings")  # fmt: skip
+    print(
+        f"{tally.records} records, {tally.records - tally.invalid} valid, {tally.invalid} invalid, {tally.warnings} warnings"
+    )
     return console.finish(args, tally.result(), ExitCode.PROBLEMS if tally.invalid else ExitCode.OK)
 
 
@@ -132,9 +137,9 @@ def repeated(files: list[Path], suspects: set[int]) -> list[str]:
     first: dict[str, str] = {}
     sentences = []
     for path in files:
-        for number, line in iter_lines(path):
-            with contextlib.suppress(ValueError):
-                identity = strict_json(line).get("id")
+        for number, data in iter_data_lines(path):
+            with contextlib.suppress(ValueError, StageError):
+                identity = strict_json(decode_text(data, shown(path))).get("id")
                 if not isinstance(identity, str) or hash(identity) not in suspects:
                     continue
                 here = f"{shown(path)}:{number}"

@@ -15,8 +15,8 @@ from pathlib import Path
 from toolkit import console
 from toolkit.console import ExitCode, first_few, say
 from toolkit.files import argument_path, shown, write_jsonl
-from toolkit.page_images import DEFAULT_MAX_TOKENS, image_tokens, processor_size
-from toolkit.records import images_of, read_records
+from toolkit.pages.images import DEFAULT_MAX_TOKENS, image_tokens, processor_size
+from toolkit.records.record import images_of, read_records
 
 FORMATS = {
     ".png": "PNG",

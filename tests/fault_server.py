@@ -23,8 +23,15 @@ class FaultServer:
     """
 
     def __init__(
-        self, fault: Callable[[int], Fault], *, target: int | None = None, answer: Callable[[dict[str, Any]], Any] | None = None, port: int = 0, vllm: bool = False, writing: Callable[[str], object] = lambda _: None,
-    ) -> None:  # fmt: skip
+        self,
+        fault: Callable[[int], Fault],
+        *,
+        target: int | None = None,
+        answer: Callable[[dict[str, Any]], Any] | None = None,
+        port: int = 0,
+        vllm: bool = False,
+        writing: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self.fault, self.target, self.answer, self.vllm, self.writing = fault, target, answer, vllm, writing
         self.requests: list[dict[str, Any]] = []
         self.faults: dict[str, int] = {}
@@ -135,7 +142,12 @@ class FaultServer:
                     if outer.requests[number].get("stream"):
                         self.stream(choice)
                         return
-                    self.reply(200, json.dumps({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}).encode())  # fmt: skip
+                    self.reply(
+                        200,
+                        json.dumps(
+                            {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+                        ).encode(),
+                    )
 
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True

@@ -27,7 +27,10 @@ def set_environment(name: str) -> None:
             "offload_optimizer_device",
             "offload_param_device",
         }  # accelerate's names of these say DeepSpeed
-        os.environ |= {f"ACCELERATE_{'DEEPSPEED_' if key in named else ''}{key.upper()}": str(value) for key, value in config["deepspeed_config"].items()}  # fmt: skip
+        os.environ |= {
+            f"ACCELERATE_{'DEEPSPEED_' if key in named else ''}{key.upper()}": str(value)
+            for key, value in config["deepspeed_config"].items()
+        }
 
 
 def turn_on_for_the_cpu(name: str) -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from toolkit.companions import anls_star, tree_similarity
+from toolkit.evaluation.companions import anls_star, tree_similarity
 
 WORDS = ["ACME", "ACMI LTD", "Port Klang", "7", "MSKU1234567", "MSKU1234568", "a b", "x", ""]
 
@@ -16,9 +16,13 @@ def document(draw):
         for _ in range(draw.randrange(5))
     ]
     value = {
-        "name": draw.choice([*WORDS, None]), "days": draw.choice([None, 7, 14, 1.5]), "on_board": draw.choice([True, False, None]),
-        "party": {"city": draw.choice(WORDS), "code": draw.choice(["1", None])}, "marks": draw.sample(WORDS, draw.randrange(4)), "containers": rows,
-    }  # fmt: skip
+        "name": draw.choice([*WORDS, None]),
+        "days": draw.choice([None, 7, 14, 1.5]),
+        "on_board": draw.choice([True, False, None]),
+        "party": {"city": draw.choice(WORDS), "code": draw.choice(["1", None])},
+        "marks": draw.sample(WORDS, draw.randrange(4)),
+        "containers": rows,
+    }
     for key in draw.sample(list(value), draw.randrange(3)):
         del value[key]
     return value

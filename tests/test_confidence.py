@@ -12,28 +12,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_server_client import SCHEMA, extract, pages  # noqa: F401 - a fixture
 
-from toolkit.answers import Answer
-from toolkit.checks import check_states
-from toolkit.confidence import FEATURES, LIMIT, features_of, fitted, log_odds, places_of, quality
-from toolkit.contract import Contract, load_contract
-from toolkit.evidence import DocumentWords
-from toolkit.extraction import Judge
-from toolkit.predictions import unsure_values, value_of
-from toolkit.row_shards import AnswerPlan
-from toolkit.scoring import judged_values, score_document
-from toolkit.target_schema import TargetSchema, compact_json
-from toolkit.token_confidence import text_tokens, value_scores, value_spans
-from toolkit.wire_format import WireFormat
+from toolkit.answers.answer import Answer
+from toolkit.answers.confidence import FEATURES, LIMIT, features_of, fitted, log_odds, places_of, quality
+from toolkit.answers.predictions import unsure_values, value_of
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.answers.token_confidence import text_tokens, value_scores, value_spans
+from toolkit.answers.wire_format import WireFormat
+from toolkit.evaluation.scoring import judged_values, score_document
+from toolkit.extraction.run import Judge
+from toolkit.model.contract import Contract, load_contract
+from toolkit.pages.evidence import DocumentWords
+from toolkit.schema.checks import check_states
+from toolkit.schema.target import TargetSchema, compact_json
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 ENUM = TargetSchema.parse(
-    {"type": "object", "additionalProperties": False, "properties": {
-        "port": {"enum": ["Hamburg", "Haifa", None]},
-        "days": {"type": ["integer", "null"]},
-        "paid": {"type": ["boolean", "null"]},
-        "tags": {"type": "array", "maxItems": 4, "items": {"type": "string", "maxLength": 9}},
-        "seller": {"type": "object", "additionalProperties": False, "properties": {"name": {"type": ["string", "null"], "maxLength": 20}}},
-    }}, "enum.json")  # fmt: skip
+    {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "port": {"enum": ["Hamburg", "Haifa", None]},
+            "days": {"type": ["integer", "null"]},
+            "paid": {"type": ["boolean", "null"]},
+            "tags": {"type": "array", "maxItems": 4, "items": {"type": "string", "maxLength": 9}},
+            "seller": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {"name": {"type": ["string", "null"], "maxLength": 20}},
+            },
+        },
+    },
+    "enum.json",
+)
 WIRE, SHORT = WireFormat(ENUM, "json"), WireFormat(ENUM, "positional")
 
 
@@ -61,16 +71,31 @@ def test_the_short_form_has_the_same_values():
     scores = value_scores(SHORT, raw, characters(raw))
     assert {name: score.logprob for name, score in scores.items()} == {
         "port": pytest.approx(-0.5),  # of two choices; that the number ends behind its digit is forced
-        "days": pytest.approx(-1.5), "paid": pytest.approx(-0.5), "tags[0]": pytest.approx(-1.5), "tags[1]": pytest.approx(-1.5),
-        "tags": pytest.approx(-1.5), "seller.name": pytest.approx(-1.5),
-    }  # fmt: skip
+        "days": pytest.approx(-1.5),
+        "paid": pytest.approx(-0.5),
+        "tags[0]": pytest.approx(-1.5),
+        "tags[1]": pytest.approx(-1.5),
+        "tags": pytest.approx(-1.5),
+        "seller.name": pytest.approx(-1.5),
+    }
     assert [s.name for s in value_spans(SHORT, raw)] == [s.name for s in value_spans(WIRE, WIRE.encoded(answer))]
 
 
 def test_a_token_that_reaches_over_a_value_belongs_to_it():
     raw = '{"port":null,"days":null,"paid":true,"tags":[],"seller":{"name":null}}'
-    cut = [('{"port":null', -1.0), (',"days":', -9.0), ("null,", -2.0), ('"paid":', -9.0), ("tr", -3.0), ("ue", -9.0), (',"tags":', -9.0),
-           ("[]", -4.0), (',"seller":{"name":', -9.0), ("null}}", -5.0), ("<|im_end|>", -9.0)]  # fmt: skip
+    cut = [
+        ('{"port":null', -1.0),
+        (',"days":', -9.0),
+        ("null,", -2.0),
+        ('"paid":', -9.0),
+        ("tr", -3.0),
+        ("ue", -9.0),
+        (',"tags":', -9.0),
+        ("[]", -4.0),
+        (',"seller":{"name":', -9.0),
+        ("null}}", -5.0),
+        ("<|im_end|>", -9.0),
+    ]
     tokens = text_tokens(cut, raw)
     assert tokens is not None and tokens[-1][1] == len(raw)
     scores = {name: score.logprob for name, score in value_scores(WIRE, raw, tokens).items()}
@@ -79,9 +104,18 @@ def test_a_token_that_reaches_over_a_value_belongs_to_it():
 
 def test_characters_spread_over_tokens_are_found_again():
     text = "a€b漢c"
-    assert text_tokens([("a", 0.1), ("\ufffd", 0.2), ("\ufffd", 0.3), ("b", 0.4), ("", 0.5), ("漢", 0.6), ("c", 0.7), ("<end>", 0)], text) == [
-        (0, 1, 0.1), (1, 2, 0.2), (1, 2, 0.3), (2, 3, 0.4), (3, 3, 0.5), (3, 4, 0.6), (4, 5, 0.7),
-    ]  # fmt: skip
+    assert text_tokens(
+        [("a", 0.1), ("\ufffd", 0.2), ("\ufffd", 0.3), ("b", 0.4), ("", 0.5), ("漢", 0.6), ("c", 0.7), ("<end>", 0)],
+        text,
+    ) == [
+        (0, 1, 0.1),
+        (1, 2, 0.2),
+        (1, 2, 0.3),
+        (2, 3, 0.4),
+        (3, 3, 0.5),
+        (3, 4, 0.6),
+        (4, 5, 0.7),
+    ]
     assert text_tokens([("a", 0.1), ("x", 0.2)], "ab") is None
     assert text_tokens([("a", 0.1)], "ab") is None
 
@@ -90,12 +124,25 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_siz
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
-@given(st.sampled_from(["Hamburg", "Haifa", None]), st.one_of(st.none(), st.integers(-99, 9999)), st.lists(TEXTS, max_size=4), st.one_of(st.none(), TEXTS), st.booleans())  # fmt: skip
+@given(
+    st.sampled_from(["Hamburg", "Haifa", None]),
+    st.one_of(st.none(), st.integers(-99, 9999)),
+    st.lists(TEXTS, max_size=4),
+    st.one_of(st.none(), TEXTS),
+    st.booleans(),
+)
 def test_every_value_has_its_span(port, days, tags, name, spaced):
     answer = {"port": port, "days": days, "paid": True, "tags": tags, "seller": {"name": name}}
     raw = json.dumps(answer, ensure_ascii=spaced, indent=1 if spaced else None)
     spans = value_spans(WIRE, raw)
-    assert [span.name for span in spans] == ["port", "days", "paid", *(f"tags[{n}]" for n in range(len(tags))), "tags", "seller.name"]  # fmt: skip
+    assert [span.name for span in spans] == [
+        "port",
+        "days",
+        "paid",
+        *(f"tags[{n}]" for n in range(len(tags))),
+        "tags",
+        "seller.name",
+    ]
     for span in spans:
         if span.leaf is not None:
             assert json.loads(raw[span.start : span.end]) == value_of(answer, span.name)
@@ -105,10 +152,10 @@ def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_mo
     """Without the grammar the recorded log-probabilities are the model's; with it they are those among the tokens it allows."""
     import torch
 
-    from toolkit.batches import collate, encode_prompt, open_page
-    from toolkit.local_model import LocalModel
-    from toolkit.prompt import Prompt
-    from toolkit.records import images_of, read_records
+    from toolkit.extraction.local_model import LocalModel
+    from toolkit.model.encoding import collate, encode_prompt, open_page
+    from toolkit.records.prompt import Prompt
+    from toolkit.records.record import images_of, read_records
 
     record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
     contract = Contract(LADING.raw, LADING.source, "read", "json", 384, 48)
@@ -137,7 +184,10 @@ def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_mo
 
 
 def test_checks_and_the_pages_text_are_features():
-    rows = [{"container_number": "CSQU3054383", "container_size": "20", "container_type": "GP"}, {"container_number": "CSQU3054384", "container_size": "40", "container_type": "HC"}]  # fmt: skip
+    rows = [
+        {"container_number": "CSQU3054383", "container_size": "20", "container_type": "GP"},
+        {"container_number": "CSQU3054384", "container_size": "40", "container_type": "HC"},
+    ]
     answer = LADING.ordered(
         {"bl_number": "A1234", "vessel_name": "RINAVIA", "container_summary": "2 X 20GP", "containers": rows}
     )
@@ -145,7 +195,17 @@ def test_checks_and_the_pages_text_are_features():
     assert states["containers[0].container_number"] == 1 and states["containers[1].container_number"] == -1
     assert states["containers"] == 1 and states["container_summary"] == 1
     assert check_states(LADING, answer | {"containers": rows[:1]})["containers"] == -1
-    page = {"page": 1, "width": 400, "height": 400, "words": [[0, 0, 50, 10, "A1234"], [0, 50, 90, 60, "CSQU3054383"], [100, 50, 120, 60, "20"], [0, 100, 20, 110, "40"]]}  # fmt: skip
+    page = {
+        "page": 1,
+        "width": 400,
+        "height": 400,
+        "words": [
+            [0, 0, 50, 10, "A1234"],
+            [0, 50, 90, 60, "CSQU3054383"],
+            [100, 50, 120, 60, "20"],
+            [0, 100, 20, 110, "40"],
+        ],
+    }
     places = places_of(LADING, answer, DocumentWords([page]))
     assert places["bl_number"] and places["vessel_name"] is None
     assert places["containers[0].container_size"] and "containers[1].container_size" not in places
@@ -208,10 +268,21 @@ def test_values_are_judged_as_they_are_scored():
     draw = random.Random(4)
     for _ in range(50):
         gold, answer = (
-            LADING.ordered({"bl_number": draw.choice([None, "A", "B"]), "vessel_name": draw.choice([None, "V"]),
-                            "containers": [{"container_number": draw.choice(["CSQU3054383", "MSKU1234565", "TGHU1234563"]), "container_size": draw.choice(["20", "40"])} for _ in range(draw.randrange(4))]})
+            LADING.ordered(
+                {
+                    "bl_number": draw.choice([None, "A", "B"]),
+                    "vessel_name": draw.choice([None, "V"]),
+                    "containers": [
+                        {
+                            "container_number": draw.choice(["CSQU3054383", "MSKU1234565", "TGHU1234563"]),
+                            "container_size": draw.choice(["20", "40"]),
+                        }
+                        for _ in range(draw.randrange(4))
+                    ],
+                }
+            )
             for _ in range(2)
-        )  # fmt: skip
+        )
         judged = dict(judged_values(LADING, gold, answer))
         score = score_document(LADING, "x", gold, answer, "ok")
         wrong = sum(c["wrong"] + c["spurious"] for c in score.fields.values())
@@ -226,11 +297,14 @@ def test_values_are_judged_as_they_are_scored():
 def test_windows_keep_the_confidence_of_the_window_that_said_it():
     import asyncio
 
-    from toolkit.documents import Document
-    from toolkit.extraction import prediction_of
+    from toolkit.extraction.documents import Document
+    from toolkit.extraction.run import prediction_of
 
     schema = TargetSchema.parse(SCHEMA, "s.json")
-    said = {"p1": ({"name": "A", "rows": [{"key": "K1", "size": "20"}]}, -0.1), "p2": ({"name": None, "rows": [{"key": "K1", "size": None}, {"key": "K2", "size": "40"}]}, -0.2)}  # fmt: skip
+    said = {
+        "p1": ({"name": "A", "rows": [{"key": "K1", "size": "20"}]}, -0.1),
+        "p2": ({"name": None, "rows": [{"key": "K1", "size": None}, {"key": "K2", "size": "40"}]}, -0.2),
+    }
 
     class Said:
         def prepare(self, page):
@@ -259,7 +333,17 @@ def test_a_servers_log_probabilities_become_confidence_and_a_review_file(run, pa
     folder = tmp_path / "model"
     Contract(SCHEMA, "s.json", "read", "json", 64, 100).save(folder)
     text = '{"name":"A","rows":[{"key":"K1","size":"20"}]}'
-    pieces = [('{"name":', -1.0), ('"A"', -0.7), (',"rows":[', -0.01), ('{"key":"', -0.01), ("K1", -0.02), ('","size":"', -0.01), ("20", -0.03), ('"}]}', -0.04), ("<|im_end|>", 0.0)]  # fmt: skip
+    pieces = [
+        ('{"name":', -1.0),
+        ('"A"', -0.7),
+        (',"rows":[', -0.01),
+        ('{"key":"', -0.01),
+        ("K1", -0.02),
+        ('","size":"', -0.01),
+        ("20", -0.03),
+        ('"}]}', -0.04),
+        ("<|im_end|>", 0.0),
+    ]
     with FaultServer(lambda _: None, answer=lambda _: answered(text, pieces)) as server:
         done, lines = extract(run, server, folder, pages, tmp_path, "--limit", 1, "--review-below", 0.9)
     assert done.code == 0, done.err
@@ -280,7 +364,20 @@ def test_without_log_probabilities_nothing_is_invented(run, pages, tmp_path):  #
     assert done.code == 0 and "logprobs" not in server.requests[0]
     assert lines["doc0.png"]["confidence"] is None and "features" not in lines["doc0.png"]
     assert unsure_values(lines["doc0.png"], 0.5) == [{"error": "the confidence of its values is not known"}]
-    wrong = run("extract_documents", "--server", "http://127.0.0.1:9/v1", "--contract", folder, "--in", pages, "--out", tmp_path / "o.jsonl", "--review-below", 0.5, "--no-confidence")  # fmt: skip
+    wrong = run(
+        "extract_documents",
+        "--server",
+        "http://127.0.0.1:9/v1",
+        "--contract",
+        folder,
+        "--in",
+        pages,
+        "--out",
+        tmp_path / "o.jsonl",
+        "--review-below",
+        0.5,
+        "--no-confidence",
+    )
     assert wrong.code == 2 and "--no-confidence" in wrong.err
 
 
@@ -314,7 +411,15 @@ def predicted(workspace):
             if draw.random() > p:
                 given[name] = "XX"
         gold.append({"id": f"d{number}", "gold": answer, "meta": {"schema": "schemas/bill_of_lading.schema.json"}})
-        lines.append({"id": f"d{number}", "status": "ok", "prediction": given, "features": features, "confidence": {n: round(math.exp(f[0]), 4) for n, f in features.items()}})  # fmt: skip
+        lines.append(
+            {
+                "id": f"d{number}",
+                "status": "ok",
+                "prediction": given,
+                "features": features,
+                "confidence": {n: round(math.exp(f[0]), 4) for n, f in features.items()},
+            }
+        )
     for name, values in (("gold.jsonl", gold), ("pred.jsonl", lines)):
         (workspace / name).write_text("".join(json.dumps(v) + "\n" for v in values), encoding="utf-8")
     return workspace
@@ -331,12 +436,25 @@ def test_calibration_is_stored_with_the_contract_and_reported(run, predicted):
     found = scores.json["confidence"]
     assert found["values"] == 80 and 0.5 < found["auroc"] < 1 and "AUROC" in scores.out
     assert "risk_coverage" in (predicted / "r.html").read_text(encoding="utf-8")
-    assert len(json.loads((predicted / "r.json").read_text(encoding="utf-8"))["predictions"]["confidence"]["risk_coverage"]) == 20  # fmt: skip
+    assert (
+        len(
+            json.loads((predicted / "r.json").read_text(encoding="utf-8"))["predictions"]["confidence"]["risk_coverage"]
+        )
+        == 20
+    )
 
 
 def test_too_few_errors_to_calibrate_are_one_sentence(run, predicted):
     lines = [json.loads(line) for line in (predicted / "gold.jsonl").read_text(encoding="utf-8").splitlines()]
-    right = [{"id": line["id"], "status": "ok", "prediction": line["gold"], "features": {"bl_number": [-0.1, -0.1, None, 0, 0]}} for line in lines]  # fmt: skip
+    right = [
+        {
+            "id": line["id"],
+            "status": "ok",
+            "prediction": line["gold"],
+            "features": {"bl_number": [-0.1, -0.1, None, 0, 0]},
+        }
+        for line in lines
+    ]
     (predicted / "right.jsonl").write_text("".join(json.dumps(line) + "\n" for line in right), encoding="utf-8")
     done = run("calibrate_confidence", "--pred", "right.jsonl", "--gold", "gold.jsonl", "--contract", "model")
     assert done.code == 1 and "not enough" in done.err and load_contract(predicted / "model").confidence is None

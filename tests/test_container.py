@@ -14,8 +14,8 @@ from serve_container import supervise
 
 from toolkit.console import ExitCode, StageError
 from toolkit.files import sha256_of
-from toolkit.gpus import Driver, check_torch_sees
-from toolkit.model_archive import fetched_model, model_folder_in
+from toolkit.model.archive import fetched_model, model_folder_in
+from toolkit.model.gpus import Driver, check_torch_sees
 
 
 def archive_of(path: Path, names: list[str]) -> str:
@@ -99,7 +99,7 @@ def test_an_address_that_cannot_be_is_refused_and_nothing_stays(shelf, tmp_path,
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-@pytest.mark.parametrize("names", [["../config.json"], ["a/config.json", "b/config.json"], ["notes.txt"]])  # fmt: skip
+@pytest.mark.parametrize("names", [["../config.json"], ["a/config.json", "b/config.json"], ["notes.txt"]])
 def test_an_archive_that_is_no_model_leaves_nothing(tmp_path, names):
     digest = archive_of(tmp_path / "m.tgz", names)
     with pytest.raises(StageError):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import png, write_results
 
-from toolkit.page_images import document_key, fitted_size, image_tokens, match_images, page_gaps, processor_size
+from toolkit.pages.images import document_key, fitted_size, image_tokens, match_images, page_gaps, processor_size
 
 ROW = {
     "Filename": "BL1.pdf",
@@ -140,7 +140,7 @@ def test_a_file_that_is_no_zip_is_one_sentence(run, workspace, content):
 
 
 def test_page_sizes_are_what_the_processor_keeps():
-    from toolkit.model_libraries import declare_missing_operators
+    from toolkit.model.libraries import declare_missing_operators
 
     declare_missing_operators()
     from qwen_vl_utils.vision_process import smart_resize
@@ -264,7 +264,7 @@ def test_words_of_turned_pages_lie_where_their_ink_is(workspace, rotation):
     import pymupdf
     from PIL import Image
 
-    from toolkit.pdf_pages import render_document
+    from toolkit.pages.rendering import render_document
 
     document = pymupdf.open()
     page = document.new_page(width=600, height=800)
@@ -537,9 +537,9 @@ def test_images_over_the_budget_are_counted_with_what_becomes_of_them(run, works
 
 
 def test_statistics_count_tokens_as_training_does(run, easy_dataset, tiny_model, monkeypatch):
-    from toolkit.qwen3vl import load_processor
-    from toolkit.records import read_records
-    from toolkit.training import record_length
+    from toolkit.model.lengths import record_length
+    from toolkit.model.loading import load_processor
+    from toolkit.records.record import read_records
 
     monkeypatch.chdir(easy_dataset)
     found = run("dataset_stats", "--in", "data/train.jsonl", "--model", tiny_model, "--html", "s.html", "--json").json
@@ -688,7 +688,9 @@ def test_near_duplicates_on_both_sides_are_listed_and_stay(run, workspace):
         own[0] = f"only{number}"
         answer = json.dumps({"company": " ".join(own), "date": None, "address": None, "total": str(number)})
         records.append(record(answer, id=f"doc {number}"))
-        records[-1]["messages"][0]["content"][0]["image"] = png(workspace / f"i/{number}.png", shade=number, size=(64 + number, 64)).relative_to(workspace).as_posix()  # fmt: skip
+        records[-1]["messages"][0]["content"][0]["image"] = (
+            png(workspace / f"i/{number}.png", shade=number, size=(64 + number, 64)).relative_to(workspace).as_posix()
+        )
     write_records(workspace / "d.jsonl", records)
     outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--near-bits", "-1", "--json")
     places = splits_of(workspace)
@@ -793,17 +795,30 @@ def test_a_mapping_that_names_what_is_not_there_is_one_sentence(run, workspace):
         (workspace / "m.json").write_text(json.dumps(mapping))
         done = run("build_jsonl_from_results", *common)
         assert done.code == 2 and sentence in done.err and done.err.count("\n") == 1, done.err
-    (workspace / "m.json").write_text(json.dumps({"document": "doc", "columns": {"bl_number": "Konossement", "containers[].container_number": "Cntr"}}))  # fmt: skip
+    (workspace / "m.json").write_text(
+        json.dumps(
+            {"document": "doc", "columns": {"bl_number": "Konossement", "containers[].container_number": "Cntr"}}
+        )
+    )
     done = run("build_jsonl_from_results", *common, "--json")
     gold = json.loads(json.loads((workspace / "data/train.jsonl").read_text())["messages"][-1]["content"][0]["text"])
     assert gold == {"bl_number": "B1", "containers": [{"container_number": "MSKU1234565"}]}, done.err
 
 
 def test_dates_become_iso_only_where_the_schema_says_so_and_never_by_a_guess(run, workspace):
-    schema = {"type": "object", "additionalProperties": False, "required": [], "properties": {
-        "printed": {"type": ["string", "null"], "maxLength": 20, "x-extract": {"compare": "date"}},
-        "iso": {"type": ["string", "null"], "maxLength": 10, "x-extract": {"compare": "date", "normalise": "iso_date"}},
-    }}  # fmt: skip
+    schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [],
+        "properties": {
+            "printed": {"type": ["string", "null"], "maxLength": 20, "x-extract": {"compare": "date"}},
+            "iso": {
+                "type": ["string", "null"],
+                "maxLength": 10,
+                "x-extract": {"compare": "date", "normalise": "iso_date"},
+            },
+        },
+    }
     rows = [
         {"Filename": f"{n}.pdf", "printed": text, "iso": text}
         for n, text in enumerate(("13/04/2024", "3 Apr 2024", "03/04/2024", "soon"))
@@ -824,14 +839,23 @@ def test_dates_become_iso_only_where_the_schema_says_so_and_never_by_a_guess(run
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1,234.50", 1234.5), ("1.234,50 EUR", 1234.5), ("$ 7", 7), ("(12.5)", -12.5), ("1 234", 1234), ("7 days", None), ("a7", 7), ("1234567890123456789012", None)],
-)  # fmt: skip
+    [
+        ("1,234.50", 1234.5),
+        ("1.234,50 EUR", 1234.5),
+        ("$ 7", 7),
+        ("(12.5)", -12.5),
+        ("1 234", 1234),
+        ("7 days", None),
+        ("a7", None),
+        ("1234567890123456789012", None),
+    ],
+)
 def test_numbers_are_read_as_people_write_them(text, value):
-    from toolkit.label_table import coerce
-    from toolkit.target_schema import Leaf
+    from toolkit.records.label_table import coerce
+    from toolkit.schema.target import Leaf
 
     leaf = Leaf(("n",), {"type": ["number", "null"]})
-    if value is None and text[0] in "7":
+    if value is None and text[0] in "7a":
         with pytest.raises(ValueError, match="no number"):
             coerce(text, leaf)
     elif value is not None:
@@ -919,7 +943,7 @@ def test_a_page_that_one_engine_renders_blank_goes_to_the_other(workspace, monke
     """MuPDF leaves some JBIG2 pages blank; none can be made here, so its answer is replaced by a blank one."""
     from PIL import Image
 
-    from toolkit import pdf_pages
+    from toolkit.pages import rendering as pdf_pages
 
     pdf(workspace / "a.pdf", pages=2)
     monkeypatch.setattr(pdf_pages, "page_image", lambda page, budget: Image.new("RGB", (64, 96), "white"))
@@ -936,10 +960,16 @@ def test_several_lists_come_from_flat_rows_and_from_nested_objects(run, workspac
         item = {"type": "object", "additionalProperties": False, "required": [], "properties": properties}
         return {"type": "array", "maxItems": 50, "items": item}
 
-    schema = {"type": "object", "additionalProperties": False, "required": [], "x-extract": {"document_column": "file"}, "properties": {
-        "containers": rows(number=leaf("cntr", compare="id", key=True), size=leaf("size")),
-        "charges": rows(code=leaf("charge", key=True), amount=leaf("amount")),
-    }}  # fmt: skip
+    schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [],
+        "x-extract": {"document_column": "file"},
+        "properties": {
+            "containers": rows(number=leaf("cntr", compare="id", key=True), size=leaf("size")),
+            "charges": rows(code=leaf("charge", key=True), amount=leaf("amount")),
+        },
+    }
     (workspace / "s.json").write_text(json.dumps(schema))
     png(workspace / "img/a.png")
     flat = [
@@ -947,13 +977,19 @@ def test_several_lists_come_from_flat_rows_and_from_nested_objects(run, workspac
         {"file": "a.pdf", "cntr": "CSQU3054383", "size": "20", "charge": None, "amount": None},
         {"file": "a.pdf", "cntr": None, "size": None, "charge": "DOC", "amount": "5"},
     ]
-    nested = [{"file": "a.pdf",
-               "containers": [{"cntr": "MSKU1234565", "size": "40"}, {"cntr": "CSQU3054383", "size": "20"}],
-               "charges": [{"charge": "THC", "amount": "10"}, {"charge": "DOC", "amount": "5"}]}]  # fmt: skip
+    nested = [
+        {
+            "file": "a.pdf",
+            "containers": [{"cntr": "MSKU1234565", "size": "40"}, {"cntr": "CSQU3054383", "size": "20"}],
+            "charges": [{"charge": "THC", "amount": "10"}, {"charge": "DOC", "amount": "5"}],
+        }
+    ]
     for table in (flat, nested):
         write_results(workspace / "t.json", table)
         done = run("build_jsonl_from_results", "--results", "t.json", "--schema", "s.json", "--images-dir", "img")
-        gold = json.loads(json.loads((workspace / "data/train.jsonl").read_text())["messages"][-1]["content"][0]["text"])  # fmt: skip
+        gold = json.loads(
+            json.loads((workspace / "data/train.jsonl").read_text())["messages"][-1]["content"][0]["text"]
+        )
         assert done.code == 0, done.err
         assert gold == {
             "containers": [{"number": "MSKU1234565", "size": "40"}, {"number": "CSQU3054383", "size": "20"}],

@@ -3,8 +3,8 @@
 import pytest
 from conftest import REPOSITORY
 
-from toolkit import environments
 from toolkit.console import StageError
+from toolkit.project import environments
 
 
 @pytest.fixture

@@ -57,7 +57,37 @@ def field(data: bytes, mark: bytes, offset: int, kind: str, value: int) -> bytes
 def hostile_zips() -> dict[str, bytes]:
     png = good_png()
     plain = zipped([("a.png", png)])
-    names = ["../up.png", "../../up.png", "a/../../up.png", "..\\up.png", "/abs.png", "\\abs.png", "C:/x.png", "C:\\x.png", "c:x.png", "//server/share/x.png", "a/..", "..", "a//b.png", "./a.png", "a\x00b.png", "con.png", "COM1.png", "nul.tar.png", "x" * 400 + ".png", "d/" * 200 + "a.png", " .png", "a.png.", "a .png ", "a:b.png", "a|b?.png", "\u202egnp.exe.png", "\ud7ff.png", "é.png", "~$a.png"]  # fmt: skip
+    names = [
+        "../up.png",
+        "../../up.png",
+        "a/../../up.png",
+        "..\\up.png",
+        "/abs.png",
+        "\\abs.png",
+        "C:/x.png",
+        "C:\\x.png",
+        "c:x.png",
+        "//server/share/x.png",
+        "a/..",
+        "..",
+        "a//b.png",
+        "./a.png",
+        "a\x00b.png",
+        "con.png",
+        "COM1.png",
+        "nul.tar.png",
+        "x" * 400 + ".png",
+        "d/" * 200 + "a.png",
+        " .png",
+        "a.png.",
+        "a .png ",
+        "a:b.png",
+        "a|b?.png",
+        "\u202egnp.exe.png",
+        "\ud7ff.png",
+        "é.png",
+        "~$a.png",
+    ]
     zips = {f"name_{number:02d}": zipped([(name, png), ("good.png", png)]) for number, name in enumerate(names)}
     zips |= {
         "link": with_attributes("l.png", stat.S_IFLNK | 0o777, b"/etc/passwd"),
@@ -76,12 +106,14 @@ def hostile_zips() -> dict[str, bytes]:
         "cut_middle": plain[: len(plain) // 2],
         "no_directory": plain[: plain.find(b"PK\x01\x02")],
         "prefix": b"#!/bin/sh\n" * 50 + plain,
-        "deflate_garbage": field(zipped([("a.png", b"\xff" * 500)]), b"PK\x01\x02", 10, "<H", 8).replace(b"PK\x03\x04\x14\x00\x00\x00\x00\x00", b"PK\x03\x04\x14\x00\x00\x00\x08\x00"),
+        "deflate_garbage": field(zipped([("a.png", b"\xff" * 500)]), b"PK\x01\x02", 10, "<H", 8).replace(
+            b"PK\x03\x04\x14\x00\x00\x00\x00\x00", b"PK\x03\x04\x14\x00\x00\x00\x08\x00"
+        ),
         "comment": plain[:-2] + b"\xff\xff",
         "nothing": zipped([]),
         "zeros": bytes(5000),
         "nested": zipped([("z.zip", plain)]),
-    }  # fmt: skip
+    }
     return zips
 
 
@@ -111,11 +143,14 @@ def small_pdf(content=b"BT /F1 24 Tf 50 700 Td (HELLO) Tj ET", box=b"0 0 595 842
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R " + extra + b" >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [" + box + b"] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> "
-        + page + b" >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox ["
+        + box
+        + b"] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> "
+        + page
+        + b" >>",
         b"<< /Length %d >>\nstream\n" % len(content) + content + b"\nendstream",
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]  # fmt: skip
+    ]
     out, places = bytearray(b"%PDF-1.7\n"), []
     for number, body in enumerate(objects, 1):
         places.append(len(out))
@@ -196,7 +231,10 @@ def slow_pdf() -> bytes:
     for level in range(levels):
         body = b"/F Do " * 10 if level < levels - 1 else b"0 0 m 500 800 l S " * 10
         inside = b"/Resources << /XObject << /F %d 0 R >> >>" % (6 + level) if level < levels - 1 else b""
-        objects.append(b"<< /Type /XObject /Subtype /Form /BBox [0 0 595 842] %b /Length %d >>\nstream\n%b\nendstream" % (inside, len(body), body))  # fmt: skip
+        objects.append(
+            b"<< /Type /XObject /Subtype /Form /BBox [0 0 595 842] %b /Length %d >>\nstream\n%b\nendstream"
+            % (inside, len(body), body)
+        )
     out = b"%PDF-1.7\n"
     for number, body in enumerate(objects, 1):
         out += b"%d 0 obj\n" % number + body + b"\nendobj\n"
@@ -236,5 +274,9 @@ def test_no_document_crashes_hangs_or_stops_the_others(run, workspace):
     assert rendered | named == {*documents, "zz_good.pdf"} and not rendered & named
     assert all(line["tokens"] <= 64 and Path(line["image"]).is_file() for line in manifest)
     assert all(line["problem"] and "\n" not in line["problem"] for line in problems)
-    outside = [p for p in workspace.rglob("*") if p.is_file() and p.parts[len(workspace.parts)] not in ("in", "data", "schemas")]  # fmt: skip
+    outside = [
+        p
+        for p in workspace.rglob("*")
+        if p.is_file() and p.parts[len(workspace.parts)] not in ("in", "data", "schemas")
+    ]
     assert not outside and not list((workspace / "data/images").glob(".*"))

@@ -5,16 +5,25 @@ import json
 import pytest
 
 GOLD = {
-    "consignee_name": "ACME SDN BHD", "bl_number": "A1", "vessel_name": None, "port_of_loading": None, "port_of_discharge": "Port Klang",
-    "detention_free_days": 7, "demurrage_free_days": None, "combined_free_days": None, "container_summary": None,
+    "consignee_name": "ACME SDN BHD",
+    "bl_number": "A1",
+    "vessel_name": None,
+    "port_of_loading": None,
+    "port_of_discharge": "Port Klang",
+    "detention_free_days": 7,
+    "demurrage_free_days": None,
+    "combined_free_days": None,
+    "container_summary": None,
     "containers": [{"container_number": "CSQU3054383", "container_size": "40", "container_type": "HC"}],
-}  # fmt: skip
+}
 TEXT = json.dumps(GOLD)
 
 
 @pytest.fixture
 def gold(workspace):
-    lines = [{"id": f"BL {n}.pdf", "gold": GOLD, "meta": {"schema": "schemas/bill_of_lading.schema.json"}} for n in (1, 2)]  # fmt: skip
+    lines = [
+        {"id": f"BL {n}.pdf", "gold": GOLD, "meta": {"schema": "schemas/bill_of_lading.schema.json"}} for n in (1, 2)
+    ]
     (workspace / "gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return workspace
 
@@ -31,32 +40,57 @@ def imported(run, workspace, *more):
         TEXT,
         f"Here is the data:\n```json\n{json.dumps(GOLD, indent=2)}\n```\nAnything else?",
         f"The answer is {TEXT} as requested.",
-        json.dumps({"choices": [{"message": {"content": f"```json\n{TEXT}\n```"}, "finish_reason": "stop"}], "usage": {"total_tokens": 9}}),
+        json.dumps(
+            {
+                "choices": [{"message": {"content": f"```json\n{TEXT}\n```"}, "finish_reason": "stop"}],
+                "usage": {"total_tokens": 9},
+            }
+        ),
         json.dumps({"type": "message", "content": [{"type": "text", "text": TEXT}], "stop_reason": "end_turn"}),
         json.dumps({"candidates": [{"content": {"parts": [{"text": TEXT}]}, "finishReason": "STOP"}]}),
-        json.dumps({"object": "response", "status": "completed", "output": [{"content": [{"type": "output_text", "text": TEXT}]}]}),
+        json.dumps(
+            {
+                "object": "response",
+                "status": "completed",
+                "output": [{"content": [{"type": "output_text", "text": TEXT}]}],
+            }
+        ),
         json.dumps({"id": "x", "status": "succeeded", "result": GOLD}),
         json.dumps([GOLD]),
     ],
-)  # fmt: skip
+)
 def test_every_shape_of_a_response_gives_the_same_answer(run, gold, content):
     (gold / "hosted").mkdir()
     for n in (1, 2):
         (gold / f"hosted/BL_{n}.{'json' if content[0] in '{[' else 'txt'}").write_text(content)
     outcome, lines = imported(run, gold, "--in", "hosted")
     assert outcome.code == 0, outcome.err
-    assert [(line["id"], line["status"], line["prediction"]) for line in lines] == [("BL 1.pdf", "ok", GOLD), ("BL 2.pdf", "ok", GOLD)]  # fmt: skip
+    assert [(line["id"], line["status"], line["prediction"]) for line in lines] == [
+        ("BL 1.pdf", "ok", GOLD),
+        ("BL 2.pdf", "ok", GOLD),
+    ]
     scores = run("evaluate_predictions", "--pred", "p.jsonl", "--gold", "gold.jsonl", "--json").json
     assert scores["document_exact"] == 1
 
 
 def test_other_names_nesting_and_fields_with_confidences_are_read(run, gold):
     theirs = {
-        "shipment": {"Consignee Name": {"value": "ACME SDN BHD", "confidence": 0.9}, "BL Number": "A1", "pod": "PORT KLANG (WESTPORT)"},
-        "free": {"detention_free_days": "7 days"}, "Containers": [{"number": "CSQU3054383", "container size": 40, "type": "HC", "seal": "S1"}],
+        "shipment": {
+            "Consignee Name": {"value": "ACME SDN BHD", "confidence": 0.9},
+            "BL Number": "A1",
+            "pod": "PORT KLANG (WESTPORT)",
+        },
+        "free": {"detention_free_days": "7 days"},
+        "Containers": [{"number": "CSQU3054383", "container size": 40, "type": "HC", "seal": "S1"}],
         "page_count": 2,
-    }  # fmt: skip
-    mapping = {"columns": {"port_of_discharge": "pod", "containers[].container_number": "number", "containers[].container_type": "type"}}  # fmt: skip
+    }
+    mapping = {
+        "columns": {
+            "port_of_discharge": "pod",
+            "containers[].container_number": "number",
+            "containers[].container_type": "type",
+        }
+    }
     (gold / "m.json").write_text(json.dumps(mapping))
     (gold / "a.jsonl").write_text("".join(json.dumps({"file": f"BL {n}.pdf", "answer": theirs}) + "\n" for n in (1, 2)))
     outcome, lines = imported(run, gold, "--in", "a.jsonl", "--mapping", "m.json")
@@ -82,7 +116,9 @@ def test_a_table_of_flat_rows_is_read(run, gold):
 
 def test_what_is_cut_broken_missing_or_a_stranger_is_named(run, gold):
     (gold / "h").mkdir()
-    (gold / "h/BL 1.txt").write_text(json.dumps({"choices": [{"message": {"content": TEXT[:80]}, "finish_reason": "length"}]}))  # fmt: skip
+    (gold / "h/BL 1.txt").write_text(
+        json.dumps({"choices": [{"message": {"content": TEXT[:80]}, "finish_reason": "length"}]})
+    )
     (gold / "h/other.txt").write_text(TEXT)
     outcome, lines = imported(run, gold, "--in", "h")
     assert outcome.code == 1 and [line["status"] for line in lines] == ["truncated"]
@@ -91,9 +127,15 @@ def test_what_is_cut_broken_missing_or_a_stranger_is_named(run, gold):
     assert [line["status"] for line in imported(run, gold, "--in", "h")[1]] == ["not_json"]
     (gold / "h/sub").mkdir()
     (gold / "h/sub/BL_1.json").write_text(TEXT)
-    assert "1 documents have two answers" in run("import_predictions", "--in", "h", "--gold", "gold.jsonl", "--out", "p.jsonl").err  # fmt: skip
+    assert (
+        "1 documents have two answers"
+        in run("import_predictions", "--in", "h", "--gold", "gold.jsonl", "--out", "p.jsonl").err
+    )
     (gold / "e").mkdir()
-    assert "no .json, .txt, .md files" in run("import_predictions", "--in", "e", "--gold", "gold.jsonl", "--out", "p.jsonl").err  # fmt: skip
+    assert (
+        "no .json, .txt, .md files"
+        in run("import_predictions", "--in", "e", "--gold", "gold.jsonl", "--out", "p.jsonl").err
+    )
 
 
 def test_rows_that_disagree_and_lists_that_are_none_are_named(run, gold):

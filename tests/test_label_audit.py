@@ -6,8 +6,8 @@ import pytest
 from conftest import png
 from label_audit import outcome, with_errors
 
-from toolkit.evidence import DocumentWords, in_lines
-from toolkit.target_schema import Leaf
+from toolkit.pages.evidence import DocumentWords, in_lines
+from toolkit.schema.target import Leaf
 
 
 def words(*lines: str, size: int = 20):

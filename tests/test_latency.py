@@ -9,13 +9,13 @@ import pytest
 from conftest import REPOSITORY, png
 from fault_server import FaultServer
 
-from toolkit.contract import Contract
-from toolkit.gpus import CPU, GPUS
-from toolkit.latency_model import ASSUMED, Efficiency, calibrated, decode_bytes, predicted_latency, terms
-from toolkit.latency_runs import Load, Objective, quantile, server_figures, spread
-from toolkit.model_shapes import SHAPES, shape_of_config
-from toolkit.row_shards import AnswerPlan
-from toolkit.target_schema import TargetSchema
+from toolkit.answers.row_shards import AnswerPlan
+from toolkit.latency.measured import Load, Objective, quantile, server_figures, spread
+from toolkit.latency.predicted import ASSUMED, Efficiency, calibrated, decode_bytes, predicted_latency, terms
+from toolkit.model.contract import Contract
+from toolkit.model.gpus import CPU, GPUS
+from toolkit.model.shapes import SHAPES, shape_of_config
+from toolkit.schema.target import TargetSchema
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 
@@ -72,7 +72,13 @@ def test_a_document_in_shards_sends_its_pages_once(run, pages, tmp_path):
         sent = [body["messages"][1]["content"][0]["image_url"] is not None for body in server.requests]
         assert len(sent) == 6 * 5 and sum(sent) == 6
         questions = {body["messages"][1]["content"][1]["text"] for body in server.requests}
-        assert questions == {"json\nrows", "json\nheader", "json\ncontainers 1-2", "json\ncontainers 3-4", "json\ncontainers 5-6"}  # fmt: skip
+        assert questions == {
+            "json\nrows",
+            "json\nheader",
+            "json\ncontainers 1-2",
+            "json\ncontainers 3-4",
+            "json\ncontainers 5-6",
+        }
         # All before the last line is the same to the byte.
         systems = {json.dumps(body["messages"][0]) for body in server.requests}
         assert len(systems) == 1
@@ -98,7 +104,23 @@ def test_the_benchmark_counts_documents_requests_and_tokens(run, pages, tmp_path
     out, report = tmp_path / "latency.json", tmp_path / "latency.html"
     with FaultServer(lambda _: None, answer=reader(plan, 3, set()), vllm=True) as server:
         words = ["--server", server.url, "--contract", contract, "--in", pages, "--out", out]
-        done = run("benchmark_latency", *words, "--concurrency", 1, "--concurrency", 3, "--rate", 50, "--report", report, "--slo", "p95=5s@rows<=50", "--slo", "p50=0.00001s", "--json")  # fmt: skip
+        done = run(
+            "benchmark_latency",
+            *words,
+            "--concurrency",
+            1,
+            "--concurrency",
+            3,
+            "--rate",
+            50,
+            "--report",
+            report,
+            "--slo",
+            "p95=5s@rows<=50",
+            "--slo",
+            "p50=0.00001s",
+            "--json",
+        )
     assert done.code == 1 and "MISSED" in done.err and "met" in done.err, done.err
     result = json.loads(out.read_text(encoding="utf-8"))
     assert [run_["load"] for run_ in result["runs"]] == ["1 at a time", "3 at a time", "50 a second"]
@@ -122,7 +144,20 @@ def test_errors_are_counted_and_miss_every_objective(run, pages, tmp_path):
     plan = AnswerPlan(LADING, "json")
     out = tmp_path / "latency.json"
     with FaultServer(lambda n: "500" if n == 3 else None, answer=reader(plan, 2, set())) as server:
-        done = run("benchmark_latency", "--server", server.url, "--contract", contract, "--in", pages, "--out", out, "--no-stream", "--slo", "p99=60")  # fmt: skip
+        done = run(
+            "benchmark_latency",
+            "--server",
+            server.url,
+            "--contract",
+            contract,
+            "--in",
+            pages,
+            "--out",
+            out,
+            "--no-stream",
+            "--slo",
+            "p99=60",
+        )
     result = json.loads(out.read_text(encoding="utf-8"))
     assert done.code == 1 and result["runs"][0]["errors"] == {"http_error": 1}
     assert result["slo"][0]["met"] is False and result["slo"][0]["seconds"] is None
@@ -139,12 +174,41 @@ def test_two_runs_are_compared(run, pages, tmp_path):
 
     words = ["--contract", contract, "--in", pages]
     with FaultServer(lambda _: None, answer=slowly) as server:
-        assert run("benchmark_latency", "--server", server.url, *words, "--out", tmp_path / "slow.json", "--name", "the slow one").code == 0  # fmt: skip
+        assert (
+            run(
+                "benchmark_latency",
+                "--server",
+                server.url,
+                *words,
+                "--out",
+                tmp_path / "slow.json",
+                "--name",
+                "the slow one",
+            ).code
+            == 0
+        )
     with FaultServer(lambda _: None, answer=reader(plan, 2, set())) as server:
-        done = run("benchmark_latency", "--server", server.url, *words, "--out", tmp_path / "fast.json", "--against", tmp_path / "slow.json", "--report", tmp_path / "r.html")  # fmt: skip
-    assert done.code == 0 and "against the slow one" in done.err and "the slow one, 1 at a time" in (tmp_path / "r.html").read_text(encoding="utf-8")  # fmt: skip
+        done = run(
+            "benchmark_latency",
+            "--server",
+            server.url,
+            *words,
+            "--out",
+            tmp_path / "fast.json",
+            "--against",
+            tmp_path / "slow.json",
+            "--report",
+            tmp_path / "r.html",
+        )
+    assert (
+        done.code == 0
+        and "against the slow one" in done.err
+        and "the slow one, 1 at a time" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    )
     assert "p50=SECONDS" not in done.err
-    bad = run("benchmark_latency", "--server", "http://127.0.0.1:9/v1", *words, "--out", tmp_path / "x.json", "--slo", "p42=1")  # fmt: skip
+    bad = run(
+        "benchmark_latency", "--server", "http://127.0.0.1:9/v1", *words, "--out", tmp_path / "x.json", "--slo", "p42=1"
+    )
     assert bad.code == 2 and "p95=1.0s" in bad.err
 
 
@@ -165,7 +229,12 @@ def test_objectives_say_which_documents_they_concern():
     documents = [{"status": "ok", "rows": n, "seconds": n / 10} for n in range(11)]
     assert Objective.parse("p50=0.5@rows<=10").verdict(documents)["met"]
     assert not Objective.parse("p95=0.5s").verdict(documents)["met"]
-    assert Objective.parse("p99=0.2s@rows<3").verdict(documents) == {"slo": "p99=0.2s@rows<3", "documents": 3, "seconds": 0.198, "met": True}  # fmt: skip
+    assert Objective.parse("p99=0.2s@rows<3").verdict(documents) == {
+        "slo": "p99=0.2s@rows<3",
+        "documents": 3,
+        "seconds": 0.198,
+        "met": True,
+    }
     assert not Objective.parse("p50=9@rows>50").verdict(documents)["met"]  # nothing was measured
     assert Load(concurrency=4).name == "4 at a time" and Load(rate=0.5).name == "0.5 a second"
 
@@ -186,7 +255,9 @@ def test_shards_read_the_weights_once_a_step_and_the_pages_once_each():
     assert decode_bytes(shape, "bf16", 1000, [[100, 40]]) == pytest.approx(one + 40 * 147_456 * 1020)
     assert decode_bytes(shape, "bf16", 1000, [[100, 40]], 1) < decode_bytes(shape, "bf16", 1000, [[100, 40]])
     whole = predicted_latency(shape, GPUS["h200"], "bf16", vision_tokens=1260, text_tokens=400, answer_tokens=840)
-    cut = predicted_latency(shape, GPUS["h200"], "bf16", vision_tokens=1260, text_tokens=400, waves=[[4], [150, *[70] * 13]])  # fmt: skip
+    cut = predicted_latency(
+        shape, GPUS["h200"], "bf16", vision_tokens=1260, text_tokens=400, waves=[[4], [150, *[70] * 13]]
+    )
     assert cut.total < whole.total / 3 and cut.prefill < 1.1 * whole.prefill
 
 
@@ -202,7 +273,9 @@ def test_calibration_finds_what_was_put_in():
         return {"vision_tokens": 400 * draw.randint(1, 4), "text_tokens": 150, "waves": waves}
 
     measured = [document() for _ in range(60)]
-    times = [predicted_latency(shape, CPU, "bf16", **d, efficiency=truth).total * draw.uniform(0.95, 1.05) for d in measured]  # fmt: skip
+    times = [
+        predicted_latency(shape, CPU, "bf16", **d, efficiency=truth).total * draw.uniform(0.95, 1.05) for d in measured
+    ]
     found = calibrated([terms(shape, CPU, "bf16", **d) for d in measured], times)
     assert found.bandwidth == ASSUMED.bandwidth and min(found.fixed_ms, found.step_ms, found.token_ms) >= 0
     for other in (document() for _ in range(30)):
@@ -211,29 +284,65 @@ def test_calibration_finds_what_was_put_in():
 
 
 def test_a_folder_gives_its_own_shape(tiny_model, tiny_moe):
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.loading import load_model
 
     for folder in (tiny_model, tiny_moe):
         shape = shape_of_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), "tiny")
         model = load_model(str(folder))
         language = model.model.language_model
-        per_token = 2 * language.config.num_key_value_heads * language.config.head_dim * language.config.num_hidden_layers * 2  # fmt: skip
+        per_token = (
+            2 * language.config.num_key_value_heads * language.config.head_dim * language.config.num_hidden_layers * 2
+        )
         assert shape.kv_bytes() == per_token and shape.head == model.lm_head.weight.numel()
 
 
 def test_the_estimate_compares_forms_and_takes_measured_runs(run, easy_dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(easy_dataset)
-    words = ["--in", "data/train.jsonl", "--gpu", "a6000", "--precision", "bf16", "--wire", "positional", "--rows-per-shard", 0, "--rows-per-shard", 1]  # fmt: skip
+    words = [
+        "--in",
+        "data/train.jsonl",
+        "--gpu",
+        "a6000",
+        "--precision",
+        "bf16",
+        "--wire",
+        "positional",
+        "--rows-per-shard",
+        0,
+        "--rows-per-shard",
+        1,
+    ]
     done = run("estimate_latency", *words, "--p95", 10, "--json")
     whole, cut = done.json["estimates"]
-    assert (whole["rows_per_shard"], cut["rows_per_shard"]) == (0, 1) and cut["rows"]["6-20"]["p95"] < whole["rows"]["6-20"]["p95"]  # fmt: skip
+    assert (whole["rows_per_shard"], cut["rows_per_shard"]) == (0, 1) and cut["rows"]["6-20"]["p95"] < whole["rows"][
+        "6-20"
+    ]["p95"]
     assert done.json["meets_p95"] == ["a6000 bf16", "a6000 bf16 in shards of 1"]
-    documents = [{"status": "ok", "seconds": 0.1 + 0.01 * n, "vision_tokens": 300, "text_tokens": 60, "waves": [[10 * n]]} for n in range(1, 12)]  # fmt: skip
+    documents = [
+        {"status": "ok", "seconds": 0.1 + 0.01 * n, "vision_tokens": 300, "text_tokens": 60, "waves": [[10 * n]]}
+        for n in range(1, 12)
+    ]
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"runs": [{"concurrency": 1, "documents": documents}]}), encoding="utf-8")
-    done = run("estimate_latency", "--in", "data/train.jsonl", "--gpu", "cpu", "--precision", "bf16", "--calibrate", file, "--json")  # fmt: skip
+    done = run(
+        "estimate_latency",
+        "--in",
+        "data/train.jsonl",
+        "--gpu",
+        "cpu",
+        "--precision",
+        "bf16",
+        "--calibrate",
+        file,
+        "--json",
+    )
     assert done.code == 0 and done.json["calibrated"] and done.json["efficiency"]["wave_ms"] == 0, done.err
     assert "needs --calibrate" in run("estimate_latency", "--in", "data/train.jsonl", "--gpu", "cpu").err
     assert "name them" in run("estimate_latency", "--in", "data/train.jsonl", "--calibrate", file).err
     file.write_text(json.dumps({"runs": []}), encoding="utf-8")
-    assert "at least 8" in run("estimate_latency", "--in", "data/train.jsonl", "--gpu", "cpu", "--precision", "bf16", "--calibrate", file).err  # fmt: skip
+    assert (
+        "at least 8"
+        in run(
+            "estimate_latency", "--in", "data/train.jsonl", "--gpu", "cpu", "--precision", "bf16", "--calibrate", file
+        ).err
+    )

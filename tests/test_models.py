@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from toolkit.records import answer_text, images_of, read_records
+from toolkit.records.record import answer_text, images_of, read_records
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +16,13 @@ def records(easy_dataset):
 
 @pytest.fixture(scope="module")
 def processor(tiny_model):
-    from toolkit.qwen3vl import load_processor
+    from toolkit.model.loading import load_processor
 
     return load_processor(str(tiny_model), 384)
 
 
 def encoded(records, processor, root):
-    from toolkit.batches import encode_record
+    from toolkit.model.encoding import encode_record
 
     return [encode_record(processor, record, root) for record in records]
 
@@ -77,8 +77,8 @@ def test_pages_rendered_to_the_budget_are_not_resized_by_the_processor(records, 
 def test_padding_changes_no_loss(records, processor, easy_dataset, tiny_model):
     import torch
 
-    from toolkit.batches import collate
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.encoding import collate
+    from toolkit.model.loading import load_model
 
     model = load_model(str(tiny_model)).eval()
     examples = encoded(records[:3], processor, easy_dataset)
@@ -98,7 +98,7 @@ def test_padding_changes_no_loss(records, processor, easy_dataset, tiny_model):
 
 
 def test_lengths_are_counted_without_decoding_the_images(records, processor, easy_dataset):
-    from toolkit.training import record_length
+    from toolkit.model.lengths import record_length
 
     for record in (records[0], two_page_record(records)):
         assert record_length(processor, record, easy_dataset, 384) == len(
@@ -115,9 +115,38 @@ def adapter(easy_dataset, tiny_model, tmp_path_factory):
     validation = easy_dataset / "data/validation_of_two.jsonl"
     lines = (easy_dataset / "data/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     validation.write_text("".join(lines[:2]), encoding="utf-8")
-    arguments = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--val", validation, "--root", easy_dataset,
-                 "--schema", easy_dataset / "data/train.schema.json", "--out", out, "--image-max-tokens", 384, "--limit", 8, "--batch-size", 4, "--accumulate", 1,
-                 "--epochs", 2, "--learning-rate", "5e-3", "--log-each", 1, "--eval-documents", 1, "--eval-each", 4]  # fmt: skip
+    arguments = [
+        "--model",
+        tiny_model,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--val",
+        validation,
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--out",
+        out,
+        "--image-max-tokens",
+        384,
+        "--limit",
+        8,
+        "--batch-size",
+        4,
+        "--accumulate",
+        1,
+        "--epochs",
+        2,
+        "--learning-rate",
+        "5e-3",
+        "--log-each",
+        1,
+        "--eval-documents",
+        1,
+        "--eval-each",
+        4,
+    ]
     assert train_lora.main([str(a) for a in arguments]) == 0
     return out
 
@@ -241,8 +270,28 @@ def test_a_model_without_a_contract_is_one_sentence(run, easy_dataset, tiny_mode
 
 
 def test_the_moe_model_trains_with_lora_and_refuses_qlora(run, easy_dataset, tiny_moe, tmp_path):
-    common = ["--model", tiny_moe, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
-              "--image-max-tokens", 384, "--limit", 2, "--batch-size", 2, "--accumulate", 1, "--epochs", 1, "--out", tmp_path / "moe"]  # fmt: skip
+    common = [
+        "--model",
+        tiny_moe,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--limit",
+        2,
+        "--batch-size",
+        2,
+        "--accumulate",
+        1,
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "moe",
+    ]
     refused = run("train_lora", *common, "--method", "qlora")
     assert refused.code == 2 and "QLoRA saves almost nothing on a MoE model" in refused.err
     assert run("train_lora", *common).code == 0
@@ -254,18 +303,45 @@ def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_mo
     """Two fused weights a layer, told apart by their sizes; the merged model's logits are the adapter's, and not the base's."""
     import torch
 
-    from toolkit.batches import encode_record
-    from toolkit.qwen3vl import load_adapter, load_model, load_processor
-    from toolkit.records import read_records
+    from toolkit.model.encoding import encode_record
+    from toolkit.model.loading import load_adapter, load_model, load_processor
+    from toolkit.records.record import read_records
 
     out, merged = tmp_path / "experts", tmp_path / "merged"
-    done = run("train_lora", "--model", tiny_moe, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
-               "--image-max-tokens", 384, "--limit", 3, "--batch-size", 1, "--accumulate", 1, "--epochs", 1, "--learning-rate", "1e-2", "--train-experts", "--out", out)  # fmt: skip
+    done = run(
+        "train_lora",
+        "--model",
+        tiny_moe,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--limit",
+        3,
+        "--batch-size",
+        1,
+        "--accumulate",
+        1,
+        "--epochs",
+        1,
+        "--learning-rate",
+        "1e-2",
+        "--train-experts",
+        "--out",
+        out,
+    )
     assert done.code == 0, done.err
     done = run("merge_adapter", "--adapter", out, "--model", tiny_moe, "--out", merged, "--dtype", "float32", "--json")
     assert done.code == 0 and done.json["targets"] == 5 * (4 + 2), done.err
-    models = {"adapter": load_adapter(load_model(str(tiny_moe), dtype=torch.float32), out), "merged": load_model(str(merged), dtype=torch.float32),
-              "base": load_model(str(tiny_moe), dtype=torch.float32)}  # fmt: skip
+    models = {
+        "adapter": load_adapter(load_model(str(tiny_moe), dtype=torch.float32), out),
+        "merged": load_model(str(merged), dtype=torch.float32),
+        "base": load_model(str(tiny_moe), dtype=torch.float32),
+    }
     record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
     example = encode_record(load_processor(str(merged), 384), record, easy_dataset)
     inputs = {k: v[None] if k in ("input_ids", "mm_token_type_ids") else v for k, v in example.items() if k != "labels"}
@@ -280,20 +356,58 @@ def test_lora_on_a_mixtures_experts_is_merged_exactly(run, easy_dataset, tiny_mo
 
 
 def test_qlora_trains_in_four_bit_with_vision_and_head_left_alone(easy_dataset, tiny_model, run, tmp_path):
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.loading import load_model
 
     model = load_model(str(tiny_model), nf4=True)
     kinds = {name: type(module).__name__ for name, module in model.named_modules() if "Linear" in type(module).__name__}
     assert all((kind == "Linear4bit") == (".language_model." in name) for name, kind in kinds.items())
-    done = run("train_lora", "--method", "qlora", "--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset,
-               "--schema", easy_dataset / "data/train.schema.json", "--image-max-tokens", 384, "--limit", 2, "--batch-size", 2, "--accumulate", 1, "--epochs", 1,
-               "--out", tmp_path / "q")  # fmt: skip
+    done = run(
+        "train_lora",
+        "--method",
+        "qlora",
+        "--model",
+        tiny_model,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--limit",
+        2,
+        "--batch-size",
+        2,
+        "--accumulate",
+        1,
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "q",
+    )
     assert done.code == 0, done.err
 
 
 def test_records_that_are_too_long_are_listed_and_never_cut(run, easy_dataset, tiny_model, tmp_path):
-    common = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
-              "--image-max-tokens", 384, "--out", tmp_path / "o", "--limit", 6, "--max-length", 450]  # fmt: skip
+    common = [
+        "--model",
+        tiny_model,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--out",
+        tmp_path / "o",
+        "--limit",
+        6,
+        "--max-length",
+        450,
+    ]
     done = run("train_lora", *common)
     assert done.code == 1 and "longer than --max-length 450" in done.err
     listed = [json.loads(line) for line in (tmp_path / "o/too_long.jsonl").read_text().splitlines()]
@@ -309,5 +423,7 @@ def test_the_shipped_reading_base_says_where_it_comes_from():
         and "license" in facts
     )
     assert sum(p.stat().st_size for p in folder.iterdir()) < 20_000_000
-    text = (folder / "tokenizer.json").read_text() + (Path(REPOSITORY) / "scripts/train_reading_base.py").read_text()
+    text = (folder / "tokenizer.json").read_text() + (
+        Path(REPOSITORY) / "scripts/toolkit/reading_base/pages.py"
+    ).read_text()
     assert "CONSIGNEE" not in text

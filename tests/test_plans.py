@@ -8,10 +8,10 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from toolkit.gpus import GPUS
-from toolkit.latency_model import predicted_latency, weight_gib
-from toolkit.model_shapes import SHAPES
-from toolkit.training_plan import NF4_BYTES, optimizer_steps, training_hours, training_memory
+from toolkit.latency.predicted import predicted_latency, weight_gib
+from toolkit.model.gpus import GPUS
+from toolkit.model.shapes import SHAPES
+from toolkit.training.plan import NF4_BYTES, optimizer_steps, training_hours, training_memory
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_shapes_count_as_transformers_does():
     import torch
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    from toolkit.model_libraries import prepare_model_libraries
-    from toolkit.model_shapes import VOCABULARY, ModelShape
+    from toolkit.model.libraries import prepare_model_libraries
+    from toolkit.model.shapes import VOCABULARY, ModelShape
 
     prepare_model_libraries()
     shape = ModelShape("mini", 256, 3, 4, 2, 512, 128, 4, 320, head_width=64)

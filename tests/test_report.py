@@ -70,8 +70,21 @@ def test_the_report_needs_no_network_and_survives_hostile_text(evaluated):
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
 def test_a_browser_shows_every_part_without_an_error(evaluated, tmp_path):
     _, report = evaluated
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-               "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--dump-dom", report.as_uri()]  # fmt: skip
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        report.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count("<button") == 24 and "truncated" in done.stdout and "data:image/jpeg" in done.stdout
@@ -84,8 +97,27 @@ def test_filters_keys_and_boxes_work_in_a_browser(run, easy_dataset, evaluated, 
     _, report = evaluated
     predictions = report.parent / "p.jsonl"
     monkeypatch.chdir(easy_dataset)
-    run("pdf_to_images", "--in", "data/samples/pdfs", "--out-dir", tmp_path / "img", "--text-layer", "--text-layer-dir", tmp_path / "ocr")  # fmt: skip
-    run("evaluate_predictions", "--pred", predictions, "--gold", "data/train.jsonl", "--report", report, "--text-layer-dir", tmp_path / "ocr")  # fmt: skip
+    run(
+        "pdf_to_images",
+        "--in",
+        "data/samples/pdfs",
+        "--out-dir",
+        tmp_path / "img",
+        "--text-layer",
+        "--text-layer-dir",
+        tmp_path / "ocr",
+    )
+    run(
+        "evaluate_predictions",
+        "--pred",
+        predictions,
+        "--gold",
+        "data/train.jsonl",
+        "--report",
+        report,
+        "--text-layer-dir",
+        tmp_path / "ocr",
+    )
     steps = """
     const seen = [$("shown").textContent];
     const set = (id, value) => { $(id).value = value; $(id).onchange ? $(id).onchange() : $(id).oninput(); seen.push($("shown").textContent); };
@@ -97,8 +129,20 @@ def test_filters_keys_and_boxes_work_in_a_browser(run, easy_dataset, evaluated, 
     """
     page = tmp_path / "driven.html"
     page.write_text(report.read_text().replace("\nfilter();\n", f"\nfilter();\n{steps}"))
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-               "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]  # fmt: skip
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+        page.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     seen = json.loads(done.stdout.split("SEEN ", 1)[1].split("</body>")[0].replace("&amp;", "&"))
     # Every third answer has a wrong number; the cut one and the one without a prediction are missed.
@@ -139,10 +183,20 @@ def test_a_schema_is_needed_and_names_must_differ(run, workspace):
 
 
 def small_files(workspace):
-    gold = [{"id": str(n), "gold": {"company": "A", "date": None, "address": "x", "total": str(n)}, "meta": {"kind": "till" if n < 10 else "web"}} for n in range(30)]  # fmt: skip
+    gold = [
+        {
+            "id": str(n),
+            "gold": {"company": "A", "date": None, "address": "x", "total": str(n)},
+            "meta": {"kind": "till" if n < 10 else "web"},
+        }
+        for n in range(30)
+    ]
     (workspace / "gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in gold))
     for name, wrong in (("one", range(3)), ("two", range(12))):
-        lines = [{"id": g["id"], "status": "ok", "prediction": g["gold"] | ({"company": "B"} if n in wrong else {})} for n, g in enumerate(gold)]  # fmt: skip
+        lines = [
+            {"id": g["id"], "status": "ok", "prediction": g["gold"] | ({"company": "B"} if n in wrong else {})}
+            for n, g in enumerate(gold)
+        ]
         (workspace / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return ["--pred", "one.jsonl", "--gold", "gold.jsonl", "--schema", "schemas/receipt.schema.json"]
 
@@ -165,7 +219,24 @@ def test_gates_make_the_exit_code(run, workspace):
 
 def test_runs_are_compared_bucketed_and_tabled(run, workspace):
     common = small_files(workspace)
-    outcome = run("evaluate_predictions", *common, "--name", "ours", "--against", "hosted=two.jsonl", "--bucket-by", "kind", "--companions", "--csv", "t.csv", "--markdown", "t.md", "--metrics", "m.json", "--json")  # fmt: skip
+    outcome = run(
+        "evaluate_predictions",
+        *common,
+        "--name",
+        "ours",
+        "--against",
+        "hosted=two.jsonl",
+        "--bucket-by",
+        "kind",
+        "--companions",
+        "--csv",
+        "t.csv",
+        "--markdown",
+        "t.md",
+        "--metrics",
+        "m.json",
+        "--json",
+    )
     metrics = json.loads((workspace / "m.json").read_text())
     assert metrics["ours"]["buckets"]["kind till"]["document_exact"] == 0.7
     assert metrics["ours"]["buckets"]["kind web"]["document_exact"] == 1

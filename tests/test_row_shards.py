@@ -8,12 +8,12 @@ from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.answers import Answer
+from toolkit.answers.answer import Answer
+from toolkit.answers.row_shards import AnswerPlan
 from toolkit.console import StageError
-from toolkit.documents import Document
-from toolkit.extraction import Judge, prediction_of
-from toolkit.row_shards import AnswerPlan
-from toolkit.target_schema import TargetSchema
+from toolkit.extraction.documents import Document
+from toolkit.extraction.run import Judge, prediction_of
+from toolkit.schema.target import TargetSchema
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 
@@ -40,10 +40,20 @@ def test_joined_shards_are_the_answer(rows, size, fields, wire):
 
 
 @pytest.mark.parametrize("wire", ["json", "positional"])
-@pytest.mark.parametrize(("order", "head"), [("a rows b", {"a": "x"}), ("rows a", None), ("a b", None), ("b nested a", {"b": "x"})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("order", "head"), [("a rows b", {"a": "x"}), ("rows a", None), ("a b", None), ("b nested a", {"b": "x"})]
+)
 def test_what_stands_before_the_first_list_is_known_while_it_is_written(wire, order, head):
-    text, rows = {"type": ["string", "null"], "maxLength": 9}, {"type": "array", "maxItems": 3, "items": {"type": "string", "maxLength": 9}}  # fmt: skip
-    nested = {"type": "object", "additionalProperties": False, "required": ["c", "rows"], "properties": {"c": text, "rows": rows}}  # fmt: skip
+    text, rows = (
+        {"type": ["string", "null"], "maxLength": 9},
+        {"type": "array", "maxItems": 3, "items": {"type": "string", "maxLength": 9}},
+    )
+    nested = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["c", "rows"],
+        "properties": {"c": text, "rows": rows},
+    }
     fields = {name: {"rows": rows, "nested": nested}.get(name, text) for name in order.split()}
     raw = {"type": "object", "additionalProperties": False, "required": list(fields), "properties": fields}
     plan = AnswerPlan(TargetSchema.parse(raw, "s"), wire)
@@ -59,12 +69,24 @@ def test_the_lines_name_counts_header_and_rows():
     assert (
         far.startswith("containers ") and int(far.split("-")[1]) > 16 and far == plan.training_shards(bill(9))[-1].line
     )
-    assert lines == ["rows", "header 1-6", "header 7-9", "containers 1-4", "containers 5-8", "containers 9-12", "containers 13-16"]  # fmt: skip
+    assert lines == [
+        "rows",
+        "header 1-6",
+        "header 7-9",
+        "containers 1-4",
+        "containers 5-8",
+        "containers 9-12",
+        "containers 13-16",
+    ]
     assert plan.cut(bill(9), [plan.count]) == [{"containers": 9}]
     assert [leaf.name for shard in plan.header for leaf in shard.schema.header] == [leaf.name for leaf in LADING.header]
     assert [shard.line for shard in AnswerPlan(LADING, "json", 4).header] == ["header"]
     # A count that fills the last shard needs one more to see the list's end; one that does not is its own end.
-    assert [s.line for s in plan.shards_for({"containers": 8})][2:] == ["containers 1-4", "containers 5-8", "containers 9-12"]  # fmt: skip
+    assert [s.line for s in plan.shards_for({"containers": 8})][2:] == [
+        "containers 1-4",
+        "containers 5-8",
+        "containers 9-12",
+    ]
     assert [s.line for s in plan.shards_for({"containers": 7})][2:] == ["containers 1-4", "containers 5-8"]
     whole = AnswerPlan(LADING, "json")
     assert not whole.sharded and whole.first is whole.whole
@@ -78,7 +100,10 @@ def test_what_cannot_be_cut_is_refused():
         AnswerPlan(LADING, "json", -1)
     with pytest.raises(StageError, match="together with rows"):
         AnswerPlan(LADING, "json", 0, 4)
-    assert [shard.line for shard in AnswerPlan(flat, "json", 0, 5).training_shards(bill(0))] == ["header 1-5", "header 6-9"]  # fmt: skip
+    assert [shard.line for shard in AnswerPlan(flat, "json", 0, 5).training_shards(bill(0))] == [
+        "header 1-5",
+        "header 6-9",
+    ]
 
 
 def test_the_last_shard_reaches_no_further_than_the_schema():
@@ -145,7 +170,10 @@ def test_confidence_follows_the_rows_to_their_place():
     lowest = {name: features[1] for name, features in line["features"].items()}
     assert lowest["containers[1].container_number"] == -0.1 and lowest["containers[2].container_number"] == -0.5
     assert lowest["containers[4].container_number"] == -0.1 and lowest["bl_number"] == -0.1
-    assert set(lowest) >= {f"containers[{n}].container_number" for n in range(5)} and "containers[5].container_number" not in lowest  # fmt: skip
+    assert (
+        set(lowest) >= {f"containers[{n}].container_number" for n in range(5)}
+        and "containers[5].container_number" not in lowest
+    )
     assert lowest["containers"] == -0.5
 
 
@@ -165,7 +193,10 @@ def test_a_shard_without_a_valid_answer_fails_the_document_and_names_itself():
 
 def test_records_are_written_with_their_parts():
     plan = AnswerPlan(LADING, "positional", 4)
-    record = {"id": "d", "messages": [{"role": "assistant", "content": [{"type": "text", "text": json.dumps(bill(5))}]}]}  # fmt: skip
+    record = {
+        "id": "d",
+        "messages": [{"role": "assistant", "content": [{"type": "text", "text": json.dumps(bill(5))}]}],
+    }
     made = plan.written(record)
     assert dict(made["parts"])["rows"] == "[5]" and plan.gold(made) == bill(5)
     assert dict(made["parts"])["containers 9-12"] == "[[]]"

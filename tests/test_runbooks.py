@@ -16,7 +16,7 @@ import pytest
 from conftest import REPOSITORY
 from test_commands import words_of
 
-from toolkit.cloud_templates import powershell_lines
+from toolkit.cloud.powershell import powershell_lines
 
 RUNBOOKS = ["docs/AZUREML_TRAINING_RUNBOOK.md", "azureml/README.md", "runpod/TRAIN_SERVE_RUNBOOK.md", "docs/COST.md"]
 CLOUD = (

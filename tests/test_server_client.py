@@ -14,21 +14,33 @@ import pytest
 from conftest import REPOSITORY, png
 from fault_server import FaultServer
 
-from toolkit.answers import repeated_key, repeated_tail
-from toolkit.contract import Contract
-from toolkit.page_windows import union, windows_of
-from toolkit.target_schema import TargetSchema, compact_json
+from toolkit.answers.answer import repeated_key, repeated_tail
+from toolkit.answers.page_windows import union, windows_of
+from toolkit.model.contract import Contract
+from toolkit.schema.target import TargetSchema, compact_json
 
 SCHEMA = {
-    "type": "object", "title": "list", "additionalProperties": False, "required": ["name", "rows"],
+    "type": "object",
+    "title": "list",
+    "additionalProperties": False,
+    "required": ["name", "rows"],
     "properties": {
         "name": {"type": ["string", "null"], "maxLength": 20},
-        "rows": {"type": "array", "maxItems": 6, "items": {
-            "type": "object", "additionalProperties": False, "required": ["key", "size"],
-            "properties": {"key": {"type": "string", "maxLength": 8, "x-extract": {"compare": "id", "key": True}}, "size": {"type": ["string", "null"], "maxLength": 4}},
-        }},
+        "rows": {
+            "type": "array",
+            "maxItems": 6,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["key", "size"],
+                "properties": {
+                    "key": {"type": "string", "maxLength": 8, "x-extract": {"compare": "id", "key": True}},
+                    "size": {"type": ["string", "null"], "maxLength": 4},
+                },
+            },
+        },
     },
-}  # fmt: skip
+}
 GOOD = compact_json({"name": "A", "rows": [{"key": "K1", "size": "20"}]})
 
 
@@ -57,7 +69,19 @@ def shade(body) -> int:
 
 def extract(run, server, contract, pages, tmp_path, *more):
     out = tmp_path / "out.jsonl"
-    done = run("extract_documents", "--server", server.url, "--contract", contract, "--in", pages, "--out", out, "--json", *more)  # fmt: skip
+    done = run(
+        "extract_documents",
+        "--server",
+        server.url,
+        "--contract",
+        contract,
+        "--in",
+        pages,
+        "--out",
+        out,
+        "--json",
+        *more,
+    )
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
     return done, {line["id"]: line for line in lines}
 
@@ -114,7 +138,19 @@ def test_a_wrong_key_stops_the_run_with_one_sentence(run, contract, pages, tmp_p
 
 def test_no_server_and_a_server_of_another_kind_are_one_sentence(run, contract, pages, tmp_path):
     with FaultServer(lambda _: None, answer=lambda _: GOOD) as server:
-        wrong = run("extract_documents", "--server", server.url, "--served-model", "other", "--contract", contract, "--in", pages, "--out", tmp_path / "o.jsonl")  # fmt: skip
+        wrong = run(
+            "extract_documents",
+            "--server",
+            server.url,
+            "--served-model",
+            "other",
+            "--contract",
+            contract,
+            "--in",
+            pages,
+            "--out",
+            tmp_path / "o.jsonl",
+        )
     assert wrong.code == 2 and "no model 'other' there; it serves stand-in" in wrong.err
     gone, _ = extract(run, server, contract, pages, tmp_path)
     assert gone.code == 2 and "no server answers" in gone.err
@@ -250,7 +286,14 @@ def test_the_union_of_windows():
     assert [row["key"] for row in merged["rows"]] == ["K1", "k-2", "K1", "K9"], "twice on one page is twice"
     assert merged["rows"][0]["size"] == "45" and merged["name"] == "A"
     assert disagreements == ["name: 'A' on earlier pages, 'B' on later ones"]
-    keyless = TargetSchema.parse({**SCHEMA, "properties": {"rows": {"type": "array", "maxItems": 9, "items": {"type": "string", "maxLength": 3}}}, "required": []}, "s")  # fmt: skip
+    keyless = TargetSchema.parse(
+        {
+            **SCHEMA,
+            "properties": {"rows": {"type": "array", "maxItems": 9, "items": {"type": "string", "maxLength": 3}}},
+            "required": [],
+        },
+        "s",
+    )
     merged, _ = union(keyless, [{"rows": ["a", "b", "b"]}, {"rows": ["b", "b", "c"]}])
     assert merged["rows"] == ["a", "b", "b", "c"]
 

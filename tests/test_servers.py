@@ -132,10 +132,51 @@ def test_the_merged_model_is_served_and_answers_as_it_does_locally(vllm_python, 
         print(f"same answers: {same:.3f} of {len(local)}; {found:.4f}")
         assert same >= 0.98
         check_confidence_is_alike(local, served)
+        check_that_nothing_is_fetched(server, two_pages)
         check_prompt_and_pixels(vllm_python, server, two_pages, held_out, work)
         pdfs = REPOSITORY / "data/quickstart/held_out/samples/pdfs"
         from_pdfs = answers(work / "pdfs.jsonl", pdfs, asked(server, two_pages), "--limit", 12)
         assert all(from_pdfs[key]["raw"] == served[key]["raw"] for key in from_pdfs if key in served)
+
+
+def check_that_nothing_is_fetched(server: Server, model: Path) -> None:
+    """A page that lies elsewhere, also behind a redirect: the server refuses it and asks nobody for it."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    import httpx
+
+    from toolkit.extraction.server_client import blank_request
+    from toolkit.model.contract import load_contract
+
+    asked = []
+
+    class Trap(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/again")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trap) as trap:
+        threading.Thread(target=trap.serve_forever, args=(0.05,), daemon=True).start()
+        here = f"http://127.0.0.1:{trap.server_address[1]}/page.png"
+        local = (REPOSITORY / "examples").rglob("*.png").__next__().as_uri()
+        for address in (here, here.replace("http:", "HTTP:"), here.replace("127.0.0.1", "localhost"), local):
+            for kind in ("image_url", "video_url"):
+                body = blank_request(load_contract(model), model.name, max_tokens=4)
+                body["messages"][1]["content"][0] = {"type": kind, kind: {"url": address}}
+                answer = httpx.post(f"{server.url}/chat/completions", json=body, timeout=60)
+                assert answer.status_code >= 400, (address, answer.text)
+        trap.shutdown()
+    assert asked == []
+    body = blank_request(load_contract(model), model.name, max_tokens=4)
+    assert httpx.post(f"{server.url}/chat/completions", json=body, timeout=60).status_code == 200
 
 
 # vLLM hands bytes to the device and normalises there: mean and deviation 0.5.
@@ -159,11 +200,11 @@ def check_prompt_and_pixels(vllm_python, server: Server, model: Path, held_out: 
     import httpx
     import torch
 
-    from toolkit.batches import encode_prompt, open_page
-    from toolkit.contract import load_contract
-    from toolkit.qwen3vl import load_processor
-    from toolkit.records import images_of, read_records
-    from toolkit.server_client import page_url, request_body
+    from toolkit.extraction.server_client import page_url, request_body
+    from toolkit.model.contract import load_contract
+    from toolkit.model.encoding import encode_prompt, open_page
+    from toolkit.model.loading import load_processor
+    from toolkit.records.record import images_of, read_records
 
     contract = load_contract(model)
     processor = load_processor(str(model), contract.image_max_tokens)
@@ -397,10 +438,10 @@ def test_a_merged_moe_is_read_by_vllm_as_transformers_reads_it(vllm_python, run,
     from PIL import Image
     from test_serving import made_adapter
 
-    from toolkit import qwen3vl
-    from toolkit.batches import collate, encode_prompt
-    from toolkit.contract import load_contract
-    from toolkit.server_client import blank_request
+    from toolkit.extraction.server_client import blank_request
+    from toolkit.model import loading as qwen3vl
+    from toolkit.model.contract import load_contract
+    from toolkit.model.encoding import collate, encode_prompt
 
     adapter = made_adapter(tiny_moe, work / "moe_adapter")
     assert run("merge_adapter", "--adapter", adapter, "--out", work / "moe").code == 0

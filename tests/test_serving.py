@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.contract import Contract
 from toolkit.files import write_json
-from toolkit.model_folder import model_shapes
-from toolkit.serving import kv_bytes_per_token
-from toolkit.target_schema import TargetSchema
+from toolkit.model.contract import Contract
+from toolkit.model.folder import model_shapes
+from toolkit.schema.target import TargetSchema
+from toolkit.serving.vllm_plan import kv_bytes_per_token
 
 SCHEMA = TargetSchema.load(Path(__file__).parents[1] / "schemas/receipt.schema.json")
 
@@ -25,7 +25,7 @@ def made_adapter(base: Path, folder: Path, *, untrained: bool = False, targets: 
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from toolkit import qwen3vl
+    from toolkit.model import loading as qwen3vl
 
     torch.manual_seed(7)
     config = qwen3vl.load_config(str(base))
@@ -34,7 +34,9 @@ def made_adapter(base: Path, folder: Path, *, untrained: bool = False, targets: 
     model = get_peft_model(qwen3vl.load_model(str(base)), lora)
     model.save_pretrained(folder)
     qwen3vl.load_processor(str(base), 64).save_pretrained(folder)
-    Contract(SCHEMA.raw, SCHEMA.source, "read", "json", 64, 64, base_model=str(base), max_pages=2, prompt_tokens=30).save(folder)  # fmt: skip
+    Contract(
+        SCHEMA.raw, SCHEMA.source, "read", "json", 64, 64, base_model=str(base), max_pages=2, prompt_tokens=30
+    ).save(folder)
     return folder
 
 
@@ -56,9 +58,9 @@ def logits(model, base: Path):
     import torch
     from PIL import Image
 
-    from toolkit.batches import collate, encode_prompt
-    from toolkit.prompt import Prompt
-    from toolkit.qwen3vl import load_processor
+    from toolkit.model.encoding import collate, encode_prompt
+    from toolkit.model.loading import load_processor
+    from toolkit.records.prompt import Prompt
 
     inputs = encode_prompt(load_processor(str(base), 64), Prompt("read", "json"), [Image.new("RGB", (128, 96), "gray")])
     with torch.no_grad():
@@ -66,7 +68,7 @@ def logits(model, base: Path):
 
 
 def test_the_merged_model_is_base_plus_adapter(tiny_model, adapter, merged):
-    from toolkit import qwen3vl
+    from toolkit.model import loading as qwen3vl
 
     base = qwen3vl.load_model(str(tiny_model))
     before = logits(base, tiny_model)
@@ -77,14 +79,36 @@ def test_the_merged_model_is_base_plus_adapter(tiny_model, adapter, merged):
 
 
 def test_the_merged_model_gives_the_same_answers(run, adapter, easy_dataset, tmp_path):
-    done = run("merge_adapter", "--adapter", adapter, "--out", tmp_path / "m", "--dtype", "float32", "--json", "--check",
-               easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--check-records", 3)  # fmt: skip
+    done = run(
+        "merge_adapter",
+        "--adapter",
+        adapter,
+        "--out",
+        tmp_path / "m",
+        "--dtype",
+        "float32",
+        "--json",
+        "--check",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--check-records",
+        3,
+    )
     assert done.code == 0 and done.json["agreement"] == 1.0 and done.json["targets"] == 35
 
 
 def test_a_merge_carries_everything_that_a_server_needs(adapter, merged):
     names = {path.name for path in merged.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "extraction_config.json", "provenance.json", "generation_config.json"} <= names  # fmt: skip
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "extraction_config.json",
+        "provenance.json",
+        "generation_config.json",
+    } <= names
     provenance = json.loads((merged / "provenance.json").read_text())
     assert len(provenance["sources"]["adapter"]["sha256"]["adapter_model.safetensors"]) == 64
     assert provenance["sources"]["base"]["sha256"] and provenance["versions"]["transformers"]
@@ -93,7 +117,7 @@ def test_a_merge_carries_everything_that_a_server_needs(adapter, merged):
 
 def test_a_moe_is_merged_into_the_hub_s_layout(run, tiny_moe, tmp_path):
     """Servers read [experts, hidden, 2 x inner]; transformers 5 holds and would write the transposed form."""
-    from toolkit import qwen3vl
+    from toolkit.model import loading as qwen3vl
 
     moe = made_adapter(tiny_moe, tmp_path / "a")
     assert run("merge_adapter", "--adapter", moe, "--out", tmp_path / "m", "--dtype", "float32").code == 0
@@ -118,7 +142,9 @@ def test_an_adapter_of_another_base_is_not_merged_nor_served(run, adapter, tiny_
     assert moe.code == 2 and "does not fit this base model" in moe.err
     other = copied(tiny_model, tmp_path / "other")
     shapes = model_shapes(other)
-    wider = {name: (shape[0], 2 * shape[-1]) if name.endswith("q_proj.weight") else shape for name, shape in shapes.items()}  # fmt: skip
+    wider = {
+        name: (shape[0], 2 * shape[-1]) if name.endswith("q_proj.weight") else shape for name, shape in shapes.items()
+    }
     empty_weights(other / "model.safetensors", wider)
     done = run("serve_vllm", other, "--adapter", adapter, "--dry-run")
     assert done.code == 2 and "of another base model" in done.err and done.err.count("\n") == 1
@@ -149,7 +175,9 @@ def test_a_merge_does_not_write_over_what_is_there(run, adapter, tmp_path):
 def test_quantization_refuses_what_it_cannot_do(run, merged, adapter, tmp_path):
     out = ["--out", tmp_path / "q"]
     assert "needs --calibration" in run("quantize_awq", "--model", merged, *out).err
-    assert "writes AWQ only" in run("quantize_awq", "--model", merged, *out, "--method", "fp8", "--backend", "autoawq").err  # fmt: skip
+    assert (
+        "writes AWQ only" in run("quantize_awq", "--model", merged, *out, "--method", "fp8", "--backend", "autoawq").err
+    )
     twice = copied(merged, tmp_path / "twice")
     write_json(twice / "config.json", json.loads((twice / "config.json").read_text()) | {"quantization_config": {}})
     assert "already quantized" in run("quantize_awq", "--model", twice, *out, "--method", "fp8").err
@@ -205,6 +233,8 @@ def test_every_setting_comes_from_the_contract_and_has_its_reason(run, merged, c
     assert json.loads(value["--mm-processor-kwargs"])["size"]["longest_edge"] == 64 * 32 * 32
     grammar = json.loads(value["--structured-outputs-config"])
     assert grammar == {"backend": "xgrammar", "disable_any_whitespace": True}
+    assert value["--allowed-media-domains"] == "nothing.invalid" and "--allowed-local-media-path" not in words
+    assert done.json["environment"]["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
     assert value["--generation-config"] == "vllm" and words[-1] == "--enable-scale-out"
     told = [line for line in done.err.splitlines() if line.startswith("  --")]
     assert len(told) > 12 and all(len(line.split("  ")) > 2 or "--port" in line or "scale-out" in line for line in told)
@@ -273,7 +303,10 @@ def bad_folders(merged: Path, adapter: Path, folder: Path):
     empty_weights(sharded / names["a"], {"a": (2, 2)})
     yield sharded, [], "1 of 2 weight files are missing (model-00002-of-00002.safetensors)"
     text_only = copied(adapter, folder / "text-only")
-    empty_weights(text_only / "adapter_model.safetensors", {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": (4, 128)})  # fmt: skip
+    empty_weights(
+        text_only / "adapter_model.safetensors",
+        {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": (4, 128)},
+    )
     yield merged, ["--adapter", text_only], "a text-only adapter"
     experts = copied(adapter, folder / "experts")
     lora = json.loads((experts / "adapter_config.json").read_text())
@@ -320,10 +353,16 @@ def test_a_bounded_id_and_a_free_text_are_served_as_the_grammar_can_keep_them():
     from xgrammar.testing import _is_grammar_accept_string as accepts
 
     schema = TargetSchema.parse(
-        {"type": "object", "additionalProperties": False, "properties": {
-            "name": {"type": "string", "maxLength": 5},
-            "number": {"type": ["string", "null"], "maxLength": 4, "x-extract": {"compare": "id"}},
-        }}, "s")  # fmt: skip
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "name": {"type": "string", "maxLength": 5},
+                "number": {"type": ["string", "null"], "maxLength": 4, "x-extract": {"compare": "id"}},
+            },
+        },
+        "s",
+    )
     grammar = xgrammar.Grammar.from_json_schema(
         json.dumps(schema.grammar()), any_whitespace=False, separators=(",", ":"), strict_mode=True
     )

@@ -18,10 +18,15 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and tmpfs of Li
 def begin(script: str, *arguments: object, cwd: Path) -> subprocess.Popen:
     words = [sys.executable, str(REPOSITORY / "scripts" / f"{script}.py"), *map(str, arguments)]
     return subprocess.Popen(
-        words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        words,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         # Where the tests run in the background of a shell, interrupts are ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
-    )  # fmt: skip
+    )
 
 
 def interrupt_when(process: subprocess.Popen, ready) -> tuple[int, str]:
@@ -81,8 +86,30 @@ def test_ctrl_c_while_extracting_a_zip(run, workspace):
 
 @pytest.mark.slow
 def test_ctrl_c_while_training_and_then_resume(run, easy_dataset, tiny_model, tmp_path):
-    common = ["--model", tiny_model, "--train", easy_dataset / "data/train.jsonl", "--root", easy_dataset, "--schema", easy_dataset / "data/train.schema.json",
-              "--image-max-tokens", 384, "--limit", 4, "--batch-size", 2, "--accumulate", 1, "--save-each", 1, "--log-each", 1, "--out", tmp_path / "o"]  # fmt: skip
+    common = [
+        "--model",
+        tiny_model,
+        "--train",
+        easy_dataset / "data/train.jsonl",
+        "--root",
+        easy_dataset,
+        "--schema",
+        easy_dataset / "data/train.schema.json",
+        "--image-max-tokens",
+        384,
+        "--limit",
+        4,
+        "--batch-size",
+        2,
+        "--accumulate",
+        1,
+        "--save-each",
+        1,
+        "--log-each",
+        1,
+        "--out",
+        tmp_path / "o",
+    ]
     process = begin("train_lora", *common, "--epochs", 400, cwd=tmp_path)
     code, err = interrupt_when(process, lambda: any(tmp_path.glob("o/checkpoint-*/trainer_state.json")))
     assert_interrupted(code, err, tmp_path)

@@ -6,10 +6,10 @@ import jsonschema
 import pytest
 from conftest import REPOSITORY
 
-from toolkit.checks import business_problems, is_container_number, summary_count
 from toolkit.console import StageError
-from toolkit.target_schema import TargetSchema, compact_json
-from toolkit.values import iso_date
+from toolkit.schema.checks import business_problems, is_container_number, summary_count
+from toolkit.schema.target import TargetSchema, compact_json
+from toolkit.schema.values import iso_date
 
 SHIPPED = sorted(p for p in (REPOSITORY / "schemas").glob("*.schema.json") if "qwen" not in p.name)
 

@@ -43,7 +43,7 @@ FIND_FAULTS = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, "scripts")
-from toolkit.cloud_templates import CHECKS, checked
+from toolkit.cloud.checks import CHECKS, checked
 copy, faults = Path(sys.argv[1]), json.loads(sys.stdin.read())
 dear = ("Azure ML's SDK", "command lines")
 quick = tuple(name for name in CHECKS if name not in dear)

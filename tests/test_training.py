@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, free_port
 
-from toolkit.records import read_records
+from toolkit.records.record import read_records
 
 
 def weights(folder: Path):
@@ -25,8 +25,28 @@ def weights(folder: Path):
 
 
 def arguments(dataset: Path, model: Path, out: Path, *more: object) -> list[str]:
-    fixed = ["--train", dataset / "data/train.jsonl", "--root", dataset, "--schema", dataset / "schemas/bill_of_lading.schema.json",
-             "--model", model, "--out", out, "--image-max-tokens", 384, "--max-length", 4096, "--rank", 4, "--threads", 1, "--log-each", 1]  # fmt: skip
+    fixed = [
+        "--train",
+        dataset / "data/train.jsonl",
+        "--root",
+        dataset,
+        "--schema",
+        dataset / "schemas/bill_of_lading.schema.json",
+        "--model",
+        model,
+        "--out",
+        out,
+        "--image-max-tokens",
+        384,
+        "--max-length",
+        4096,
+        "--rank",
+        4,
+        "--threads",
+        1,
+        "--log-each",
+        1,
+    ]
     return [str(word) for word in (*fixed, *more)]
 
 
@@ -34,12 +54,14 @@ def test_the_loss_is_the_mean_over_all_answer_tokens_by_hand(easy_dataset, tiny_
     """Two records of different length in one batch: log-softmax, the next token, answers and end marks only."""
     import torch
 
-    from toolkit.batches import IGNORED, collate, encode_record
-    from toolkit.qwen3vl import load_model, load_processor
+    from toolkit.model.encoding import IGNORED, collate, encode_record
+    from toolkit.model.loading import load_model, load_processor
 
     processor = load_processor(str(tiny_model), 384)
     model = load_model(str(tiny_model)).eval()
-    records = sorted(read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"]))  # fmt: skip
+    records = sorted(
+        read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"])
+    )
     examples = [encode_record(processor, record, easy_dataset) for record in (records[0], records[-1])]
     batch = collate(examples, processor.tokenizer.pad_token_id)
     with torch.no_grad():
@@ -54,7 +76,7 @@ def test_the_loss_is_the_mean_over_all_answer_tokens_by_hand(easy_dataset, tiny_
 
 def batches_of(records, processor, root):
     """The three ways in which records meet the model: one by one, padded on the left, packed."""
-    from toolkit.batches import Collator, RecordDataset
+    from toolkit.model.encoding import Collator, RecordDataset
 
     dataset = RecordDataset(records, processor, root)
     examples = [dataset[index] for index in range(len(records))]
@@ -68,13 +90,15 @@ def test_packed_padded_and_single_records_have_the_same_loss_and_gradients(easy_
     """Records of one page and of two, of different length; the head runs over the supervised positions only."""
     import torch
 
-    from toolkit.adapters import AdapterSettings, lora_model
-    from toolkit.batches import encode_record
-    from toolkit.qwen3vl import load_model, load_processor
-    from toolkit.training import summed_loss
+    from toolkit.model.adapters import AdapterSettings, lora_model
+    from toolkit.model.encoding import encode_record
+    from toolkit.model.loading import load_model, load_processor
+    from toolkit.training.run import summed_loss
 
     processor = load_processor(str(tiny_model), 384)
-    records = sorted(read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"]))  # fmt: skip
+    records = sorted(
+        read_records(easy_dataset / "data/train.jsonl"), key=lambda r: len(r["messages"][-1]["content"][0]["text"])
+    )
     two_pages = json.loads(json.dumps(records[5])) | {"id": "two pages"}
     content = two_pages["messages"][1]["content"]
     content.insert(0, next(part for part in records[9]["messages"][1]["content"] if part["type"] == "image"))
@@ -87,7 +111,10 @@ def test_packed_padded_and_single_records_have_the_same_loss_and_gradients(easy_
     losses, gradients, whole = {}, {}, 0.0
     for record in records:  # transformers' own loss, over the whole sequence, as the reference
         example = encode_record(processor, record, easy_dataset)
-        inputs = {name: value[None] if name in ("input_ids", "mm_token_type_ids", "labels") else value for name, value in example.items()}  # fmt: skip
+        inputs = {
+            name: value[None] if name in ("input_ids", "mm_token_type_ids", "labels") else value
+            for name, value in example.items()
+        }
         supervised = int((example["labels"] != -100).sum())
         whole += float(model(**inputs).loss) * supervised
     for way, batches in batches_of(records, processor, easy_dataset):
@@ -112,12 +139,13 @@ def test_shards_over_shared_pages_have_the_loss_and_gradients_of_shards_alone(ea
     """A record whose shards share one reading of the pages, and another behind it in the same row, against every shard as a record of its own."""
     import torch
 
-    from toolkit.adapters import AdapterSettings, lora_model
-    from toolkit.batches import IGNORED, Collator, RecordDataset
-    from toolkit.qwen3vl import load_model, load_processor
-    from toolkit.row_shards import AnswerPlan
-    from toolkit.target_schema import TargetSchema
-    from toolkit.training import record_length, summed_loss
+    from toolkit.answers.row_shards import AnswerPlan
+    from toolkit.model.adapters import AdapterSettings, lora_model
+    from toolkit.model.encoding import IGNORED, Collator, RecordDataset
+    from toolkit.model.lengths import record_length
+    from toolkit.model.loading import load_model, load_processor
+    from toolkit.schema.target import TargetSchema
+    from toolkit.training.run import summed_loss
 
     processor = load_processor(str(tiny_model), 384)
     plan = AnswerPlan(TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json"), "positional", 2, 5)
@@ -158,13 +186,17 @@ def test_shards_over_shared_pages_have_the_loss_and_gradients_of_shards_alone(ea
 def test_positions_are_the_models_own(easy_dataset, tiny_model):
     import torch
 
-    from toolkit.batches import encode_prompt, open_page, rope_positions
-    from toolkit.prompt import Prompt
-    from toolkit.qwen3vl import load_model, load_processor
-    from toolkit.records import images_of
+    from toolkit.model.encoding import encode_prompt, open_page, rope_positions
+    from toolkit.model.loading import load_model, load_processor
+    from toolkit.records.prompt import Prompt
+    from toolkit.records.record import images_of
 
     processor, model = load_processor(str(tiny_model), 384), load_model(str(tiny_model))
-    pages = [open_page(easy_dataset / image) for record in list(read_records(easy_dataset / "data/train.jsonl"))[:3] for image in images_of(record)]  # fmt: skip
+    pages = [
+        open_page(easy_dataset / image)
+        for record in list(read_records(easy_dataset / "data/train.jsonl"))[:3]
+        for image in images_of(record)
+    ]
     inputs = encode_prompt(
         processor, Prompt("a system turn", "a question"), [pages[0], pages[1].resize((320, 96)), pages[2]]
     )
@@ -175,7 +207,7 @@ def test_positions_are_the_models_own(easy_dataset, tiny_model):
 
 
 def test_batches_hold_every_record_once_within_their_budget():
-    from toolkit.token_batches import TokenBatches
+    from toolkit.training.token_batches import TokenBatches
 
     draw = random.Random(3)
     lengths = [draw.choice([300, 900, 2500, 6000]) + draw.randrange(200) for _ in range(500)]
@@ -205,7 +237,7 @@ def test_batches_hold_every_record_once_within_their_budget():
 
 def test_an_optimizer_step_is_a_random_draw_of_the_records():
     """Sorting by length must not decide what meets in a step: the mean length of steps varies as that of random draws does."""
-    from toolkit.token_batches import TokenBatches
+    from toolkit.training.token_batches import TokenBatches
 
     draw = random.Random(5)
     lengths = [draw.choice([300, 900, 2500, 6000]) + draw.randrange(200) for _ in range(1600)]
@@ -219,7 +251,7 @@ def test_an_optimizer_step_is_a_random_draw_of_the_records():
 
 
 def test_every_process_gets_as_many_batches_and_no_record_counts_twice():
-    from toolkit.token_batches import TokenBatches
+    from toolkit.training.token_batches import TokenBatches
 
     lengths = [100 + n for n in range(21)]
     shares = [list(TokenBatches(lengths, records=4, seed=2, rank=rank, world=4)) for rank in range(4)]
@@ -277,7 +309,7 @@ def test_settings_come_from_flags_then_a_file_then_the_preset(tmp_path):
     from train_lora import build_parser
 
     from toolkit.console import StageError
-    from toolkit.training_settings import parsed, preset_for
+    from toolkit.training.settings import parsed, preset_for
 
     required = ["--train", "t.jsonl", "--model", "m", "--out", "o"]
     file = tmp_path / "earlier.json"
@@ -357,7 +389,7 @@ def test_a_batch_that_fits_no_memory_is_told_before_training(easy_dataset, tiny_
     """The trial step meets a GPU that is full: first activations are recomputed, then one sentence names the batch."""
     import torch
 
-    import toolkit.training as training
+    import toolkit.training.run as training
 
     calls = []
 
@@ -384,9 +416,9 @@ def test_a_batch_that_fits_no_memory_is_told_before_training(easy_dataset, tiny_
 def test_the_trial_step_leaves_no_trace(easy_dataset, tiny_model):
     import torch
 
-    from toolkit.batches import Collator, RecordDataset
-    from toolkit.qwen3vl import load_model, load_processor
-    from toolkit.training import fits_without_checkpointing
+    from toolkit.model.encoding import Collator, RecordDataset
+    from toolkit.model.loading import load_model, load_processor
+    from toolkit.training.run import fits_without_checkpointing
 
     processor, model = load_processor(str(tiny_model), 384), load_model(str(tiny_model))
     dataset = RecordDataset(list(read_records(easy_dataset / "data/train.jsonl", 2)), processor, easy_dataset)
@@ -408,9 +440,9 @@ def test_the_trial_step_leaves_no_trace(easy_dataset, tiny_model):
 
 
 def test_vision_and_merger_train_only_when_asked_and_at_their_own_rate(tiny_model, tiny_moe):
-    from toolkit.adapters import AdapterSettings, lora_model, parameter_groups
     from toolkit.console import StageError
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.adapters import AdapterSettings, lora_model, parameter_groups
+    from toolkit.model.loading import load_model
 
     plain = lora_model(load_model(str(tiny_model)), AdapterSettings(4, 8, 0.0, 1e-4))
     assert not any(".visual." in name for name, p in plain.named_parameters() if p.requires_grad)
@@ -433,9 +465,9 @@ def test_vision_and_merger_train_only_when_asked_and_at_their_own_rate(tiny_mode
 
 
 def test_four_bit_reaches_the_language_model_and_nothing_else(tiny_model):
-    from toolkit.adapters import check_nf4, weight_bytes
     from toolkit.console import StageError
-    from toolkit.qwen3vl import load_model
+    from toolkit.model.adapters import check_nf4, weight_bytes
+    from toolkit.model.loading import load_model
 
     model = load_model(str(tiny_model), nf4=True)
     assert "in 4 bit" in check_nf4(model)
@@ -446,7 +478,7 @@ def test_four_bit_reaches_the_language_model_and_nothing_else(tiny_model):
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
-    from toolkit.training import newest_checkpoint
+    from toolkit.training.run import newest_checkpoint
 
     for step, whole in ((3, True), (12, True), (20, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -508,7 +540,19 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
         ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())], 2),
     ):
         out = tmp_path / name
-        command = arguments(easy_dataset, tiny_model, out, "--epochs", 2, "--limit", 16, "--accumulate", accumulate, "--learning-rate", 1e-3)  # fmt: skip
+        command = arguments(
+            easy_dataset,
+            tiny_model,
+            out,
+            "--epochs",
+            2,
+            "--limit",
+            16,
+            "--accumulate",
+            accumulate,
+            "--learning-rate",
+            1e-3,
+        )
         words = [sys.executable, *launch, str(REPOSITORY / "scripts/train_lora.py"), *command]
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -522,7 +566,9 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), [("fsdp2", "dense"), ("fsdp2", "moe"), ("zero2", "dense")])
-def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(easy_dataset, request, tmp_path, kind, size):  # fmt: skip
+def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(
+    easy_dataset, request, tmp_path, kind, size
+):
     """Two CPU processes with the settings of scripts/accelerate: FSDP2, layer by layer, and DeepSpeed's ZeRO-2, where that package is installed. The losses
     are those of one process with the same global batch, the adapter is a whole one, and a run that goes on from its checkpoint is the run that was never stopped."""
     import torch
@@ -533,15 +579,28 @@ def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(ea
     told: list[str] = []
 
     def trained(out: Path, launch: list[str], *more: object) -> list[float]:
-        command = arguments(easy_dataset, model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2, *more)  # fmt: skip
+        command = arguments(
+            easy_dataset, model, out, "--epochs", 2, "--limit", 8, "--learning-rate", 1e-3, "--save-each", 2, *more
+        )
         done = subprocess.run([sys.executable, *launch, *command], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        told[:] = [line.removeprefix("in shards: ") for line in done.stderr.splitlines() if line.startswith("in shards: ")]  # fmt: skip
+        told[:] = [
+            line.removeprefix("in shards: ") for line in done.stderr.splitlines() if line.startswith("in shards: ")
+        ]
         rows = csv.DictReader((out / "training_log.csv").open(encoding="utf-8"))
         return [float(row["loss"]) for row in rows if row["loss"]]
 
     script = str(REPOSITORY / "scripts/train_lora.py")
-    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), str(REPOSITORY / "tests/sharded_on_cpu.py"), kind]  # fmt: skip
+    two = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+        str(REPOSITORY / "tests/sharded_on_cpu.py"),
+        kind,
+    ]
     validation = ("--val", easy_dataset / "data/train.jsonl", "--eval-documents", 1, "--eval-each", 4)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     curve = trained(whole, two, "--accumulate", 2, *validation)
@@ -570,9 +629,30 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(easy_dataset, tiny_mode
     import torch
 
     def start(out: Path, *more: str) -> subprocess.Popen:
-        command = arguments(easy_dataset, tiny_model, out, "--limit", 12, "--epochs", 2, "--accumulate", 4, "--save-each", 3, "--dropout", 0.1, *more)  # fmt: skip
+        command = arguments(
+            easy_dataset,
+            tiny_model,
+            out,
+            "--limit",
+            12,
+            "--epochs",
+            2,
+            "--accumulate",
+            4,
+            "--save-each",
+            3,
+            "--dropout",
+            0.1,
+            *more,
+        )
         environment = os.environ | {"PYTHONHASHSEED": "0"}
-        return subprocess.Popen([sys.executable, str(REPOSITORY / "scripts/train_lora.py"), *command], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "scripts/train_lora.py"), *command],
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     running = start(broken)
@@ -604,7 +684,7 @@ def test_the_launch_configurations_are_read_by_accelerate(name):
 @pytest.mark.slow
 def test_the_short_form_is_trained_and_answered(run, easy_dataset, tiny_model, tmp_path):
     """The answer that is supervised is the wire text; extraction under its grammar gives public JSON."""
-    from toolkit.contract import load_contract
+    from toolkit.model.contract import load_contract
 
     out = tmp_path / "out"
     done = run(

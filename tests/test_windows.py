@@ -12,16 +12,25 @@ import pytest
 from conftest import REPOSITORY, png
 
 from toolkit import files
-from toolkit.cloud_templates import powershell_lines
+from toolkit.cloud.powershell import powershell_lines
 
-DOCUMENTS = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("azureml/*.md"), *REPOSITORY.glob("runpod/*.md")])  # fmt: skip
+DOCUMENTS = sorted(
+    [
+        REPOSITORY / "README.md",
+        *REPOSITORY.glob("docs/*.md"),
+        *REPOSITORY.glob("azureml/*.md"),
+        *REPOSITORY.glob("runpod/*.md"),
+    ]
+)
 
 
 def records_of(workspace: Path, name: str = "BL Łódź 1.pdf") -> Path:
     """One labelled page image; the table as given."""
     png(workspace / f"data/images/{Path(name).stem}_page_0001.png")
     table = workspace / "data/results.json"
-    table.write_text(json.dumps([{"Filename": name, "bl_number": "B1", "Container_Number": "MSKU1234565"}]), encoding="utf-8")  # fmt: skip
+    table.write_text(
+        json.dumps([{"Filename": name, "bl_number": "B1", "Container_Number": "MSKU1234565"}]), encoding="utf-8"
+    )
     return table
 
 
@@ -31,7 +40,18 @@ def started(words: list[str], cwd: Path, **environment: str) -> subprocess.Compl
 
 def test_back_slashes_separate_folders_in_every_argument(workspace, run):
     records_of(workspace)
-    assert run("build_jsonl_from_results", "--results", r"data\results.json", "--images-dir", r"data\images", "--out", r"data\\train.jsonl").code == 0  # fmt: skip
+    assert (
+        run(
+            "build_jsonl_from_results",
+            "--results",
+            r"data\results.json",
+            "--images-dir",
+            r"data\images",
+            "--out",
+            r"data\\train.jsonl",
+        ).code
+        == 0
+    )
     assert run("validate_jsonl", r"data\train.jsonl").code == 0
     assert run("split_jsonl", "--in", r"data\train.jsonl", "--out-dir", r"data\splits").code == 0
     record = json.loads((workspace / "data/train.jsonl").read_text(encoding="utf-8"))
@@ -82,8 +102,18 @@ def test_line_ends_of_windows_change_nothing(workspace, run):
 @pytest.mark.parametrize("codec", ["cp1252", "cp437", "ascii"])
 def test_a_console_that_lacks_the_characters_ends_nothing(workspace, codec):
     records_of(workspace, "BL Łódź 上海.pdf")
-    (workspace / "data/results.json").write_text(json.dumps([{"Filename": "BL Łódź 上海.pdf", "bl_number": "B1"}, {"Filename": "Gdańsk.pdf", "bl_number": "B2"}]), encoding="utf-8")  # fmt: skip
-    done = started([str(REPOSITORY / "scripts/build_jsonl_from_results.py")], workspace, PYTHONIOENCODING=f"{codec}:strict", PYTHONUTF8="0")  # fmt: skip
+    (workspace / "data/results.json").write_text(
+        json.dumps(
+            [{"Filename": "BL Łódź 上海.pdf", "bl_number": "B1"}, {"Filename": "Gdańsk.pdf", "bl_number": "B2"}]
+        ),
+        encoding="utf-8",
+    )
+    done = started(
+        [str(REPOSITORY / "scripts/build_jsonl_from_results.py")],
+        workspace,
+        PYTHONIOENCODING=f"{codec}:strict",
+        PYTHONUTF8="0",
+    )
     assert done.returncode == 1 and b"Traceback" not in done.stderr and b"Gda" in done.stderr
     record = json.loads((workspace / "data/train.jsonl").read_text(encoding="utf-8"))
     assert "上海" in record["id"]
@@ -108,7 +138,9 @@ def test_workers_that_are_spawned_find_everything(workspace):
         "    sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
         "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    done = started([str(wrapper), str(REPOSITORY / "scripts/pdf_to_images.py"), "--in", "pdfs", "--workers", "2"], workspace)  # fmt: skip
+    done = started(
+        [str(wrapper), str(REPOSITORY / "scripts/pdf_to_images.py"), "--in", "pdfs", "--workers", "2"], workspace
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((workspace / "data/images").glob("*.png"))) == 4
 
@@ -133,7 +165,9 @@ def test_names_that_windows_cannot_store_come_out_under_others(workspace, run):
             archive.writestr(name, page.read_bytes())
     outcome = run("extract_combined_zip", "--zip", "in.zip", "--json")
     assert outcome.code == 1 and outcome.json["problems"] == 2  # the two that meet an earlier one
-    out = sorted(p.relative_to(workspace / "data/raw/in").as_posix() for p in (workspace / "data/raw/in").rglob("*.png"))  # fmt: skip
+    out = sorted(
+        p.relative_to(workspace / "data/raw/in").as_posix() for p in (workspace / "data/raw/in").rglob("*.png")
+    )
     assert len(out) == 7 and len({name.casefold() for name in out}) == 7
     for name in out:
         for part in name.split("/"):

@@ -6,12 +6,14 @@ import pytest
 from conftest import REPOSITORY
 from hypothesis import given, settings, strategies
 
-from toolkit.target_schema import TargetSchema
-from toolkit.wire_format import WIRES, WireFormat
+from toolkit.answers.wire_format import WIRES, WireFormat
+from toolkit.schema.target import TargetSchema
 
 SCHEMA = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
 names = strategies.lists(strategies.sampled_from([f"field_{n}" for n in range(9)]), min_size=1, max_size=5, unique=True)
-choices = strategies.lists(strategies.sampled_from(["HC", "GP", "Port Klang", "Penang", "1", "10"]), min_size=1, max_size=4, unique=True)  # fmt: skip
+choices = strategies.lists(
+    strategies.sampled_from(["HC", "GP", "Port Klang", "Penang", "1", "10"]), min_size=1, max_size=4, unique=True
+)
 texts = strategies.text(strategies.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 leaves = strategies.one_of(
     strategies.just({"type": ["string", "null"], "maxLength": 12}),
@@ -45,9 +47,12 @@ def values_of(schema):
         return strategies.sampled_from(schema["enum"])
     kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
     made = {
-        "string": texts, "integer": strategies.integers(-(10**6), 10**6), "boolean": strategies.booleans(), "null": strategies.none(),
+        "string": texts,
+        "integer": strategies.integers(-(10**6), 10**6),
+        "boolean": strategies.booleans(),
+        "null": strategies.none(),
         "number": strategies.floats(-1e6, 1e6, allow_nan=False).map(lambda f: round(f, 3) + 0.0),
-    }  # fmt: skip
+    }
     return strategies.one_of(*(made[kind] for kind in kinds))
 
 
@@ -89,7 +94,9 @@ def accepts():
     compiler = xgrammar.GrammarCompiler(info)
 
     def check(grammar, text):
-        compiled = compiler.compile_json_schema(json.dumps(grammar), any_whitespace=False, separators=(",", ":"), strict_mode=True)  # fmt: skip
+        compiled = compiler.compile_json_schema(
+            json.dumps(grammar), any_whitespace=False, separators=(",", ":"), strict_mode=True
+        )
         matcher = xgrammar.GrammarMatcher(compiled)
         return all(matcher.accept_token(byte) for byte in text.encode()) and matcher.accept_token(256)
 
@@ -106,9 +113,15 @@ def test_the_served_grammar_takes_what_the_model_is_trained_to_write(accepts, ca
 
 def bill(rows):
     return {
-        "consignee_name": 'MÜLLER "12" LTD', "bl_number": "A1", "port_of_discharge": "Port Klang", "detention_free_days": 7,
-        "containers": [{"container_number": f"CSQU30543{n:02d}", "container_size": "40", "container_type": "HC"} for n in range(rows)],
-    }  # fmt: skip
+        "consignee_name": 'MÜLLER "12" LTD',
+        "bl_number": "A1",
+        "port_of_discharge": "Port Klang",
+        "detention_free_days": 7,
+        "containers": [
+            {"container_number": f"CSQU30543{n:02d}", "container_size": "40", "container_type": "HC"}
+            for n in range(rows)
+        ],
+    }
 
 
 def test_a_bill_of_lading_in_positions_reads_as_its_docstring_says(accepts):
@@ -117,7 +130,12 @@ def test_a_bill_of_lading_in_positions_reads_as_its_docstring_says(accepts):
     number = SCHEMA.raw["properties"]["port_of_discharge"]["enum"].index("Port Klang") + 1
     assert text == f'["MÜLLER \\"12\\" LTD","A1",null,null,{number},7,null,null,null,[["CSQU3054300","40","HC"]]]'
     assert wire.decoded(text) == SCHEMA.ordered(bill(1)) and accepts(wire.grammar(), text)
-    for bad in (text[:-1], text.replace('"HC"', '"HC","x"'), text.replace(f",{number},", ",99,"), text.replace(",7,", ', 7,')):  # fmt: skip
+    for bad in (
+        text[:-1],
+        text.replace('"HC"', '"HC","x"'),
+        text.replace(f",{number},", ",99,"),
+        text.replace(",7,", ", 7,"),
+    ):
         assert not accepts(wire.grammar(), bad), bad
 
 

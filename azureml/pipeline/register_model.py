@@ -15,6 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from toolkit.console import StageError
+from toolkit.evaluation.gates import LOWER, METRICS, measured, parsed, told
+
 TAGGED = ("micro_f1", "macro_f1", "header_macro_f1", "row_f1", "cell_f1", "document_exact", "documents", "valid")
 
 
@@ -30,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="METRIC=VALUE",
-        help="register only where the score is at least this; repeat for more",
+        help="register only where the score is at least this, or row_count_error at most this; repeat for more",
     )
     parser.add_argument("--out", type=Path, default=None, help="JSON to write: name, version and tags")
     for name, variable in (
@@ -57,15 +62,18 @@ def main(argv: list[str] | None = None) -> int:
         return said(f"{args.metrics}: not a metrics JSON of evaluate_predictions.py", 2)
     metrics = runs[0]
     for text in args.require:
-        name, _, least = text.partition("=")
         try:
-            wanted = float(least)
-        except ValueError:
-            return said(f"--require {text}: METRIC=VALUE is needed", 2)
-        if not isinstance(metrics.get(name), int | float):
+            name, required = parsed(text, "--require", (*METRICS, "valid"))
+        except StageError as error:
+            return said(str(error), 2)
+        score = measured(metrics, name)
+        if score is None:
             return said(f"{args.metrics}: no {name} in it", 2)
-        if metrics[name] < wanted:
-            return said(f"not registered: {name} is {metrics[name]:.4f}, at least {wanted:g} is required", 1)
+        if METRICS.get(name) == LOWER and score > required:
+            return said(f"not registered: {name} is {told(score, required)}, at most {required} is required", 1)
+        if METRICS.get(name) != LOWER and score < required:
+            value = metrics[name] if name == "valid" else told(score, required)
+            return said(f"not registered: {name} is {value}, at least {required} is required", 1)
     tags = {
         name: f"{metrics[name]:.4f}" if isinstance(metrics[name], float) else str(metrics[name])
         for name in TAGGED

@@ -89,7 +89,7 @@ def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 def sentence_of(error: OSError) -> str:
     """An operating-system error as one sentence that names the file and says what to do."""
     where = f" at {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return f"no space left on the disk{where}; free some and run the same command again (earlier output is intact)"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"no permission{where}; close programs that have the file open, or choose another --out"

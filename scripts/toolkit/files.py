@@ -1,9 +1,14 @@
-"""Files between the stages: atomic writes, text by byte-order mark, strict JSON, JSONL streams, inputs, safe names."""
+"""Files between the stages: atomic writes, text by byte-order mark, strict JSON, JSONL streams, inputs, safe names.
+
+Half of a surrogate pair is no character and has no UTF-8. Strict reading refuses it and says where; every text written
+here shows it as `\\udXXX`, so that no output ends with an encoding error.
+"""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -19,18 +24,49 @@ from typing import IO, Any
 
 from toolkit.console import StageError
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPTS = REPOSITORY / "scripts"
 WINDOWS_RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+
+# How every text file is written. Within JSON the replacement is the character's own escape.
+TEXT_OPTIONS: dict[str, Any] = {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
+# Errors of this machine that would meet every document: a full or read-only disk, no more open files, no memory.
+MACHINE_ERRORS = {
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ENOMEM") if hasattr(errno, name)
+}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class NotWritten(OSError):
+    """A file of ours could not be written: this machine's fault, never the document's that was being read."""
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Operating-system errors in here become NotWritten, with the same number, text and file name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # an encoder's complaint, not the system's
+            raise
+        raise NotWritten(error.errno, error.strerror, error.filename) from error
+
+
+def is_machine_failure(error: BaseException) -> bool:
+    """Whether an error would meet every document alike, so that it must not be held against one."""
+    return isinstance(error, NotWritten) or (isinstance(error, OSError) and error.errno in MACHINE_ERRORS)
 
 
 @contextlib.contextmanager
 def atomic(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` and move it into place on success; on any failure `path` is left as it was.
 
-    Text is UTF-8 with `\\n`; mode is "w" or "wb".
+    Text is UTF-8 with `\\n`, a lone surrogate in it `\\udXXX`; mode is "w" or "wb".
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    options: dict[str, Any] = {} if "b" in mode else TEXT_OPTIONS
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, mode, **options) as file:
@@ -90,6 +126,87 @@ def replace(source: Path | str, target: Path | str) -> None:
             time.sleep(0.1)
 
 
+def move_file(source: Path, target: Path) -> None:
+    """Move a file into place, also from another file system (then by way of a temporary file beside the target)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with source.open("rb") as read, atomic(target, "wb") as written:
+            shutil.copyfileobj(read, written)
+        source.unlink()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path lies below one of our temporary names (`.name.xxxx.part`, `.old`): never an input of a stage."""
+    return any(part.startswith(".") and part.endswith((".part", ".old")) for part in path.parts)
+
+
+def escaped(text: str) -> str:
+    """The text with every lone surrogate as `\\udXXX`, so that it can be encoded and printed."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def with_replacement(text: str) -> str:
+    """The text with every lone surrogate as U+FFFD, the character that stands for an unknown one."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def with_whole_pairs(text: str) -> str:
+    """The text with both halves of a surrogate pair as one character: the pieces of a stream may part them."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def escaped_values(value: Any) -> Any:
+    """A JSON value with every text and key of it `escaped`."""
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, dict):
+        return {escaped(key) if isinstance(key, str) else key: escaped_values(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [escaped_values(child) for child in value]
+    return value
+
+
+class LoneSurrogate(ValueError):
+    """A text holds half of a surrogate pair, which is no character; the message says where."""
+
+
+def lone_surrogate(value: Any) -> str:
+    """Where a JSON value holds half of a surrogate pair, as a sentence that starts with the place; else empty."""
+    stack: list[tuple[str, Any]] = [("$", value)]
+    while stack:
+        where, item = stack.pop()
+        if isinstance(item, str):
+            if not item.isascii() and (found := _SURROGATE.search(item)):
+                half = escaped(found[0])
+                return f"{where} holds {half}, half of a surrogate pair, which is no character; correct the text"
+        elif isinstance(item, dict):
+            for key, child in item.items():
+                name = escaped(str(key))
+                if name != str(key):
+                    return f"{where} has the key {name!r} with half of a surrogate pair; correct the text"
+                stack.append((f"{where}.{name}", child))
+        elif isinstance(item, list | tuple):
+            stack += [(f"{where}[{index}]", child) for index, child in enumerate(item)]
+    return ""
+
+
+def name_problem(path: Path | str) -> str:
+    """A sentence where a file's path is not valid UTF-8 (no file of ours can name it); else empty."""
+    # Only a suspect is resolved, which asks the file system: the folder that we work in may be called anything.
+    if not _SURROGATE.search(str(path)) or not _SURROGATE.search(name := _from_here(path)):
+        return ""
+    part = next(part for part in name.split("/") if _SURROGATE.search(part))
+    return f"the name {escaped(part)} is not valid UTF-8; rename it"
+
+
 def write_text(path: Path | str, text: str) -> None:
     with atomic(path) as file:
         file.write(text)
@@ -104,9 +221,20 @@ def write_jsonl(path: Path | str, values: Iterable[Any]) -> int:
     count = 0
     with atomic(path) as file:
         for value in values:
-            file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+            file.write(json_line(value))
             count += 1
     return count
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSONL."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """A JSONL file to append to; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a", **TEXT_OPTIONS)
 
 
 def decode_text(data: bytes, where: str) -> str:
@@ -158,32 +286,56 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def strict_json(text: str) -> Any:
-    """`json.loads` that refuses duplicate keys, NaN and Infinity (ValueError) and too deep nesting."""
+def strict_json(text: str, *, lone_surrogates: bool = False) -> Any:
+    """`json.loads` that refuses (ValueError) a key twice, NaN and Infinity, deep nesting, and half a surrogate pair.
+
+    With `lone_surrogates` these pass: the caller looks for them itself.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    if not lone_surrogates and _may_hold_surrogates(text) and (sentence := lone_surrogate(value)):
+        raise LoneSurrogate(sentence)
+    return value
+
+
+def _may_hold_surrogates(text: str) -> bool:
+    if not text.isascii():
+        try:
+            text.encode()  # faster than a search of the text
+        except UnicodeEncodeError:
+            return True
+    return "\\u" in text and _SURROGATE_ESCAPE.search(text) is not None
 
 
 def parsers() -> tuple[Any, Any]:
-    """`(loads, dumps)` of orjson, or of json with the same bytes where orjson is not installed; neither is strict."""
+    """`(loads, dumps)` of orjson, or of json with the same bytes where orjson is not installed.
+
+    Both refuse half a surrogate pair (ValueError); neither is strict otherwise.
+    """
     try:
         import orjson
     except ModuleNotFoundError:
-        return json.loads, lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(
-            "utf-8", "surrogatepass"
-        )
+
+        def loads(data: bytes) -> Any:
+            text = data.decode()
+            value = json.loads(text)
+            if _may_hold_surrogates(text) and (sentence := lone_surrogate(value)):
+                raise LoneSurrogate(sentence)
+            return value
+
+        return loads, lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     return orjson.loads, orjson.dumps
 
 
-def read_json(path: Path | str) -> Any:
-    """The file's JSON value, strictly. Raises StageError with line and column where it is none."""
+def read_json(path: Path | str, *, lone_surrogates: bool = False) -> Any:
+    """The file's JSON value, strictly (see strict_json). Raises StageError with line and column where it is none."""
     text = read_text(path)
     if not text.strip():
         raise StageError(f"{shown(path)}: the file is empty, JSON is needed here")
     try:
-        return strict_json(text)
+        return strict_json(text, lone_surrogates=lone_surrogates)
     except json.JSONDecodeError as error:
         raise StageError(f"{shown(path)}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except ValueError as error:
@@ -221,17 +373,24 @@ def iter_lines(path: Path | str) -> Iterator[tuple[int, str]]:
         yield number, decode_text(data, f"{shown(path)}:{number}")
 
 
-def read_jsonl(path: Path | str) -> Iterator[tuple[int, Any]]:
-    """`(line number, value)` of every line. Raises StageError with file and line at the first that is no JSON."""
+def read_jsonl(path: Path | str, *, lone_surrogates: bool = False) -> Iterator[tuple[int, Any]]:
+    """`(line number, value)` of every line. Raises StageError with file and line where one is no strict JSON."""
     for number, line in iter_lines(path):
         try:
-            yield number, strict_json(line)
+            yield number, strict_json(line, lone_surrogates=lone_surrogates)
         except ValueError as error:
             raise StageError(f"{shown(path)}:{number}: not JSON: {error}") from None
 
 
 def shown(path: Path | str) -> str:
-    """A path as people and files see it: POSIX, relative to the working directory where it lies below it."""
+    """A path as people and files see it: POSIX, relative to the working directory where it lies below it.
+
+    Bytes of a name that are not UTF-8 are shown escaped (see name_problem).
+    """
+    return escaped(_from_here(path))
+
+
+def _from_here(path: Path | str) -> str:
     path = Path(path)
     with contextlib.suppress(ValueError):
         return path.resolve().relative_to(Path.cwd().resolve()).as_posix() or "."
@@ -255,7 +414,8 @@ def expand_inputs(patterns: Iterable[Path | str], suffixes: Iterable[str]) -> li
     for pattern in patterns:
         path = argument_path(str(pattern))
         if path.is_dir():
-            matches = [p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file()]
+            found_below = (p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file())
+            matches = [p for p in found_below if not is_temporary(p.relative_to(path))]
         elif path.is_file():
             matches = [path]
         else:
@@ -263,7 +423,8 @@ def expand_inputs(patterns: Iterable[Path | str], suffixes: Iterable[str]) -> li
         if not matches:
             kinds = ", ".join(sorted(wanted))
             raise StageError(
-                f"nothing found for {str(pattern)!r}; give a file, a folder that holds {kinds} files, or a pattern"
+                f"nothing found for {escaped(str(pattern))!r}; "
+                f"give a file, a folder that holds {kinds} files, or a pattern"
             )
         for match in sorted(matches, key=lambda p: (p.as_posix().casefold(), p.as_posix())):
             found[match] = None
@@ -272,14 +433,14 @@ def expand_inputs(patterns: Iterable[Path | str], suffixes: Iterable[str]) -> li
 
 def safe_name(name: str) -> str:
     """One path component that every platform can store: no separators, reserved names, trailing dots, at most 150 bytes."""
-    name = unicodedata.normalize("NFC", name)
+    name = unicodedata.normalize("NFC", escaped(name))
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(" .").lstrip(" ")
     if not name or name.strip(".") == "":
         name = "_"
     if name.split(".")[0].lower() in WINDOWS_RESERVED:
         name = f"_{name}"
-    if len(name.encode("utf-8", "surrogatepass")) > 150:
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    if len(name.encode()) > 150:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         stem, dot, suffix = name.rpartition(".")
         if not dot or len(suffix) > 10:
             stem, suffix = name, ""

@@ -1,0 +1,211 @@
+"""Confidence that means something: features of each predicted value, a small monotone model over them, and how good it is.
+
+Features of a value, each pointing the same way (more is surer):
+`logprob`  sum of the log-probabilities of its free tokens (see `token_confidence`), used as log-odds
+`lowest`   that of its least likely token, used as log-odds
+`row`      that of the least likely token of the value's row, used as log-odds; 0 outside rows (a misread row is wrong as a whole)
+`check`    1 a business check that looks at it holds, -1 it fails, 0 none looks at it
+`text`     1 the page's own text holds it, -1 the page has a text and does not hold it, 0 no text or no telling
+
+The model is a logistic regression whose feature weights are at least 0, with an offset per field that shrinks towards the common one; so
+a surer feature never lowers the confidence, and a field with little data follows the others.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from toolkit.answers.token_confidence import ValueScore
+from toolkit.evaluation.scoring import as_rows, cell
+from toolkit.pages.evidence import DocumentWords, Place
+from toolkit.schema.checks import check_states
+from toolkit.schema.target import Leaf, TargetSchema, value_at
+from toolkit.schema.values import is_absent
+
+FEATURES = ("logprob", "lowest", "row", "check", "text")
+LIMIT = 12.0  # log-odds of a token sum are cut off here: beyond, floats say nothing
+SHRINKAGE = 1.0  # L2 penalty of weights and field offsets, in values
+_NUMBER = re.compile(r"\[\d+\]")
+
+
+def field_name(name: str) -> str:
+    """`containers[3].container_size` as the schema calls it, `containers[].container_size`."""
+    return _NUMBER.sub("[]", name)
+
+
+def row_of(name: str) -> str:
+    """`containers[3]` of `containers[3].container_size`; empty outside rows."""
+    return name[: name.index("]") + 1] if "]" in name else ""
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def named_values(schema: TargetSchema, answer: dict[str, Any]) -> Iterator[tuple[str, Leaf, Any, int | None]]:
+    """`(name, leaf, value, row)` of every value of an answer, rows included."""
+    for leaf in schema.header:
+        yield leaf.name, leaf, value_at(answer, leaf.path), None
+    for rows in schema.lists:
+        for index, row in enumerate(as_rows(value_at(answer, rows.path))):
+            for leaf in rows.leaves:
+                yield rows.value_name(index, leaf), leaf, cell(row, leaf), index
+
+
+def places_of(schema: TargetSchema, answer: dict[str, Any], words: DocumentWords) -> dict[str, Place | None]:
+    """Where each present value stands: its place, None where the text does not hold it; cells of a row only on their key's line,
+    and left out where that tells nothing (a size of 20 stands anywhere)."""
+    found: dict[str, Place | None] = {}
+    lines: dict[tuple[Any, int], set[int]] = {}
+    taken: set[tuple[int, int]] = set()
+    values = list(named_values(schema, answer))
+    for name, leaf, value, row in values:
+        if is_absent(value) or leaf.compare == "skip" or (row is not None and not leaf.is_key):
+            continue
+        places = words.find(leaf, value)
+        # A key printed twice belongs to two rows, so each takes a place of its own as far as there are any.
+        place = next((p for p in places if (p.first, p.last) not in taken), places[0] if places else None)
+        found[name] = place
+        if place is not None and row is not None:
+            taken.add((place.first, place.last))
+            lines[leaf.list_path, row] = {words.lines[place.first], words.lines[place.last]}
+    for name, leaf, value, row in values:
+        line = None if row is None or leaf.is_key else lines.get((leaf.list_path, row))
+        if line is None or is_absent(value) or leaf.compare == "skip":
+            continue
+        here = [place for place in words.find(leaf, value) if words.lines[place.first] in line]
+        if here:
+            found[name] = here[0]
+    return found
+
+
+def features_of(
+    schema: TargetSchema, answer: dict[str, Any], scores: dict[str, ValueScore], places: dict[str, Place | None] | None
+) -> dict[str, list[float | None]]:
+    """`{name: [logprob, lowest, row, check, text]}` of every value that has a score; `places` is None where there is no text."""
+    checks = check_states(schema, answer)
+    rows: dict[str, float] = {}
+    for name, score in scores.items():
+        rows[row_of(name)] = min(rows.get(row_of(name), 0.0), score.lowest)
+    found = {}
+    for name, score in scores.items():
+        text = 0 if places is None or name not in places else (1 if places[name] else -1)
+        row = rows[row_of(name)] if row_of(name) else None
+        found[name] = [rounded(score.logprob), rounded(score.lowest), rounded(row), checks.get(name, 0), text]
+    return found
+
+
+def raw_confidence(features: Sequence[Any]) -> float:
+    """Without a fitted model: the probability of the value's free tokens."""
+    return math.exp(min(0.0, features[0]))
+
+
+def log_odds(logprob: float) -> float:
+    """Log-odds of a probability given as its logarithm, within +-LIMIT."""
+    if logprob >= 0:
+        return LIMIT
+    return max(-LIMIT, min(LIMIT, logprob - math.log(-math.expm1(logprob))))
+
+
+def inputs_of(features: Sequence[Any]) -> list[float]:
+    logprob, lowest, row, check, text = features
+    return [log_odds(logprob), log_odds(lowest), 0.0 if row is None else log_odds(row), float(check), float(text)]
+
+
+@dataclass(frozen=True)
+class ConfidenceModel:
+    """`weights` by FEATURES, all at least 0; `offsets` by field name, added to `offset`; `values` and `wrong` it was fitted on."""
+
+    weights: dict[str, float]
+    offset: float
+    offsets: dict[str, float] = field(default_factory=dict)
+    values: int = 0
+    wrong: int = 0
+
+    def probability(self, name: str, features: Sequence[Any]) -> float:
+        """The probability that the value is right."""
+        total = self.offset + self.offsets.get(field_name(name), 0.0)
+        total += sum(self.weights[key] * x for key, x in zip(FEATURES, inputs_of(features), strict=True))
+        return 1 / (1 + math.exp(-max(-40.0, min(40.0, total))))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fitted(names: Sequence[str], features: Sequence[Sequence[Any]], right: Sequence[bool]) -> ConfidenceModel:
+    """Fit on values of any number of documents (maximum likelihood, penalised). Raises ValueError where all are right, or all wrong."""
+    import numpy
+    from scipy.optimize import minimize
+
+    if all(right) or not any(right):
+        raise ValueError("all values are right" if all(right) else "no value is right")
+    fields = sorted({field_name(name) for name in names})
+    place = {name: index for index, name in enumerate(fields)}
+    x = numpy.array([inputs_of(f) for f in features])
+    own = numpy.array([place[field_name(name)] for name in names])
+    y = numpy.array(right, float)
+    width = len(FEATURES)
+    start = numpy.zeros(width + 1 + len(fields))
+    start[0], start[width] = 1.0, math.log(y.mean() / (1 - y.mean()))
+
+    def loss(theta: Any) -> tuple[float, Any]:
+        z = x @ theta[:width] + theta[width] + theta[width + 1 :][own]
+        value = numpy.logaddexp(0, z).sum() - (y * z).sum()
+        error = 1 / (1 + numpy.exp(-z)) - y
+        slope = numpy.concatenate([x.T @ error, [error.sum()], numpy.bincount(own, error, len(fields))])
+        penalised = numpy.concatenate([theta[:width], [0.0], theta[width + 1 :]])
+        return value + SHRINKAGE / 2 * (penalised**2).sum(), slope + SHRINKAGE * penalised
+
+    bounds = [(0, None)] * width + [(None, None)] * (1 + len(fields))
+    theta = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return ConfidenceModel(
+        weights={key: round(float(w), 6) for key, w in zip(FEATURES, theta[:width], strict=True)},
+        offset=round(float(theta[width]), 6),
+        offsets={name: round(float(v), 6) for name, v in zip(fields, theta[width + 1 :], strict=True)},
+        values=len(right),
+        wrong=int(len(right) - y.sum()),
+    )
+
+
+def quality(confidence: Any, right: Any) -> dict[str, Any]:
+    """How well confidences tell right from wrong values; both are arrays of one length.
+
+    `auroc`: the chance that a right value has the higher confidence of a right and a wrong one, ties half (None where one kind is
+    missing). `ece`: expected calibration error over 15 bins of equally many values. `risk_coverage`: error rate among the surest
+    share of values, `[coverage, risk]` by twentieths; `accuracy_at_80`: 1 - risk at a coverage of 0.8. Equal confidences are
+    taken as mixed evenly.
+    """
+    import numpy
+    from scipy.stats import rankdata
+
+    confidence, right = numpy.asarray(confidence, float), numpy.asarray(right, bool)
+    count, good = len(right), int(right.sum())
+    bad = count - good
+    auroc = None
+    if good and bad:
+        auroc = float((rankdata(confidence)[right].sum() - good * (good + 1) / 2) / (good * bad))
+    order = numpy.argsort(confidence, kind="stable")
+    bins = [part for part in numpy.array_split(order, 15) if len(part)]
+    ece = sum(len(part) * abs(float(confidence[part].mean() - right[part].mean())) for part in bins) / count
+    # Errors among the k surest, even within groups of equal confidence.
+    _, group, sizes = numpy.unique(-confidence, return_inverse=True, return_counts=True)
+    wrong = numpy.bincount(group, ~right, len(sizes))
+    reached = numpy.concatenate([[0], numpy.cumsum(sizes)])
+    errors = numpy.concatenate([[0], numpy.cumsum(wrong)])
+    shares = [step / 20 for step in range(1, 21)]
+    risks = [float(numpy.interp(share * count, reached, errors)) / (share * count) for share in shares]
+    return {
+        "values": count,
+        "accuracy": good / count,
+        "auroc": auroc,
+        "ece": float(ece),
+        "accuracy_at_80": 1 - risks[15],
+        "risk_coverage": [[share, round(risk, 6)] for share, risk in zip(shares, risks, strict=True)],
+        "reliability": [
+            [round(float(confidence[p].mean()), 4), round(float(right[p].mean()), 4), len(p)] for p in bins
+        ],
+    }

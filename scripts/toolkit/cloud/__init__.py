@@ -1,0 +1,1 @@
+"""The cloud templates (azureml/, runpod/), checked as far as a machine without a cloud can."""

@@ -1,0 +1,1 @@
+"""The model and its contract: loading, encoding, adapters, model folders, quantization, the tiny model."""

@@ -1,0 +1,117 @@
+"""The GPUs that the plans know (memory, bandwidth and peak arithmetic of the vendors' data sheets, dense, without sparsity), and the one that is here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from toolkit.console import ExitCode, StageError
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """`memory_gib` as the driver reports it, `capability` of CUDA, `bandwidth` in GB/s, peaks in TFLOPS (`fp8` 0: no such units)."""
+
+    name: str
+    memory_gib: float
+    capability: float
+    bandwidth: float = 0.0
+    bf16: float = 0.0
+    fp8: float = 0.0
+
+
+# No data sheet: only the scale that `estimate_latency.py --calibrate` measures against.
+CPU = Gpu("CPU", 16.0, 0.0, 20, 0.1)
+
+GPUS = {
+    "a10": Gpu("A10", 22.5, 8.6, 600, 125),
+    "l4": Gpu("L4", 22.5, 8.9, 300, 121, 242),
+    "a6000": Gpu("RTX A6000", 48.0, 8.6, 768, 155),
+    "l40s": Gpu("L40S", 45.0, 8.9, 864, 362, 733),
+    "a100": Gpu("A100 80GB", 80.0, 8.0, 2039, 312),
+    "h100": Gpu("H100", 80.0, 9.0, 3350, 989, 1979),
+    "h200": Gpu("H200", 140.0, 9.0, 4800, 989, 1979),
+}
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What nvidia-smi says: GPU, memory in GiB, the newest CUDA version that the driver runs."""
+
+    gpu: str
+    memory_gib: float
+    free_gib: float
+    cuda: tuple[int, int]
+
+
+def visible_gpu() -> str | None:
+    """nvidia-smi's choice of the first GPU that CUDA_VISIBLE_DEVICES leaves visible, by number or UUID; None where it does not say one."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    return f"--id={first}" if first.isdecimal() or first.startswith("GPU-") else None
+
+
+def installed_driver() -> Driver | None:
+    """The first GPU of this machine that a process here would use, or None where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    chosen = visible_gpu()
+    query += [chosen] if chosen else []
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+        banner = subprocess.run([program], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    rows = [line.split(",") for line in listed.stdout.splitlines() if line.count(",") == 2]
+    version = re.search(r"CUDA(?: UMD)? Version:\s*(\d+)\.(\d+)", banner.stdout)
+    if listed.returncode or not rows:
+        return None
+    name, total, free = (part.strip() for part in rows[0])
+    cuda = (int(version[1]), int(version[2])) if version else (0, 0)
+    return Driver(name, float(total) / 1024, float(free) / 1024, cuda)
+
+
+def known_gpu(driver: Driver) -> Gpu:
+    """The detected GPU as a `Gpu`, with the memory that the driver reports."""
+    for key, gpu in sorted(GPUS.items(), key=lambda item: -len(item[0])):
+        if re.search(rf"\b{key}\b", driver.gpu.lower()):
+            return Gpu(driver.gpu, driver.memory_gib, gpu.capability)
+    return Gpu(driver.gpu, driver.memory_gib, 0.0)
+
+
+def check_driver(driver: Driver | None, wheel_cuda: str | None) -> None:
+    """The driver must run the CUDA that the wheel was built with; a newer wheel fails only in the vision kernels, with
+    cudaErrorUnsupportedPtxVersion (vllm#37140). Raises StageError with one sentence."""
+    if wheel_cuda is None:
+        return
+    if driver is None:
+        raise StageError(
+            "no GPU is visible (nvidia-smi lists none), and this vLLM is built for CUDA; start on a GPU machine, or try without one: python scripts/make_environment.py serve-cpu",
+            ExitCode.DEPENDENCY,
+        )
+    major, minor = (int(part) for part in wheel_cuda.split(".")[:2])
+    # Within one major version an older driver runs newer minor versions' binaries, but not their PTX.
+    if driver.cuda != (0, 0) and driver.cuda < (major, minor):
+        raise StageError(
+            f"the driver runs CUDA {driver.cuda[0]}.{driver.cuda[1]} at most, this vLLM is built for {wheel_cuda}; update the driver, or choose a machine with a newer one",
+            ExitCode.DEPENDENCY,
+        )
+
+
+def check_torch_sees(driver: Driver | None, torch_version: str, wheel_cuda: str | None) -> None:
+    """Where a GPU is here and torch cannot use it, stop: a run meant for it would take weeks on the CPU. CUDA_VISIBLE_DEVICES, when set, hides GPUs on purpose."""
+    if driver is None or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return
+    why = (
+        f"torch {torch_version} is built for CUDA {wheel_cuda}, the driver runs {driver.cuda[0]}.{driver.cuda[1]} at most; update the driver, or install a torch built for it"
+        if wheel_cuda and driver.cuda < tuple(int(part) for part in wheel_cuda.split(".")[:2])
+        else f"torch {torch_version} {'cannot start CUDA' if wheel_cuda else 'is a CPU build'}; install one built for CUDA {driver.cuda[0]}.{driver.cuda[1]} or older"
+    )
+    raise StageError(
+        f"an {driver.gpu} is here, but {why} (to use the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing)",
+        ExitCode.DEPENDENCY,
+    )

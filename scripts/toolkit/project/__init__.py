@@ -1,0 +1,1 @@
+"""The environments of this project and the checks of its cloud templates."""

@@ -1,0 +1,1 @@
+"""Training records: labels joined with page images, the prompt, checks, fingerprints and splits."""

@@ -1,0 +1,240 @@
+"""Answers of other services: the JSON found in whatever came back, and its values brought under the target schema's names."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.files import lone_surrogate, strict_json
+from toolkit.records.label_table import coerce, fold, is_blank_cell
+from toolkit.schema.number_columns import NumberColumns
+from toolkit.schema.number_text import Convention
+from toolkit.schema.target import Leaf, TargetSchema, put_at
+
+CUT = {"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "incomplete"}
+WRAPPERS = ("answer", "prediction", "response", "output", "result", "data", "body", "fields", "extraction")
+
+
+@dataclass
+class Foreign:
+    """`value`: the answer as a JSON object, None where there is none (`complaint` says why); `text` as it came."""
+
+    value: dict[str, Any] | None
+    text: str = ""
+    truncated: bool = False
+    usage: dict[str, Any] | None = None
+    complaint: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def foreign_answer(found: Any) -> Foreign:
+    """The answer in a text or a decoded response. Never raises: what is no answer has a complaint."""
+    if isinstance(found, str):
+        try:
+            value = json_in(found)
+        except ValueError as error:
+            return Foreign(None, found, complaint=str(error))
+        inner = foreign_answer(value)
+        inner.text = inner.text or found
+        return inner
+    if sentence := lone_surrogate(found):
+        return Foreign(None, json.dumps(found, ensure_ascii=False), complaint=sentence)
+    if isinstance(found, list):
+        found = next((item for item in found if isinstance(item, dict)), None) if len(found) == 1 else None
+    if not isinstance(found, dict):
+        return Foreign(None, "" if found is None else str(found), complaint="no JSON object in the answer")
+    text, cut = response_text(found)
+    usage = found.get("usage") if isinstance(found.get("usage"), dict) else None
+    if text is not None:
+        inner = foreign_answer(text)
+        inner.truncated, inner.usage = inner.truncated or cut, usage or inner.usage
+        return inner
+    keys = set(found) - {"id", "usage", "status", "model", "created", "error", "document", "file", "filename"}
+    if len(keys) == 1 and (key := next(iter(keys))) in WRAPPERS and isinstance(found[key], dict | str):
+        inner = foreign_answer(found[key])
+        inner.usage = usage or inner.usage
+        return inner
+    return Foreign(found, json.dumps(found, ensure_ascii=False), usage=usage)
+
+
+def response_text(value: dict[str, Any]) -> tuple[str | None, bool]:
+    """`(text of the answer, was it cut)` of a chat response in one of the known shapes; None where it is none of them."""
+    if isinstance(value.get("choices"), list) and value["choices"]:  # OpenAI, Azure OpenAI, vLLM
+        choice = value["choices"][0]
+        return joined((choice.get("message") or {}).get("content")), choice.get("finish_reason") in CUT
+    if isinstance(value.get("candidates"), list) and value["candidates"]:  # Gemini
+        candidate = value["candidates"][0]
+        return joined((candidate.get("content") or {}).get("parts")), candidate.get("finishReason") in CUT
+    if value.get("type") == "message" and isinstance(value.get("content"), list):  # Anthropic
+        return joined(value["content"]), value.get("stop_reason") in CUT
+    if value.get("object") == "response" and isinstance(value.get("output"), list):  # OpenAI responses
+        parts = [part for item in value["output"] for part in item.get("content") or []]
+        return joined(parts), value.get("status") in CUT
+    return None, False
+
+
+def joined(content: Any) -> str:
+    """The text of a content that is a text or a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def json_in(text: str) -> Any:
+    """The JSON in a text: the whole, a code fence, or the first object that stands in it. Raises ValueError with a sentence."""
+    fence = re.search(r"```(?:json)?\s*\n(.*?)```", text, flags=re.DOTALL)
+    candidates = [text.strip(), *([fence[1].strip()] if fence else [])]
+    reason = "no JSON object in the answer"
+    for candidate in candidates:
+        if candidate[:1] in "{[" and candidate:
+            try:
+                return strict_json(candidate)
+            except ValueError as error:
+                reason = f"not JSON: {error}"
+    decoder = json.JSONDecoder()
+    for start in (match.start() for match in re.finditer(r"\{", text)):
+        try:
+            _, end = decoder.raw_decode(text, start)
+            return strict_json(text[start:end])
+        except RecursionError:
+            reason = "nested too deep"
+            break
+        except ValueError:
+            # The rest of a broken object is no answer: only a later one that is not inside it could be, and that cannot be told.
+            break
+    raise ValueError(reason)
+
+
+def in_schema(
+    schema: TargetSchema, value: dict[str, Any], numbers: NumberColumns | None = None
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """`(answer in the schema's shape, keys that feed no field, sentences)`.
+
+    Fields are found by their own name or their columns', without case, spaces, underscores and hyphens, wherever they are nested.
+    A value that cannot be given the field's type stays as it is and is named. `numbers` knows how the answers write the
+    numbers of each field.
+    """
+    warnings: list[str] = []
+
+    def cell(row: dict[str, Any], names: dict[str, str], leaf: Leaf, used: set[str]) -> Any:
+        for name in (".".join(leaf.path), *leaf.columns, leaf.path[-1] if leaf.path else ""):
+            key = names.get(fold(name))
+            if key is None:
+                continue
+            used.add(key)
+            if not is_blank_cell(row[key]):
+                try:
+                    return coerce(row[key], leaf, numbers)
+                except ValueError as error:
+                    warnings.append(f"{leaf.name}: {error}")
+                    return row[key]
+        return None
+
+    flat, used = flattened(value), set[str]()
+    names = by_name(flat)
+    answer: dict[str, Any] = {}
+    for leaf in schema.header:
+        put_at(answer, leaf.path, cell(flat, names, leaf, used))
+    left: dict[str, None] = {}
+    for rows in schema.lists:
+        key = names.get(fold(rows.name)) or names.get(fold(rows.path[-1]))
+        items: list[Any] = []
+        for item in flat[key] if key is not None and isinstance(flat[key], list) else []:
+            if rows.leaves[0].path == ():
+                items.append(item)
+            elif isinstance(item, dict):
+                inner, inner_used, row = flattened(item), set[str](), dict[str, Any]()
+                for leaf in rows.leaves:
+                    put_at(row, leaf.path, cell(inner, by_name(inner), leaf, inner_used))
+                left |= dict.fromkeys(f"{rows.name}[].{name}" for name in inner if name not in inner_used)
+                items.append(row)
+            else:
+                warnings.append(f"{rows.name}: a row is no object: {str(item)[:60]!r}")
+        if key is not None:
+            used.add(key)
+            if not isinstance(flat[key], list) and not is_blank_cell(flat[key]):
+                warnings.append(f"{rows.name}: no list: {str(flat[key])[:60]!r}")
+        put_at(answer, rows.path, items)
+    return schema.ordered(answer), [key for key in flat if key not in used] + list(left), warnings
+
+
+def number_columns(schema: TargetSchema, values: Iterable[dict[str, Any]], default: Convention | None) -> NumberColumns:
+    """How these answers, all of one service, write the numbers of each field; `default`: the command line's."""
+    numbers = NumberColumns(default)
+    if (of_numbers := schema.only_numbers()) is not None:
+        numbers.learning = True
+        for value in values:
+            in_schema(of_numbers, value, numbers)
+    numbers.learning = False
+    return numbers
+
+
+def by_name(flat: dict[str, Any]) -> dict[str, str]:
+    """Folded names to keys: each whole dotted key, and its last part where no other key has that name."""
+    names = {fold(key): key for key in flat}
+    for key in flat:
+        names.setdefault(fold(key.rpartition(".")[2]), key)
+    return names
+
+
+def flattened(value: dict[str, Any]) -> dict[str, Any]:
+    """Nested objects as dotted keys; lists stay as they are."""
+    flat: dict[str, Any] = {}
+
+    def walk(item: dict[str, Any], prefix: str) -> None:
+        for key, child in item.items():
+            if (
+                isinstance(child, dict)
+                and set(child) & {"value", "content"}
+                and not set(child) - {"value", "content", "confidence", "boundingRegions", "type", "spans"}
+            ):
+                flat[f"{prefix}{key}"] = child.get(
+                    "value", child.get("content")
+                )  # a field with its confidence beside it
+            elif isinstance(child, dict):
+                walk(child, f"{prefix}{key}.")
+            else:
+                flat[f"{prefix}{key}"] = child
+
+    walk(value, "")
+    return flat
+
+
+def rows_as_answers(
+    schema: TargetSchema, rows: list[tuple[str, dict[str, Any]]], name_column: str
+) -> Iterator[tuple[str, Foreign]]:
+    """Flat table rows, one per list item, as one answer per document: `(name, answer)`.
+
+    The first value of a header field counts; others that differ are named in the answer's warnings.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for _, values in rows:
+        name = next((values[c] for c in values if fold(str(c)) == name_column), None)
+        groups.setdefault(str(name).strip(), []).append(
+            {k: v for k, v in values.items() if fold(str(k)) != name_column}
+        )
+    inner = {fold(c) for rows_ in schema.lists for leaf in rows_.leaves for c in (*leaf.columns, *leaf.path[-1:])}
+    for name, group in groups.items():
+        answer: dict[str, Any] = {}
+        differing: dict[str, None] = {}
+        for values in group:
+            for key, value in values.items():
+                if fold(str(key)) in inner:
+                    continue
+                if is_blank_cell(answer.get(key)):
+                    answer[key] = value
+                elif not is_blank_cell(value) and value != answer[key]:
+                    differing[f"{key}: the rows disagree: {answer[key]!r} and {value!r}; the first counts"] = None
+        for rows_ in schema.lists:
+            wanted = {fold(c) for leaf in rows_.leaves for c in (*leaf.columns, *leaf.path[-1:])}
+            items = [{k: v for k, v in values.items() if fold(str(k)) in wanted} for values in group]
+            items = [item for item in items if not all(is_blank_cell(v) for v in item.values())]
+            if items and not isinstance(answer.get(rows_.path[-1]), list):
+                answer[rows_.path[-1]] = items
+        if sentence := lone_surrogate(group):
+            yield name, Foreign(None, json.dumps(group, ensure_ascii=False, default=str), complaint=sentence)
+        else:
+            yield name, Foreign(answer, warnings=tuple(differing))

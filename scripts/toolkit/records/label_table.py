@@ -1,0 +1,242 @@
+"""A labels table as it stands in its file: its rows, and a cell as the value that a field of the target schema needs."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import functools
+import io
+import math
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.console import StageError
+from toolkit.files import read_json, read_jsonl, read_text, shown
+from toolkit.schema.number_columns import NumberColumns, read_alone
+from toolkit.schema.target import Leaf
+from toolkit.schema.values import is_ambiguous_date, is_number, iso_date
+
+EXCEL_SUFFIXES = (".xlsx", ".xlsm")
+NOT_EXCEL = (KeyError, ValueError, OSError, SyntaxError)  # SyntaxError: of the XML parsers
+ABSENT_TEXTS = {"", "null", "none", "nan", "n/a"}
+
+
+Located = tuple[str, dict[str, Any]]  # where a row stands, and its values by column
+BEYOND_HEADER = "(beyond the header)"  # the column of a row's cells that have no column
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows, and what a JSON object holds `beside` its one list of rows."""
+
+    rows: list[Located]
+    beside: dict[str, Any] = field(default_factory=dict)
+
+
+def read_rows(path: Path, sheet: str | None = None) -> list[Located]:
+    return read_table(path, sheet).rows
+
+
+def read_table(path: Path, sheet: str | None = None, document_columns: list[str] | None = None) -> Table:
+    """The rows of a JSON list, a JSONL, a CSV or an Excel file. Raises StageError where it is none.
+
+    A JSON object is one row where it names a document (`document_columns`), else the one list in it holds the rows.
+    A cell may hold half a surrogate pair: that is its document's problem (see LabelJoin), not the table's.
+    """
+    suffix, name = path.suffix.lower(), shown(path)
+    if suffix in (".jsonl", ".ndjson"):
+        table = Table([(f"{name}:{number}", value) for number, value in read_jsonl(path, lone_surrogates=True)])
+    elif suffix in (".csv", ".tsv"):
+        table = Table(csv_rows(path))
+    elif suffix in EXCEL_SUFFIXES:
+        table = Table(sheet_rows(path, sheet))
+    elif suffix in (".xls", ".ods", ".numbers"):
+        raise StageError(f"{name}: save the table as .xlsx or .csv; {suffix} files are not read")
+    else:
+        table = json_table(path, document_columns or [])
+    for where, row in table.rows:
+        if not isinstance(row, dict):
+            raise StageError(f"{where}: a row must be an object with column names, this is {type(row).__name__}")
+    if not table.rows:
+        raise StageError(f"{name}: the table has no rows")
+    return table
+
+
+def json_table(path: Path, document_columns: list[str]) -> Table:
+    value, name = read_json(path, lone_surrogates=True), shown(path)
+    beside: dict[str, Any] = {}
+    if isinstance(value, dict):
+        if {fold(key) for key in value} & {fold(column) for column in document_columns}:
+            return Table([(name, value)])
+        lists = [key for key, item in value.items() if isinstance(item, list)]
+        if len(lists) != 1:
+            raise StageError(
+                f"{name}: a list of rows is needed (or an object with one list), this object has {len(lists)} lists"
+            )
+        beside = {key: item for key, item in value.items() if key != lists[0]}
+        value = value[lists[0]]
+    if not isinstance(value, list):
+        raise StageError(f"{name}: a list of rows is needed, this is a JSON {type(value).__name__}")
+    return Table([(f"{name}[{index}]", row) for index, row in enumerate(value)], beside)
+
+
+def csv_rows(path: Path) -> list[Located]:
+    """Rows of a CSV by the names in its first line; rows without any value are left out, as in a sheet."""
+    text, name = read_text(path), shown(path)
+    first = text.splitlines()[0] if text.strip() else ""
+    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count), strict=True)
+    rows: list[Located] = []
+    try:
+        header = column_names(next(reader, []), path)
+        for cells in reader:
+            values: dict[str, Any] = dict(zip(header, cells))
+            if beyond := cells[len(header) :]:
+                values[BEYOND_HEADER] = beyond
+            if any(cell.strip() for cell in cells):
+                rows.append((f"{name}:{reader.line_num}", values))
+    except csv.Error as error:
+        raise StageError(f"{name}:{reader.line_num}: not CSV: {error}") from None
+    return rows
+
+
+def column_names(header: list[Any], path: Path) -> list[str]:
+    """The header's names; a column without one is called by its place. Raises StageError where one stands twice."""
+    names = [str(name).strip() if name is not None else "" for name in header]
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise StageError(f"{shown(path)}: the column {twice[0]!r} stands twice; rename one")
+    return [name or f"column {number} (no name)" for number, name in enumerate(names, 1)]
+
+
+def sheet_rows(path: Path, sheet: str | None) -> list[Located]:
+    """Rows of one sheet (the only one, or the named one) as their values, not their formulas; the first row names the columns.
+
+    Dates come as YYYY-MM-DD texts; whole numbers that a cell formats with leading zeros (00123) keep them.
+    """
+    import zipfile
+
+    import openpyxl
+
+    if not path.is_file():
+        raise StageError(f"file not found: {shown(path)}")
+    try:
+        book = openpyxl.load_workbook(path, data_only=True)
+    except (*NOT_EXCEL, zipfile.BadZipFile, openpyxl.utils.exceptions.InvalidFileException) as error:
+        raise StageError(f"{shown(path)}: not an Excel file ({' '.join(str(error).split())[:100]})") from None
+    if sheet is None and len(book.sheetnames) > 1:
+        raise StageError(
+            f"{shown(path)}: {len(book.sheetnames)} sheets; name one with --sheet: {', '.join(book.sheetnames[:6])}"
+        )
+    if sheet is not None and sheet not in book.sheetnames:
+        raise StageError(f"{shown(path)}: no sheet {sheet!r}; it has {', '.join(book.sheetnames[:6])}")
+    lines = iter(book[sheet or book.sheetnames[0]].iter_rows())
+    header = [cell.value for cell in next(lines, ())]
+    names = column_names(header, path)
+    rows = []
+    for line in lines:
+        cells = ((name, given, cell_value(cell)) for name, given, cell in zip(names, header, line))
+        # A sheet may be much wider than its table: empty cells without a name are no part of it.
+        values = {name: value for name, given, value in cells if given is not None or value is not None}
+        if any(value is not None for value in values.values()):
+            rows.append((f"{shown(path)}:{line[0].row}", values))
+    return rows
+
+
+def cell_value(cell: Any) -> Any:
+    value = cell.value
+    if isinstance(value, datetime.datetime | datetime.date):
+        return value.strftime("%Y-%m-%d")
+    if isinstance(value, int) and re.fullmatch(r"0+", str(cell.number_format)) and len(cell.number_format) > 1:
+        return str(value).zfill(len(cell.number_format))
+    return value
+
+
+@functools.lru_cache(maxsize=4096)
+def fold(column: str) -> str:
+    """A column name without case, spaces, underscores and hyphens."""
+    return re.sub(r"[\s_\-]+", "", column.casefold())
+
+
+def is_blank_cell(value: Any) -> bool:
+    """ "", null, NaN and a missing key are one value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return isinstance(value, str) and value.strip().casefold() in ABSENT_TEXTS
+
+
+def coerce(value: Any, leaf: Leaf, numbers: NumberColumns | None = None) -> Any:
+    """A cell as the leaf's JSON type. Raises ValueError with a sentence where it cannot be that.
+
+    `numbers` knows how the table writes the numbers of each field (while it learns that, it raises). Without it a text
+    is judged by itself.
+    """
+    if is_blank_cell(value):
+        return None
+    if numbers is not None and leaf.is_number and isinstance(value, str):
+        numbers.take(leaf, value)
+    if "enum" in leaf.schema:
+        return enum_value(value, leaf)
+    types = leaf.types
+    if types & {"integer", "number"} and not isinstance(value, bool):
+        number = value
+        if isinstance(value, str):
+            if "string" in types and not is_number(value):
+                return value.strip()
+            parsed = read_alone(leaf, value) if numbers is None else numbers.read(leaf, value)
+            number = int(parsed) if parsed == parsed.to_integral_value() and abs(parsed) < 10**18 else float(parsed)
+        if isinstance(number, float) and number.is_integer() and abs(number) < 2**53:
+            number = int(number) if "integer" in types or isinstance(value, str) else number
+        if isinstance(number, float) and "number" not in types:
+            raise ValueError(f"{value!r} is no whole number")
+        if isinstance(number, int | float):
+            return number
+    if "boolean" in types:
+        if isinstance(value, bool):
+            return value
+        text = str(value).strip().casefold()
+        if text in ("true", "yes", "1", "x"):
+            return True
+        if text in ("false", "no", "0"):
+            return False
+        raise ValueError(f"{value!r} is neither true nor false")
+    if leaf.extract.get("normalise") == "iso_date":
+        return date_value(str(value), leaf)
+    if isinstance(value, dict | list):
+        raise ValueError(f"a single value is needed, this is {type(value).__name__}")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return unicodedata.normalize("NFC", str(value)).strip()
+
+
+def date_value(text: str, leaf: Leaf) -> str:
+    """An ISO date. Raises ValueError for what is none, and for 03/04/2024 where the schema does not say what comes first."""
+    day_first = leaf.extract.get("day_first")
+    if day_first is None and is_ambiguous_date(text):
+        raise ValueError(f'{text!r} is two dates; say "day_first": true or false under x-extract in the schema')
+    found = iso_date(text, day_first=bool(day_first))
+    if found is None:
+        raise ValueError(f"{text!r} is no date")
+    return found
+
+
+def enum_value(value: Any, leaf: Leaf) -> Any:
+    """The enum's own spelling of `value`: exact, then without case, then by the declared synonyms."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    choices = [choice for choice in leaf.schema["enum"] if choice is not None]
+    if value in choices:
+        return value
+    wanted = enum_fold(str(value))
+    for choice in choices:
+        spellings = [str(choice), *leaf.extract.get("synonyms", {}).get(str(choice), [])]
+        if wanted in {enum_fold(spelling) for spelling in spellings}:
+            return choice
+    raise ValueError(
+        f"{value!r} is none of {', '.join(map(str, choices))}; add it to the enum or to its synonyms in the schema"
+    )
+
+
+def enum_fold(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()

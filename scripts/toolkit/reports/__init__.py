@@ -1,0 +1,1 @@
+"""The HTML pages, each a module and its template."""

@@ -1,0 +1,400 @@
+"""The target schema: what to extract from one document type, read from `schemas/<document type>.schema.json`.
+
+It is a JSON Schema (draft 2020-12); everything of ours stands under the keyword `x-extract`, so other tools still read it.
+One object drives the join of labels, the prompt, the label check, the served grammar, and the scoring.
+
+`x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key`
+(identifies a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}),
+`check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join), `decimal`
+(numbers: point or comma, the decimal sign of texts such as 1,000; without it all values of the field decide).
+`x-extract` of the root: `document_column`, `checks`, `decimal` (of every number that states none of its own).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.console import StageError
+from toolkit.files import read_json, shown
+from toolkit.schema.number_text import CONVENTIONS, Convention
+
+COMPARE_KINDS = ("exact", "text", "id", "number", "date", "enum", "skip")
+PLAIN_KINDS = ("id", "date", "number")  # values of these hold no quote, no back slash, no line break
+DEFAULT_SCHEMA = "schemas/bill_of_lading.schema.json"
+ANNOTATIONS = {
+    "x-extract",
+    "title",
+    "description",
+    "examples",
+    "default",
+    "$comment",
+    "$schema",
+    "$id",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+}
+# Keywords that xgrammar either refuses or ignores; an answer that breaks them could still be served.
+UNSUPPORTED_BY_GRAMMAR = {
+    "uniqueItems",
+    "multipleOf",
+    "contains",
+    "patternProperties",
+    "if",
+    "not",
+    "dependentSchemas",
+    "propertyNames",
+    "dependentRequired",
+    "unevaluatedProperties",
+    "unevaluatedItems",
+    "minProperties",
+    "maxProperties",
+}
+# Keywords that say a field's kind in a way that the join, the prompt and the scores do not follow.
+NOT_FOLLOWED = {"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "prefixItems"}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One value: `path` from its object (the document, or a row of `list_path`) down, e.g. `("containers", "container_size")`."""
+
+    path: tuple[str, ...]
+    schema: dict[str, Any]
+    list_path: tuple[str, ...] | None = None
+    default_decimal: Convention | None = None  # the root's
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Dotted name from the root; rows are shown as `containers[].container_size`."""
+        if self.list_path is None:
+            return ".".join(self.path)
+        inner = ".".join(self.path)
+        return ".".join(self.list_path) + "[]" + (f".{inner}" if inner else "")
+
+    @property
+    def extract(self) -> dict[str, Any]:
+        return self.schema.get("x-extract", {})
+
+    @property
+    def types(self) -> set[str]:
+        kinds = self.schema.get("type", [])
+        return {kinds} if isinstance(kinds, str) else set(kinds)
+
+    @functools.cached_property
+    def compare(self) -> str:
+        if "compare" in self.extract:
+            return str(self.extract["compare"])
+        if "enum" in self.schema:
+            return "enum"
+        return "number" if self.types & {"integer", "number"} else "text"
+
+    @functools.cached_property
+    def is_number(self) -> bool:
+        """Whether its texts are read as numbers: in the join (a number's type) or in the scores (compare)."""
+        return "enum" not in self.schema and (self.compare == "number" or bool(self.types & {"integer", "number"}))
+
+    @property
+    def own_decimal(self) -> Convention | None:
+        return self.extract.get("decimal")
+
+    @property
+    def decimal(self) -> Convention | None:
+        """The stated decimal sign of its texts: its own, or the root's."""
+        return self.own_decimal or self.default_decimal
+
+    @property
+    def columns(self) -> list[str]:
+        value = self.extract.get("column", self.path[-1] if self.path else "")
+        return [value] if isinstance(value, str) else list(value)
+
+    @functools.cached_property
+    def is_key(self) -> bool:
+        return bool(self.extract.get("key"))
+
+
+@dataclass(frozen=True)
+class RowList:
+    """A list field: where it is, and the leaves of one row (paths are relative to the row)."""
+
+    path: tuple[str, ...]
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    def value_name(self, row: int, leaf: Leaf) -> str:
+        """One cell, e.g. `containers[0].container_size`."""
+        inner = ".".join(leaf.path)
+        return f"{self.name}[{row}]" + (f".{inner}" if inner else "")
+
+    @functools.cached_property
+    def key(self) -> Leaf | None:
+        return next((leaf for leaf in self.leaves if leaf.is_key), None)
+
+
+class TargetSchema:
+    """A parsed target schema. `raw` is the JSON Schema itself, `source` the path it came from (POSIX)."""
+
+    def __init__(self, raw: dict[str, Any], source: str) -> None:
+        self.raw = raw
+        self.source = source
+        self.title = str(raw.get("title", "document"))
+        self.header: list[Leaf] = []
+        self.lists: list[RowList] = []
+        self.decimal: Convention | None = self._stated_decimal(raw, ())
+        self._walk(raw, (), self.header)
+        if not self.header and not self.lists:
+            raise StageError(f"{source}: the target schema has no fields; give 'properties'")
+
+    @classmethod
+    def load(cls, path: Path | str) -> TargetSchema:
+        """Read and check a schema file. Raises StageError with one sentence where it is no target schema."""
+        raw = read_json(path)
+        return cls.parse(raw, shown(path))
+
+    @classmethod
+    def parse(cls, raw: Any, source: str) -> TargetSchema:
+        import jsonschema
+
+        if not isinstance(raw, dict) or raw.get("type") != "object" or not isinstance(raw.get("properties"), dict):
+            raise StageError(
+                f'{source}: no target schema; it must be a JSON Schema with "type": "object" and "properties"'
+            )
+        try:
+            jsonschema.Draft202012Validator.check_schema(raw)
+        except jsonschema.SchemaError as error:
+            raise StageError(f"{source}: {error.json_path}: not a valid JSON Schema: {error.message}") from None
+        return cls(raw, source)
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """Every leaf in schema order: the header's, then each list's."""
+        return self.header + [leaf for rows in self.lists for leaf in rows.leaves]
+
+    @property
+    def document_columns(self) -> list[str]:
+        value = self.raw.get("x-extract", {}).get("document_column", "Filename")
+        return [value] if isinstance(value, str) else list(value)
+
+    @property
+    def checks(self) -> list[dict[str, Any]]:
+        return list(self.raw.get("x-extract", {}).get("checks", []))
+
+    def _fail(self, path: tuple[str, ...], sentence: str) -> StageError:
+        return StageError(f"{self.source}: {'.'.join(('$', *path))}: {sentence}")
+
+    def _walk(self, schema: dict[str, Any], path: tuple[str, ...], header: list[Leaf]) -> None:
+        if schema.get("additionalProperties", True) is not False:
+            raise self._fail(path, 'an object must be closed; add "additionalProperties": false')
+        for name, child in schema["properties"].items():
+            here = (*path, name)
+            self._supported(child, here)
+            if "properties" in child:
+                self._walk(child, here, header)
+            elif "items" in child:
+                if "maxItems" not in child:
+                    raise self._fail(here, 'a list must be bounded; add "maxItems"')
+                rows: list[Leaf] = []
+                self._walk_row(child["items"], here, (), rows)
+                self.lists.append(RowList(here, tuple(rows)))
+            else:
+                self._check_leaf(child, here)
+                header.append(Leaf(here, child, None, self.decimal))
+
+    def _walk_row(
+        self, schema: dict[str, Any], list_path: tuple[str, ...], path: tuple[str, ...], rows: list[Leaf]
+    ) -> None:
+        self._supported(schema, list_path + path)
+        if "items" in schema:
+            raise self._fail(
+                list_path + path, "a list inside a list's rows is not supported; make it a list of its own"
+            )
+        if "properties" not in schema:
+            self._check_leaf(schema, list_path + path)
+            rows.append(Leaf(path, schema, list_path, self.decimal))
+            return
+        if schema.get("additionalProperties", True) is not False:
+            raise self._fail(list_path + path, 'an object must be closed; add "additionalProperties": false')
+        for name, child in schema["properties"].items():
+            self._walk_row(child, list_path, (*path, name), rows)
+
+    def _supported(self, schema: Any, path: tuple[str, ...]) -> None:
+        if not isinstance(schema, dict):
+            raise self._fail(path, "a field must be an object with a type")
+        for keyword in sorted(UNSUPPORTED_BY_GRAMMAR & set(schema)):
+            raise self._fail(
+                path,
+                f"the keyword '{keyword}' cannot be served as a grammar; remove it, or declare a check under x-extract",
+            )
+
+        for keyword in sorted(NOT_FOLLOWED & set(schema)):
+            raise self._fail(path, f"the keyword '{keyword}' is not followed in a target schema; write the field out")
+
+    def _check_leaf(self, schema: dict[str, Any], path: tuple[str, ...]) -> None:
+        leaf = Leaf(path, schema)
+        if "enum" not in schema and "const" not in schema and not leaf.types:
+            raise self._fail(path, 'a value must have a "type" or an "enum"')
+        if "string" in leaf.types and "enum" not in schema and "maxLength" not in schema:
+            raise self._fail(path, 'a string must be bounded; add "maxLength"')
+        if leaf.extract.get("normalise", "iso_date") != "iso_date":
+            raise self._fail(path, f"normalise {leaf.extract['normalise']!r} is unknown; iso_date is the one there is")
+        if leaf.compare not in COMPARE_KINDS:
+            raise self._fail(path, f"compare {leaf.compare!r} is unknown; use one of {', '.join(COMPARE_KINDS)}")
+        if self._stated_decimal(schema, path) is not None and not leaf.is_number:
+            raise self._fail(path, f'"decimal" says how numbers are written; this field is compared as {leaf.compare}')
+
+    def _stated_decimal(self, schema: dict[str, Any], path: tuple[str, ...]) -> Convention | None:
+        stated = schema.get("x-extract", {}).get("decimal")
+        if stated is not None and stated not in CONVENTIONS:
+            raise self._fail(path, f'"decimal": {json.dumps(stated)} is unknown; use {" or ".join(CONVENTIONS)}')
+        return stated
+
+    def without(self, names: set[str]) -> TargetSchema:
+        """The same schema less the leaves and lists of these dotted names."""
+        raw = copy.deepcopy(self.raw)
+
+        def prune(schema: dict[str, Any], prefix: str) -> None:
+            for name in list(schema["properties"]):
+                child = schema["properties"][name]
+                dotted = f"{prefix}{name}"
+                if dotted in names or f"{dotted}[]" in names:
+                    del schema["properties"][name]
+                elif "properties" in child:
+                    prune(child, f"{dotted}.")
+                    if not child["properties"]:
+                        del schema["properties"][name]
+                elif "properties" in child.get("items", {}):
+                    prune(child["items"], f"{dotted}[].")
+                    if not child["items"]["properties"]:
+                        del schema["properties"][name]
+            if "required" in schema:
+                schema["required"] = [name for name in schema["required"] if name in schema["properties"]]
+
+        prune(raw, "")
+        if names:
+            kept = [c for c in self.checks if not ({c.get("list"), c.get("field")} & names)]
+            if "checks" in raw.get("x-extract", {}):
+                raw["x-extract"]["checks"] = kept
+        return TargetSchema(raw, self.source)
+
+    def only_numbers(self) -> TargetSchema | None:
+        """The same schema with nothing but the leaves whose texts are read as numbers; None where it has none."""
+        if not any(leaf.is_number for leaf in self.leaves):
+            return None
+        return self.without({leaf.name for leaf in self.leaves if not leaf.is_number})
+
+    def grammar(self) -> dict[str, Any]:
+        """The schema as the server gets it: annotations stripped, every key required, order of keys as trained.
+
+        Lengths of strings are said another way: xgrammar (0.2.8) builds a string with `maxLength` from any characters but
+        quotes and back slashes, so `12" pipe` could not be written, and control characters could. Ids, dates and numbers, which
+        hold neither, become a bounded `pattern`; texts are free strings, and their length is checked afterwards.
+        """
+
+        def strip(value: Any) -> Any:
+            if isinstance(value, list):
+                return [strip(item) for item in value]
+            if not isinstance(value, dict):
+                return value
+            left_out = ANNOTATIONS | {"properties", "minLength", "maxLength"}
+            result = {key: strip(item) for key, item in value.items() if key not in left_out}
+            if "properties" in value:
+                result["properties"] = {name: strip(child) for name, child in value["properties"].items()}
+                result["required"] = list(value["properties"])
+            leaf = Leaf((), value)
+            if "maxLength" in value and not {"enum", "const", "pattern"} & set(value) and leaf.compare in PLAIN_KINDS:
+                result["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{value.get("minLength", 0)},{value["maxLength"]}}}$'
+            return result
+
+        return strip(self.raw)
+
+    def ordered(self, value: dict[str, Any]) -> dict[str, Any]:
+        """`value` with the keys in schema order and missing keys as null (missing lists as []); unknown keys raise ValueError."""
+
+        def order(item: Any, schema: dict[str, Any], where: str) -> Any:
+            if "properties" in schema and isinstance(item, dict):
+                unknown = set(item) - set(schema["properties"])
+                if unknown:
+                    raise ValueError(f"{where}: unknown field {sorted(unknown)[0]!r}")
+                return {n: order(item.get(n), child, f"{where}.{n}") for n, child in schema["properties"].items()}
+            if "properties" in schema and item is None:
+                return {n: order(None, child, f"{where}.{n}") for n, child in schema["properties"].items()}
+            if "items" in schema:
+                return [order(row, schema["items"], f"{where}[{i}]") for i, row in enumerate(item or [])]
+            return item
+
+        return order(value, self.raw, "$")
+
+    def with_columns(self, mapping: dict[str, Any], source: str) -> TargetSchema:
+        """The same schema reading other columns: `{"document": column(s), "columns": {dotted field name: column(s)}}`.
+
+        Raises StageError for a field that the schema does not have.
+        """
+
+        def names_of(value: Any, where: str) -> list[str]:
+            names = [value] if isinstance(value, str) else value
+            if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+                raise StageError(f"{source}: {where}: a column name or a list of them is needed")
+            return names
+
+        unknown = set(mapping) - {"document", "columns"}
+        columns = mapping.get("columns", {})
+        if unknown or not isinstance(columns, dict):
+            raise StageError(
+                f'{source}: a mapping is {{"document": COLUMN, "columns": {{FIELD: COLUMN}}}}; {sorted(unknown)[:1] or "columns"} is not'
+            )
+        raw = copy.deepcopy(self.raw)
+        made = TargetSchema(raw, self.source)
+        leaves = {leaf.name: leaf for leaf in made.leaves}
+        for name, value in columns.items():
+            if name not in leaves:
+                raise StageError(
+                    f"{source}: columns: the schema has no field {name!r}; it has {', '.join(list(leaves)[:8])}{' ...' if len(leaves) > 8 else ''}"
+                )
+            leaves[name].schema.setdefault("x-extract", {})["column"] = names_of(value, name)
+        if "document" in mapping:
+            raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")
+        return TargetSchema(raw, self.source)
+
+    def with_decimals(self, fields: dict[str, Convention], default: Convention | None = None) -> TargetSchema:
+        """The same schema with the decimal sign of these dotted fields, and a `default` for all that state none."""
+        if not fields and default is None:
+            return self
+        made = TargetSchema(copy.deepcopy(self.raw), self.source)
+        for leaf in made.leaves:
+            if leaf.name in fields:
+                leaf.schema.setdefault("x-extract", {})["decimal"] = fields[leaf.name]
+        if default is not None:
+            made.raw.setdefault("x-extract", {})["decimal"] = default
+        return TargetSchema(made.raw, self.source)
+
+    def validator(self) -> Any:
+        import jsonschema
+
+        return jsonschema.Draft202012Validator(self.raw)
+
+
+def value_at(value: Any, path: tuple[str, ...]) -> Any:
+    """The value at `path`, or None where any step is missing."""
+    for step in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(step)
+    return value
+
+
+def put_at(target: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for step in path[:-1]:
+        target = target.setdefault(step, {})
+    target[path[-1]] = value
+
+
+def compact_json(value: Any) -> str:
+    """JSON as the model writes it: no white space, keys in the order given, non-ASCII kept."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""The vLLM server and the gateway in front of it."""

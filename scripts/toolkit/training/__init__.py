@@ -1,0 +1,1 @@
+"""A training run: settings, memory plan, batches, trainer, validation, log."""
