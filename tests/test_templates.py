@@ -105,7 +105,7 @@ def pipeline(tmp_path_factory) -> Path:
     """Every step of pipeline.yml on a few documents, in its order; a folder with each step's outputs."""
     folder = tmp_path_factory.mktemp("pipeline")
     samples = folder / "samples"
-    words = ["--out-dir", samples, "--documents", 40, "--layout", "easy", "--seed", 6, "--no-mess"]
+    words = ["--out-dir", samples, "--documents", 60, "--layout", "easy", "--seed", 6, "--no-mess"]
     made = [sys.executable, REPOSITORY / "scripts/make_sample_documents.py", *words]
     assert subprocess.run([str(word) for word in made]).returncode == 0
     given = yaml.safe_load((PIPELINE / "pipeline.yml").read_text())
