@@ -73,8 +73,8 @@ def lanes(most: int) -> list[str]:
 
 
 def fast_steps(more: list[str]) -> list[list[str]]:
-    # Many of the fast tests wait (for processes, for servers), so several at a time.
-    tests = ["-m", "not slow and not soak", *lanes(FAST_LANES), SLOWEST]
+    # Many of the fast tests wait (for processes, for servers), so several at a time; a file's tests stay together.
+    tests = ["-m", "not slow and not soak", *lanes(FAST_LANES), "--dist", "worksteal", SLOWEST]
     return [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],

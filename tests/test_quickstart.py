@@ -45,6 +45,7 @@ def test_a_model_trained_on_other_documents_pages_learns_to_guess_only(quickstar
     script("extract_documents", *how, "--in", some, "--out", said, code=(0, 1))
     found = script("evaluate_predictions", "--pred", said, "--gold", some)
     print(f"trained on permuted pages: micro-F1 {found['micro_f1']:.4f}")
+    # The same training on the right pages reaches 0.63 on these 24 documents.
     assert found["micro_f1"] < 0.2, found
 
 

@@ -172,7 +172,7 @@ def check_prompt_and_pixels(vllm_python, server: Server, model: Path, held_out: 
 def test_a_quantized_model_is_served_and_its_loss_is_known(vllm_python, merged, held_out, work, local_file, method):
     splits, quantized = REPOSITORY / "data/quickstart/splits", work / method
     how = ["--backend", "autoawq"] if method == "autoawq" else ["--method", method]
-    calibration = ["--calibration", splits / "train.jsonl", "--calibration-records", 48]
+    calibration = ["--calibration", splits / "train.jsonl", "--calibration-records", 24]
     check = ["--check", splits / "val.jsonl", "--max-drop", 0.1]
     result = script("quantize_awq", "--model", merged, "--out", quantized, *how, *calibration, *check)
     assert result["gigabytes"] < result["gigabytes_before"]
@@ -210,7 +210,7 @@ def in_shards(quickstart, work) -> Path:
     """A model that answers in shards of two rows, merged; a short training, so that it still errs."""
     adapter, out = work / "shards", work / "shards-merged"
     data = ["--train", REPOSITORY / "data/quickstart/splits/train.jsonl", "--image-max-tokens", 384]
-    rates = ["--epochs", 1.5, "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1]
+    rates = ["--epochs", 1, "--learning-rate", "5e-3", "--batch-size", 8, "--accumulate", 1]
     how = ["--preset", "none", *rates, "--rows-per-shard", 2]
     script("train_lora", "--model", READING_BASE, *data, "--out", adapter, *how)
     script("merge_adapter", "--adapter", adapter, "--model", READING_BASE, "--out", out)

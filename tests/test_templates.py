@@ -115,7 +115,7 @@ def pipeline(tmp_path_factory) -> Path:
         "base": READING_BASE,
         "image_max_tokens": 384,
         "preset": "none",
-        "epochs": 2,
+        "epochs": 1,
         "minimum_micro_f1": 0,
         "max_drop": 1,
         "min_agreement": 0,
