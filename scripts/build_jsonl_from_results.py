@@ -115,11 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     report(out, join, labels.left_out, results)
     lost_values = report_values(out, labels)
     if not join.records:
-        raise StageError(
-            "no document has both a label and an image; nothing was written. "
-            "Compare the file names in the two lists named above",
-            ExitCode.PROBLEMS,
-        )
+        raise StageError(why_nothing(join), ExitCode.PROBLEMS)
     merge = merged(old, join.records)
     if old:
         check_schema(old, labels.schema, {line["document"] for line in merge.changes})
@@ -242,11 +238,25 @@ def report_values(out: Path, labels: Labels) -> bool:
     columns = [note for note in not_used.values() if note.is_column]
     inside = [note for note in not_used.values() if not note.is_column]
     if columns:
-        say(f"{plural(len(columns), 'column')} of the table feed no field: {few_notes(columns)}; all in {shown(path)}")
+        verb = "feeds" if len(columns) == 1 else "feed"
+        few = few_notes(columns)
+        say(f"{plural(len(columns), 'column')} of the table {verb} no field: {few}; all in {shown(path)}")
     if inside:
-        places = f"{plural(len(inside), 'place')} inside the labels feed no field, so their values are in no record"
-        say(f"{places}: {few_notes(inside)}; all in {shown(path)}")
+        verb = "feeds" if len(inside) == 1 else "feed"
+        places = f"{plural(len(inside), 'place')} inside the labels {verb} no field"
+        say(f"{places}, so the values there are in no record: {few_notes(inside)}; all in {shown(path)}")
     return bool(inside)
+
+
+def why_nothing(join: ImageJoin) -> str:
+    """Why no record can be made, and what to do."""
+    if join.problems:
+        count = plural(len(join.problems), "document")
+        return f"no record can be made, nothing was written; correct the problems of the {count} named above"
+    return (
+        "no document has both a label and an image; nothing was written. "
+        "Compare the file names in the two lists named above"
+    )
 
 
 def few_notes(notes: list[NotUsed]) -> str:
