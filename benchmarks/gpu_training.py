@@ -1,10 +1,10 @@
-"""Training speed on one GPU: a random-weight Qwen3-VL of true shape, LoRA on generated page lengths, with and without each lever.
+"""Training speed on one GPU: a random Qwen3-VL of true shape, LoRA on generated pages, with and without each lever.
 
-Needs nothing but torch, transformers, peft and accelerate. The documents are pages of 1,260 vision tokens (an A4 page at the default
-resolution) and of 2,145 (150 dpi), one or two of them, with answers of 60 to 833 tokens; pixels are random, because
-speed does not depend on them. Every variant runs the project's own batches, loss and adapter, a step to warm up and then
---steps timed ones. Prints tokens a second, MFU (recomputed work not counted), peak memory and padding. Everything
-ends within --seconds; variants that were not reached are named.
+Needs nothing but torch, transformers, peft and accelerate. The documents are pages of 1,260 vision tokens (an A4 page
+at the default resolution) and of 2,145 (150 dpi), one or two of them, with answers of 60 to 833 tokens; pixels are
+random, because speed does not depend on them. Every variant runs the project's own batches, loss and adapter, a step
+to warm up and then --steps timed ones. Prints tokens a second, MFU (recomputed work not counted), peak memory and
+padding. Everything ends within --seconds; variants that were not reached are named.
 
     python benchmarks/gpu_training.py --shape 8b
     python benchmarks/gpu_training.py --shape toy --steps 1 --tokens-per-batch 4096
@@ -123,7 +123,7 @@ def whole_loss(model: Any, inputs: dict[str, Any], labels: Any) -> Any:
 def measured(
     model: Any, adapter: AdapterSettings, variant: Variant, documents: list[Any], args: Any, device: str
 ) -> dict[str, Any]:
-    """Forward, backward and optimizer step over the variant's first batches; an "error" where memory does not hold them."""
+    """Forward, backward and optimizer step over the variant's first batches; "error" if memory does not hold them."""
     import torch
 
     on_gpu = device == "cuda"
@@ -209,7 +209,8 @@ def main() -> None:
         )
     model = lora_model(model, adapter)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    head = f"{shape.name}, {name}, torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}, {args.tokens_per_batch} tokens a pass"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+    head = f"{shape.name}, {name}, {versions}, {args.tokens_per_batch} tokens a pass"
     print(f"{time.strftime('%Y-%m-%d')}: {head}; model made in {time.monotonic() - started:.0f} s", flush=True)
     draw = random.Random(0)
     documents = [document(draw) for _ in range(args.documents)]

@@ -1,8 +1,10 @@
-"""What plan_training.py predicts a LoRA pass to hold, beside what it holds: the real model, adapter, loss, backward and optimizer step at the
-published sizes, run on tensors that have shapes and no values (torch's fake tensors), every storage counted from its making to its end.
+"""The memory that plan_training.py predicts for a LoRA pass, beside what the pass holds.
 
-Nothing is allocated and nothing is measured on a GPU: the CUDA context, fragmentation and kernels' work space (`CONTEXT_GIB` in the plan) are left out
-on both sides, and so is the vision tower's forward pass, which keeps nothing. Ends with code 1 where the plan is off by more than 15 %.
+The real model, adapter, loss, backward and optimizer step at the published sizes run on tensors that have shapes and
+no values (torch's fake tensors); every storage is counted from its making to its end. Nothing is allocated and
+nothing is measured on a GPU: the CUDA context, fragmentation and kernels' work space (`CONTEXT_GIB` in the plan) are
+left out on both sides, and so is the vision tower's forward pass, which keeps nothing. Exit code 1 if the plan is off
+by more than 15 %.
 
     python benchmarks/training_memory.py
     python benchmarks/training_memory.py --shapes 8b --tokens 4096
@@ -99,7 +101,7 @@ def live_storages() -> Any:
 def counted_bytes(
     shape: ModelShape, *, tokens: int, answers: int, rank: int, recompute: bool, casts: bool = False
 ) -> int:
-    """Peak bytes of two optimizer steps of one record of text; the second one has the optimizer's moments beside its activations."""
+    """Peak bytes of two optimizer steps of one record of text; the second one also holds the optimizer's moments."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers.models.qwen3_vl import modeling_qwen3_vl
@@ -141,7 +143,8 @@ def main() -> int:
     import transformers
 
     print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}; LoRA of rank {args.rank}, GiB without context"
+        f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}; "
+        f"LoRA of rank {args.rank}, GiB without context"
     )
     print(f"{'':8s}{'tokens':>8s}{'activations':>14s}{'counted':>10s}{'predicted':>11s}{'off by':>9s}")
     worst = 0.0

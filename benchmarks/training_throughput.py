@@ -1,11 +1,15 @@
-"""Training speed beside TRL's SFTTrainer and a plain transformers Trainer: the same model, adapter, records, steps and precision.
+"""Training speed beside TRL's SFTTrainer and a plain transformers Trainer.
 
-The model is a Qwen3-VL of 30 million parameters in which layers, attention and head have about the shares of the work that they have
-in the 8B, so that the time is in the model and not in Python. The documents are generated bills of lading of one to several pages and 0 to 60 containers. Every arm trains
-the same LoRA on the answers alone for the same number of optimizer steps, in a process of its own; in the end all are judged by
-the same loss over the same records. TRL gets its vision collator and prompt-completion records, which is its way to the answer-only loss;
-it stands in the table twice, with the same global batch of 8: as it comes (8 records a pass, activations recomputed, which are its
-defaults) and set by hand as the other arms are (2 records a pass, nothing recomputed).
+All have the same model, adapter, records, steps and precision.
+
+The model is a Qwen3-VL of 30 million parameters. Layers, attention and head have about the shares of the work that
+they have in the 8B, so the time is in the model and not in Python. The documents are generated bills of lading of one
+to several pages and 0 to 60 containers. Every arm trains the same LoRA on the answers alone for the same number of
+optimizer steps, in a process of its own; in the end all are judged by the same loss over the same records.
+
+TRL gets its vision collator and prompt-completion records, which is its way to the answer-only loss. It stands in the
+table twice, with the same global batch of 8: as it comes (its defaults: 8 records a pass, activations recomputed),
+and set by hand as the other arms are (2 records a pass, nothing recomputed).
 
     pip install trl "pyarrow<22"
     python benchmarks/training_throughput.py --work outputs/throughput
@@ -303,7 +307,8 @@ def main() -> None:
     for arm, run in best.items():
         ratio = best[args.arms[0]]["answer_tokens_per_second"] / run["answer_tokens_per_second"]
         print(
-            f"{arm:12s}{run['answer_tokens_per_second']:17.1f}{run['cpu_seconds']:9.0f}{run['peak_mib']:10d}{run['final_loss']:12.4f}{ratio:13.2f}x"
+            f"{arm:12s}{run['answer_tokens_per_second']:17.1f}{run['cpu_seconds']:9.0f}{run['peak_mib']:10d}"
+            f"{run['final_loss']:12.4f}{ratio:13.2f}x"
         )
 
 

@@ -1,8 +1,9 @@
-"""What a training run will need before anyone rents a GPU: memory, steps, hours and cost, for every model size and method.
+"""What a training run will need, before anyone rents a GPU: memory, steps, hours and cost by model size and method.
 
-Reads the training JSONL (its longest record decides the memory, all of them the time). Every figure is predicted from the model's
-published shape and the GPU's data sheet: nothing is measured here. Memory was held to the real model without a GPU (benchmarks/training_memory.py). Memory is for one record a forward pass, with activations
-kept, and recomputed where that alone does not fit (--checkpointing of train_lora.py).
+Reads the training JSONL: its longest record decides the memory, all records the time. Every figure is predicted from
+the model's published shape and the GPU's data sheet; nothing is measured here. benchmarks/training_memory.py compares
+the predicted memory with the real model, without a GPU. Memory is for one record a forward pass, with activations
+kept, or recomputed if they do not fit (--checkpointing of train_lora.py).
 
     python scripts/plan_training.py --in data/splits/train.jsonl --gpu a6000
     python scripts/plan_training.py --in data/splits/train.jsonl --gpu h100 --size 32b --epochs 2 --price 2.99
@@ -78,7 +79,9 @@ def main(argv: list[str] | None = None) -> int:
         for line in plans(args, size, SHAPES[size], gpu, (longest, longest_answer), (total, answers, vision))
     ]
     print(
-        f"{shown(args.input)}: {records} records, the longest {longest} tokens, {total} in all ({'exact' if args.model else 'text estimated'}); {args.epochs:g} epochs are {steps} steps of {args.batch} records"
+        f"{shown(args.input)}: {records} records, the longest {longest} tokens, {total} in all "
+        f"({'exact' if args.model else 'text estimated'}); {args.epochs:g} epochs are {steps} steps of "
+        f"{args.batch} records"
     )
     print(f"predicted for one {gpu.name} with {gpu.memory_gib:g} GiB:")
     for line in lines:
@@ -99,7 +102,11 @@ def main(argv: list[str] | None = None) -> int:
 def plans(
     args: Any, size: str, shape: ModelShape, gpu: Gpu, longest: tuple[int, int], totals: tuple[int, int, int]
 ) -> list[dict[str, Any]]:
-    """`longest`: tokens of the longest record and of the longest answer; `totals`: all tokens, answer tokens, vision tokens. One line a method: the cheaper way of keeping activations that fits, or the smaller one where none does."""
+    """One line a method: the cheaper way of keeping activations that fits, or the smaller one if none does.
+
+    `longest`: tokens of the longest record and of the longest answer; `totals`: all tokens, answer tokens, vision
+    tokens.
+    """
     lines: list[dict[str, Any]] = []
     total, answers, vision = (count * args.epochs for count in totals)
     for method in ("lora", "qlora"):
@@ -143,7 +150,8 @@ def sentence(line: dict[str, Any]) -> str:
     head = f"{line['size']:8s} {line['method']:6s}"
     if "why" in line:
         return f"{head} not offered: {line['why']}"
-    parts = f"{line['memory_gib']:6.1f} GiB (weights {line['weights']}, adapter {line['adapter']}, activations {line['activations']}, logits {line['logits']})"
+    parts = f"{line['memory_gib']:6.1f} GiB (weights {line['weights']}, adapter {line['adapter']}, "
+    parts += f"activations {line['activations']}, logits {line['logits']})"
     how = ", with --checkpointing on" if line["checkpointing"] else ""
     if not line["fits"]:
         return f"{head} {parts}{how}: does not fit"

@@ -1,13 +1,19 @@
 """Fine-tune Qwen3-VL with LoRA or QLoRA on a training JSONL; writes an adapter that carries its contract.
 
-Reads train and validation JSONL (one schema and one prompt for all records) and a base model. Writes to --out: the adapter that did
-best on the validation documents, extraction_config.json (schema, prompt, vision-token budget), training_log.csv, loss_curve.png,
-training_settings.json, and checkpoints that a second run with --resume continues from. Only the answer's tokens are supervised;
-nothing is truncated: records longer than --max-length are listed, and the run stops unless --on-too-long skip. Several GPUs:
-accelerate launch with a configuration from scripts/accelerate.
+Reads train and validation JSONL (one schema and one prompt for all records) and a base model. Writes to --out:
 
-    python scripts/train_lora.py --model Qwen/Qwen3-VL-8B-Instruct --train data/splits/train.jsonl --val data/splits/val.jsonl --out outputs/bl-8b
-    python scripts/train_lora.py --method qlora --model Qwen/Qwen3-VL-8B-Instruct --train data/splits/train.jsonl --out outputs/bl-8b
+- the adapter that did best on the validation documents;
+- extraction_config.json: schema, prompt, vision-token budget;
+- training_log.csv, loss_curve.png, training_settings.json;
+- checkpoints, from which a second run with --resume goes on.
+
+Only the answer's tokens are supervised. Nothing is truncated: records longer than --max-length are listed, and the run
+stops unless --on-too-long skip. For several GPUs use accelerate launch with a configuration from scripts/accelerate.
+
+    python scripts/train_lora.py --model Qwen/Qwen3-VL-8B-Instruct --out outputs/bl-8b \\
+        --train data/splits/train.jsonl --val data/splits/val.jsonl
+    python scripts/train_lora.py --method qlora --model Qwen/Qwen3-VL-8B-Instruct --out outputs/bl-8b \\
+        --train data/splits/train.jsonl
 """
 
 from __future__ import annotations
@@ -82,7 +88,7 @@ def build_parser() -> console.Parser:
         type=int,
         default=0,
         metavar="ROWS",
-        help="answer in shards of so many rows, decoded at the same time over the same pages; 0: one answer (default: 0)",
+        help="answer in shards of so many rows, decoded together over the same pages; 0: one answer (default: 0)",
     )
     model.add_argument(
         "--fields-per-shard",
@@ -274,7 +280,8 @@ def common_contract(records: list[dict[str, Any]], schema: Path | None) -> tuple
     prompts = {prompt_of(record): record["id"] for record in records}
     if len(prompts) > 1:
         raise StageError(
-            f"the records have {len(prompts)} different prompts (for example {first_few(map(repr, prompts.values()), 2)}); build train and val with one schema and one --prompt"
+            f"the records have {len(prompts)} different prompts (for example "
+            f"{first_few(map(repr, prompts.values()), 2)}); build train and val with one schema and one --prompt"
         )
     names = {record.get("meta", {}).get("schema") for record in records}
     if schema is None:
@@ -283,7 +290,8 @@ def common_contract(records: list[dict[str, Any]], schema: Path | None) -> tuple
         loaded = [TargetSchema.load(Path(str(name))) for name in sorted(str(n) for n in names)]
         if any(other.raw != loaded[0].raw for other in loaded):
             raise StageError(
-                f"the records follow different schemas ({first_few(sorted(map(str, names)))}); train one document type at a time"
+                f"the records follow different schemas ({first_few(sorted(map(str, names)))}); "
+                "train one document type at a time"
             )
         return loaded[0], next(iter(prompts))
     return TargetSchema.load(schema), next(iter(prompts))
@@ -295,7 +303,7 @@ def shard_lines(records: list[dict[str, Any]]) -> set[str]:
 
 
 def gpu_memory() -> float | None:
-    """GiB of the smallest GPU of the run, None without one. Raises StageError where one is here that this torch cannot use."""
+    """GiB of the smallest GPU of the run, None without one. Raises StageError for a GPU that this torch cannot use."""
     return least_memory(join_processes())
 
 
@@ -323,7 +331,7 @@ def is_first_process() -> bool:
 def keep_short(
     records: list[dict[str, Any]], processor: Any, args: Any
 ) -> tuple[list[dict[str, Any]], list[int], list[dict[str, Any]]]:
-    """Records within --max-length, their lengths, and the others as listed in too_long.jsonl; nothing is ever truncated."""
+    """Records within --max-length, their lengths, and the others as too_long.jsonl lists them; nothing is truncated."""
     from toolkit.model.lengths import record_length
 
     kept, lengths, too_long = [], [], []
@@ -339,25 +347,31 @@ def keep_short(
         named = first_few(f"{item['id']} ({item['tokens']} tokens)" for item in too_long)
         if args.on_too_long == "fail" or not kept:
             raise StageError(
-                f"{len(too_long)} records are longer than --max-length {args.max_length}: {named}; raise it, lower --image-max-tokens, or --on-too-long skip",
+                f"{len(too_long)} records are longer than --max-length {args.max_length}: {named}; "
+                "raise it, lower --image-max-tokens, or --on-too-long skip",
                 ExitCode.PROBLEMS,
             )
         say(
-            f"{len(too_long)} records left out as longer than {args.max_length} tokens: {named}; all in {shown(args.out / 'too_long.jsonl')}"
+            f"{len(too_long)} records left out as longer than {args.max_length} tokens: {named}; "
+            f"all in {shown(args.out / 'too_long.jsonl')}"
         )
     return kept, lengths, too_long
 
 
 def say_settings(args: Any, records: list[Any], validation: list[Any], contract: Contract, too_long: list[Any]) -> None:
     """The resolved settings, before anything is spent."""
+    form = contract.wire + (f" in shards of {contract.rows_per_shard} rows" if contract.rows_per_shard else "")
     batch = f"{args.tokens_per_batch} tokens" if args.tokens_per_batch else f"{args.batch_size} records"
     say(
-        f"{args.method} on {args.model}: rank {args.rank}, alpha {args.alpha}, dropout {args.dropout:g}, rate {args.learning_rate:g}, {args.epochs:g} epochs, "
-        f"{batch} a pass, {args.accumulate} passes a step, packing {args.packing}, attention {args.attention}, checkpointing {args.checkpointing}, "
+        f"{args.method} on {args.model}: rank {args.rank}, alpha {args.alpha}, dropout {args.dropout:g}, "
+        f"rate {args.learning_rate:g}, {args.epochs:g} epochs, {batch} a pass, {args.accumulate} passes a step, "
+        f"packing {args.packing}, attention {args.attention}, checkpointing {args.checkpointing}, "
         f"{args.loader_workers} loader workers, preset {args.preset}"
     )
     say(
-        f"{len(records)} training records, {len(validation)} validation records, answers as {contract.wire}{f' in shards of {contract.rows_per_shard} rows' if contract.rows_per_shard else ''}, pages of at most {contract.image_max_tokens} vision tokens, answers of at most {contract.max_answer_tokens} tokens"
+        f"{len(records)} training records, {len(validation)} validation records, answers as {form}, "
+        f"pages of at most {contract.image_max_tokens} vision tokens, "
+        f"answers of at most {contract.max_answer_tokens} tokens"
     )
 
 

@@ -1,7 +1,9 @@
-"""train_lora.py under FSDP2 or DeepSpeed ZeRO-2 on CPU processes: sharded_on_cpu.py fsdp2|zero2, then train_lora.py's arguments.
+"""train_lora.py under FSDP2 or DeepSpeed ZeRO-2 on CPU processes.
 
-Started by torch.distributed.run. accelerate (1.15) reads scripts/accelerate/*.yaml into environment variables at launch, and turns both on for accelerators
-only. This sets the same variables from the same file and turns them on for the CPU; everything behind that is what a GPU machine runs.
+Arguments: fsdp2 or zero2, then train_lora.py's. Started by torch.distributed.run. accelerate (1.15) reads
+scripts/accelerate/*.yaml into environment variables at launch, and turns both on for accelerators only. This script
+sets the same variables from the same file and turns them on for the CPU; everything behind that is what a GPU machine
+runs.
 """
 
 import os
@@ -57,8 +59,10 @@ def turn_on_for_the_cpu(name: str) -> None:
 
 
 def tell_what_is_sharded(name: str) -> None:
-    """On stderr: with FSDP2 the class of every module that becomes a unit, whose weights are gathered only while it computes; with DeepSpeed the
-    class of the optimizer."""
+    """Print what is sharded to stderr: with DeepSpeed the class of the optimizer.
+
+    With FSDP2 the class of every module that becomes a unit: its weights are gathered only while it computes.
+    """
     if name == "fsdp2":
         import torch.distributed.fsdp as library
 

@@ -1,4 +1,4 @@
-"""Training is right by construction: the loss is what it says, accumulated steps are one batch, a resumed run is the same run."""
+"""Training is right by construction: the loss is what it says, accumulated steps are one batch, resuming is exact."""
 
 import csv
 import json
@@ -136,7 +136,7 @@ def test_packed_padded_and_single_records_have_the_same_loss_and_gradients(easy_
 
 
 def test_shards_over_shared_pages_have_the_loss_and_gradients_of_shards_alone(easy_dataset, tiny_model):
-    """A record whose shards share one reading of the pages, and another behind it in the same row, against every shard as a record of its own."""
+    """Shards that share one reading of the pages, another record behind them, against each shard by itself."""
     import torch
 
     from toolkit.answers.row_shards import AnswerPlan
@@ -237,7 +237,7 @@ def test_batches_hold_every_record_once_within_their_budget():
 
 
 def test_an_optimizer_step_is_a_random_draw_of_the_records():
-    """Sorting by length must not decide what meets in a step: the mean length of steps varies as that of random draws does."""
+    """Sorting by length must not decide what meets in a step: mean lengths vary as those of random draws do."""
     from toolkit.training.token_batches import TokenBatches
 
     draw = random.Random(5)
@@ -265,8 +265,10 @@ def test_every_process_gets_as_many_batches_and_no_record_counts_twice():
 def test_four_records_at_once_are_four_records_one_after_the_other(
     run, easy_dataset, tiny_model, tmp_path, monkeypatch
 ):
-    """One step each epoch, of the same four records: they differ in length, so a mean of means would not be the mean. In float32,
-    because Adam makes a whole step of what bfloat16 rounds."""
+    """One step each epoch, of the same four records: they differ in length, so a mean of means would not be the mean.
+
+    In float32, because Adam makes a whole step of what bfloat16 rounds.
+    """
     import torch
     import transformers
 
@@ -519,7 +521,11 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_checkpoint_stays(easy_datas
     command = arguments(
         easy_dataset, tiny_model, out, "--epochs", 2, "--accumulate", 1, "--limit", 4, "--save-each", 2, "--rank", 32
     )
-    code = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000)); import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    code = (
+        "import resource, runpy, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000)); "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(REPOSITORY / "scripts/train_lora.py"), *command],
         capture_output=True,
@@ -534,7 +540,7 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_checkpoint_stays(easy_datas
 
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_path):
-    """Two CPU processes (gloo) against one with the same global batch: 16 records an epoch, four a step, the same four."""
+    """Two CPU processes (gloo) against one with the same global batch: 16 records an epoch, the same four a step."""
     curves = {}
     for name, launch, accumulate in (
         ("one", [], 4),
@@ -570,8 +576,11 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
 def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(
     easy_dataset, request, tmp_path, kind, size
 ):
-    """Two CPU processes with the settings of scripts/accelerate: FSDP2, layer by layer, and DeepSpeed's ZeRO-2, where that package is installed. The losses
-    are those of one process with the same global batch, the adapter is a whole one, and a run that goes on from its checkpoint is the run that was never stopped."""
+    """Two CPU processes with the settings of scripts/accelerate: FSDP2 by layer; ZeRO-2 if DeepSpeed is installed.
+
+    The losses are those of one process with the same global batch, the adapter is a whole one, and a run that goes on
+    from its checkpoint is the run that was never stopped.
+    """
     import torch
 
     if kind == "zero2":
@@ -696,10 +705,8 @@ def test_the_short_form_is_trained_and_answered(run, easy_dataset, tiny_model, t
     record = next(iter(read_records(easy_dataset / "data/train.jsonl")))
     gold = json.loads(record["messages"][-1]["content"][0]["text"])
     assert contract.wire == "positional" and "supervised text of the first record: [" in done.err
-    assert (
-        f"supervised text of the first record: {contract.answer_plan.wire_of(contract.answer_plan.whole).encoded(gold)[:60]}"
-        in done.err
-    )
+    supervised = contract.answer_plan.wire_of(contract.answer_plan.whole).encoded(gold)
+    assert f"supervised text of the first record: {supervised[:60]}" in done.err
     said = tmp_path / "said.jsonl"
     done = run(
         "extract_documents",

@@ -238,8 +238,9 @@ class ServerModel:
             raise StageError(f"{self.url}: no server answers ({type(error).__name__}); {advice}") from None
         except (KeyError, ValueError, TypeError):
             await self._http.aclose()
-            problem = "this is no OpenAI-compatible server (GET /models)"
-            raise StageError(f"{self.url}: {problem}; give the address up to /v1") from None
+            raise StageError(
+                f"{self.url}: this is no OpenAI-compatible server (GET /models); give the address up to /v1"
+            ) from None
         except StageError:
             await self._http.aclose()
             raise

@@ -137,8 +137,10 @@ def check_adapter_folder(folder: Path, base: dict[str, tuple[int, ...]] | None) 
     if not shapes:
         raise StageError(f"{shown(folder)}: the adapter holds no weights")
     if not any(".language_model." in name for name in shapes):
-        why = "no weight of it belongs to Qwen3-VL's language model, and a server would ignore it silently"
-        raise StageError(f"{shown(folder)}: a text-only adapter: {why}")
+        raise StageError(
+            f"{shown(folder)}: a text-only adapter: no weight of it belongs to Qwen3-VL's language model, "
+            "and a server would ignore it silently"
+        )
     for name, shape in shapes.items() if base is not None else ():
         module, _, part = name.removeprefix("base_model.model.").partition(".lora_")
         side = part[:1]

@@ -123,12 +123,12 @@ def check_torch_sees(driver: Driver | None, torch_version: str, wheel_cuda: str 
         return
     newest = f"{driver.cuda[0]}.{driver.cuda[1]}"
     if wheel_cuda and driver.cuda < tuple(int(part) for part in wheel_cuda.split(".")[:2]):
-        why = f"is built for CUDA {wheel_cuda}, the driver runs {newest} at most"
-        remedy = "update the driver, or install a torch built for it"
+        why = (
+            f"is built for CUDA {wheel_cuda}, the driver runs {newest} at most; "
+            "update the driver, or install a torch built for it"
+        )
     else:
         why = "cannot start CUDA" if wheel_cuda else "is a CPU build"
-        remedy = f"install one built for CUDA {newest} or older"
+        why += f"; install one built for CUDA {newest} or older"
     on_purpose = "to use the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing"
-    raise StageError(
-        f"an {driver.gpu} is here, but torch {torch_version} {why}; {remedy} ({on_purpose})", ExitCode.DEPENDENCY
-    )
+    raise StageError(f"an {driver.gpu} is here, but torch {torch_version} {why} ({on_purpose})", ExitCode.DEPENDENCY)

@@ -1,4 +1,4 @@
-"""What a training run tells while it runs: training_log.csv, its curves as a picture, speed and how well the GPU is used."""
+"""What a training run reports while it runs: training_log.csv, its curves as a picture, speed and GPU utilisation."""
 
 from __future__ import annotations
 
@@ -121,10 +121,11 @@ class Speed:
 
 
 def work_per_token(model: Any) -> tuple[float, float, float]:
-    """Floating point operations of a text token in the layers, an answer token in the head, a vision token in the tower.
+    """Operations of a text token in the layers, an answer token in the head, a vision token in the tower.
 
-    Forward and backward of a frozen weight cost 2 + 2 operations a token (no gradient of its own), of a LoRA weight 6; the vision tower
-    runs forward only, over four patches a token. Recomputation is not counted, as in the usual definition of MFU (PaLM, appendix B).
+    Forward and backward of a frozen weight cost 2 + 2 operations a token (no gradient of its own), of a LoRA weight
+    6. The vision tower runs forward only, over four patches a token. Recomputation is not counted, as in the usual
+    definition of MFU (PaLM, appendix B).
     """
     config = model.config.text_config
     text = vision = head = 0.0

@@ -1,6 +1,6 @@
 """Predicted memory and time of a LoRA or QLoRA run, from the model's shape and the dataset's longest record.
 
-What train_lora.py does is what is counted: frozen base in bf16 (or NF4 with double quantization), adapter and Adam moments in
+It counts what train_lora.py does: frozen base in bf16 (or NF4 with double quantization), adapter and Adam moments in
 float32, activations kept or recomputed per layer, logits of the answer tokens. Figures are predicted.
 """
 
@@ -37,12 +37,16 @@ class TrainingMemory:
 def training_memory(
     shape: ModelShape, method: str, *, tokens: int, answer_tokens: int, rank: int = 16, checkpointing: bool = False
 ) -> TrainingMemory:
-    """`tokens`: of the longest forward pass (records in it x tokens of the longest); `answer_tokens`: the supervised ones among them."""
+    """Memory of the longest forward pass.
+
+    `tokens`: records in it times tokens of the longest; `answer_tokens`: the supervised ones among them.
+    """
     linear = NF4_BYTES if method == "qlora" and not shape.experts else 2.0
     weights = shape.linear * linear + 2 * (shape.embeddings + shape.vision)
     q, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    # Bytes that autograd keeps of a token in a layer: two norms' inputs in float32 and their results in bf16; q and k before their norms in float32, q, k, v
-    # and attention's output in bf16; gate, up, their activation and product in bf16. benchmarks/training_memory.py holds this to the real model.
+    # Bytes that autograd keeps of a token in a layer: two norms' inputs in float32 and their results in bf16; q and k
+    # before their norms in float32; q, k, v and attention's output in bf16; gate, up, their activation and product in
+    # bf16. benchmarks/training_memory.py holds this to the real model.
     layer = 12 * shape.hidden + 8 * q + 8 * kv + 8 * shape.intermediate * max(1, shape.active_experts)
     kept = layer * tokens
     activations = kept + 2 * shape.hidden * tokens * shape.layers if checkpointing else kept * shape.layers
@@ -64,10 +68,10 @@ def training_hours(
     checkpointing: bool = False,
     mfu: float = ASSUMED_MFU,
 ) -> float:
-    """Hours for `tokens` in all (records x epochs), `vision_tokens` of them from pages, `answer_tokens` of them through the head.
+    """Hours for `tokens` in all: `vision_tokens` of them come from pages, `answer_tokens` go through the head.
 
-    A frozen weight costs 2 operations a token forward and 2 backward (no gradient of its own), 2 more where activations are
-    recomputed; the frozen vision tower runs forward only.
+    A frozen weight costs 2 operations a token forward and 2 backward (no gradient of its own), and 2 more if
+    activations are recomputed. The frozen vision tower runs forward only.
     """
     passes = 6 if checkpointing else 4
     work = (

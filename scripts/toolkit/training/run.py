@@ -1,5 +1,7 @@
-"""The training run: transformers' Trainer with batches by tokens, a loss over the answer only, field scores on validation documents, and
-checkpoints that are complete or absent."""
+"""The training run: transformers' Trainer with batches by tokens and a loss over the answer only.
+
+Validation documents give field scores. Checkpoints are complete or absent.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,11 @@ def show_supervised_text(dataset: RecordDataset, tokenizer: Any) -> None:
 
 
 def answer_logits(model: Any, inputs: dict[str, Any], labels: Any) -> tuple[Any, Any]:
-    """`(logits [N, vocabulary], labels [N])` of the N supervised tokens; the head runs over no other token of a packed row, and over the last
-    columns only of a batch padded on the left. At Qwen's vocabulary a prompt token's logits cost 1.8 MB forward and backward."""
+    """`(logits [N, vocabulary], labels [N])` of the N supervised tokens.
+
+    The head runs over no other token of a packed row, and only over the last columns of a batch padded on the left. At
+    Qwen's vocabulary the logits of a prompt token cost 1.8 MB forward and backward.
+    """
     import torch
 
     supervised = labels[:, 1:] != IGNORED
@@ -69,7 +74,7 @@ def summed_loss(model: Any, inputs: dict[str, Any], labels: Any) -> Any:
 
 
 def trainer_class() -> Any:
-    """The Trainer with our batches, loss, evaluation and checkpoints; made here because transformers is imported late."""
+    """The Trainer with our batches, loss, evaluation and checkpoints; made late, as transformers is imported late."""
     import torch
     import transformers
 
@@ -135,9 +140,10 @@ def trainer_class() -> Any:
             loss = summed_loss(model, inputs, labels)
             self.speed.saw(inputs, supervised)
             if not bool(torch.isfinite(loss)):
+                records = first_few(map(repr, ids), 8)
                 raise StageError(
-                    f"the loss is not a number at step {self.state.global_step + 1}, records {first_few(map(repr, ids), 8)}; lower --learning-rate, or look "
-                    f"at these records (the last complete checkpoint is kept)",
+                    f"the loss is not a number at step {self.state.global_step + 1}, records {records}; "
+                    "lower --learning-rate, or look at these records (the last complete checkpoint is kept)",
                     ExitCode.PROBLEMS,
                 )
             count = num_items_in_batch if num_items_in_batch is not None else supervised
@@ -156,7 +162,7 @@ def trainer_class() -> Any:
                 )
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-            """Loss per answer token over all validation records, and field scores of a sample by generation as it is served."""
+            """Loss per answer token over all validation records; field scores of a sample, answered as it is served."""
             metrics = self.validation(self.model)
             self.last_evaluated = self.state.global_step
             self.speed.look()  # its time is not training's
@@ -208,9 +214,10 @@ def trainer_class() -> Any:
                 shutil.rmtree(folder, ignore_errors=True)
                 reason = sentence_of(error) if isinstance(error, OSError) else " ".join(str(error).split())[:160]
                 kept = newest_checkpoint(self.run.out)
+                earlier = shown(kept) if kept else "no earlier checkpoint"
                 raise StageError(
-                    f"checkpoint-{self.state.global_step} could not be written ({reason}); free the disk and go on with --resume "
-                    f"({shown(kept) if kept else 'no earlier checkpoint'})",
+                    f"checkpoint-{self.state.global_step} could not be written ({reason}); "
+                    f"free the disk and go on with --resume ({earlier})",
                     ExitCode.PROBLEMS,
                 ) from None
             self.speed.since += time.monotonic() - began
@@ -225,8 +232,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 class Validation:
-    """Scores a model in training: `eval_loss` per answer token over all records; `eval_micro_f1`, `eval_row_f1`, `eval_valid` of the first
-    `documents` records in a fixed order, answered as they will be served (prompt, sizes and grammar of the contract)."""
+    """Scores a model in training.
+
+    `eval_loss` is per answer token over all records. `eval_micro_f1`, `eval_row_f1` and `eval_valid` are of a fixed
+    sample of records, answered as they will be served (prompt, sizes and grammar of the contract).
+    """
 
     def __init__(self, args: Any, processor: Any, contract: Contract, records: list[dict[str, Any]]) -> None:
         import random
@@ -278,7 +288,10 @@ class Validation:
 
 
 def fits_without_checkpointing(trainer: Any, batch: dict[str, Any]) -> bool:
-    """A forward and backward pass of the longest batch: True where memory holds it. Leaves no gradients and the same random state."""
+    """A forward and backward pass of the longest batch: True if memory holds it.
+
+    Leaves no gradients, and the random state as it was.
+    """
     import torch
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -301,8 +314,10 @@ def fits_without_checkpointing(trainer: Any, batch: dict[str, Any]) -> bool:
 
 
 def choose_checkpointing(trainer: Any, args: Any, dataset: RecordDataset, lengths: list[int]) -> bool:
-    """Whether activations are recomputed: --checkpointing, or for `auto` on a GPU whether the longest batch fits without. Raises StageError
-    where it does not fit at all, before anything is spent."""
+    """Whether activations are recomputed: by --checkpointing; for `auto`, if the longest batch does not fit without.
+
+    Raises StageError if it does not fit at all, before anything is spent.
+    """
     if args.checkpointing != "off" and trainer.is_fsdp_enabled:
         # A model that only fits in shards cannot be tried before they are made.
         trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -317,9 +332,10 @@ def choose_checkpointing(trainer: Any, args: Any, dataset: RecordDataset, length
         return False
     trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
     if not fits_without_checkpointing(trainer, batch):
+        records = first_few(dataset.records[i]["id"] for i in indexes)
         raise StageError(
-            f"the longest batch ({named}; {first_few(dataset.records[i]['id'] for i in indexes)}) does not fit into memory even with activations recomputed; "
-            f"lower --tokens-per-batch or --image-max-tokens, or take --method qlora",
+            f"the longest batch ({named}; {records}) does not fit into memory even with activations recomputed; "
+            "lower --tokens-per-batch or --image-max-tokens, or take --method qlora",
             ExitCode.PROBLEMS,
         )
     say(f"the longest batch ({named}) needs activations recomputed (--checkpointing on): about a third slower")
@@ -345,14 +361,15 @@ def stop_at_signal(trainer: Any) -> Any:
 
 
 def reports() -> list[str]:
-    """TensorBoard where it is installed; MLflow where its environment variable says that somebody listens (Azure ML sets it)."""
+    """TensorBoard if it is installed; MLflow if MLFLOW_TRACKING_URI is set (Azure ML sets it)."""
     from importlib.util import find_spec
 
     found = ["tensorboard"] if find_spec("tensorboard") else []
     if os.environ.get("MLFLOW_TRACKING_URI"):
         if not find_spec("mlflow"):
             raise StageError(
-                "MLFLOW_TRACKING_URI is set, but mlflow is not installed; pip install mlflow azureml-mlflow, or unset it",
+                "MLFLOW_TRACKING_URI is set, but mlflow is not installed; "
+                "pip install mlflow azureml-mlflow, or unset it",
                 ExitCode.DEPENDENCY,
             )
         found.append("mlflow")
@@ -366,7 +383,8 @@ def attention_for(args: Any) -> str:
     if args.rows_per_shard or args.fields_per_shard:
         if args.attention == "flash_attention_2":
             raise StageError(
-                "shards share their pages under a mask of their own, which FlashAttention 2 does not take; use --attention sdpa"
+                "shards share their pages under a mask of their own, which FlashAttention 2 does not take; "
+                "use --attention sdpa"
             )
         return "sdpa"
     if args.attention != "auto":
@@ -401,7 +419,10 @@ def measured_training(
     lengths: list[int],
     validation: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Train and save the adapter and processor in `args.out`; returns losses, steps and speed. `lengths`: tokens of each record."""
+    """Train, and save the adapter and processor in `args.out`; returns losses, steps and speed.
+
+    `lengths`: tokens of each record.
+    """
     from transformers import TrainingArguments, set_seed
     from transformers.trainer_callback import PrinterCallback
 
@@ -492,7 +513,8 @@ def measured_training(
     with without_casts(model):
         recomputed = choose_checkpointing(trainer, args, dataset, lengths)
         say(
-            f"{len(batches)} batches an epoch, {steps_per_epoch} optimizer steps, {'packed' if pack else f'{batches.padding():.1%} padding'}, attention {attention}"
+            f"{len(batches)} batches an epoch, {steps_per_epoch} optimizer steps, "
+            f"{'packed' if pack else f'{batches.padding():.1%} padding'}, attention {attention}"
         )
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.stop_signal:

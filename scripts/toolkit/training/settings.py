@@ -10,8 +10,8 @@ from toolkit.console import StageError
 from toolkit.files import read_json, shown
 
 FILE_NAME = "training_settings.json"
-# By GPU memory, for the 8B: what its activations leave room for (7 MB a token; 0.3 MB where they are recomputed). Every preset
-# gives an optimizer step about 32,000 tokens, so that the learning rate means the same.
+# By GPU memory, for the 8B: what its activations leave room for (7 MB a token; 0.3 MB if they are recomputed). In every
+# preset an optimizer step has about 32,000 tokens, so that the learning rate means the same.
 PRESETS: dict[str, dict[str, Any]] = {
     "24gb": {"method": "qlora", "tokens_per_batch": 8192, "accumulate": 4, "checkpointing": "on", "loader_workers": 4},
     "48gb": {"method": "lora", "tokens_per_batch": 4096, "accumulate": 8, "checkpointing": "auto", "loader_workers": 4},
@@ -29,14 +29,17 @@ OF_ONE_RUN = {"train", "val", "out", "root", "settings", "preset", "resume", "ov
 
 
 def preset_for(memory_gib: float | None) -> str:
-    """The preset of a GPU of this memory (as the driver reports it, which is less than the name says), none without a GPU."""
+    """The preset of a GPU of this memory, as the driver reports it (less than the name says); none without a GPU."""
     if memory_gib is None:
         return "none"
     return next((name for name, least in (("141gb", 120), ("80gb", 70), ("48gb", 40)) if memory_gib >= least), "24gb")
 
 
 def settings_from(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """Settings of a file that an earlier run wrote, or a person. Raises StageError for a name that is no setting, or a value that is none."""
+    """Settings of a file that an earlier run or a person wrote.
+
+    Raises StageError for a name that is no setting and for a value that does not fit.
+    """
     value = read_json(path)
     if not isinstance(value, dict):
         raise StageError(f"{shown(path)}: settings are an object, for example {{'rank': 32}}")

@@ -1,8 +1,9 @@
-"""Which records go through the model together: alike in length, within a budget of tokens, the same for every process count.
+"""Which records go through the model together: alike in length, within a budget of tokens, for any number of processes.
 
-Padding is the waste of a batch of unlike records: documents differ by a factor of ten. But batches of like records alone are a biased sample:
-sorted over large groups they trained a worse model here (micro-F1 0.65 against 0.81 after 1.5 epochs). So the records of an optimizer
-step are drawn at random, and only which of the step's passes each goes through is chosen by length.
+Documents differ in length by a factor of ten, so a batch of unlike records is mostly padding. But batches of like
+records are a biased sample: sorted over large groups they trained a worse model here (micro-F1 0.65 sorted, 0.81 at
+random, after 1.5 epochs). So the records of an optimizer step are drawn at random. Length only decides which of the
+step's passes each record goes through.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from collections.abc import Iterator, Sequence
 class TokenBatches:
     """A torch batch sampler: lists of record numbers for one of `world` processes, in an order fixed by seed and epoch.
 
-    Either `records` a batch, or as many as `tokens` hold: their longest length times their number where batches are padded, the sum of
-    their lengths where they are `packed`. An optimizer step is `passes` of them in every process. A record longer than `tokens` is a batch of its own. With a token budget the batches
-    are made once and only their order changes, so that every epoch has the same number of steps. Every process gets equally many:
-    where the batches do not divide, the last ones are handed out a second time as `(record, False)`, to be run without a loss.
+    A batch has `records` records, or as many as `tokens` hold. Padded batches count their longest length times their
+    number, `packed` ones the sum of their lengths. A record longer than `tokens` is a batch of its own. An optimizer
+    step is `passes` batches in every process.
+
+    With a token budget the batches are made once and only their order changes, so every epoch has the same number of
+    steps. Every process gets equally many: if the batches do not divide, the last ones are handed out a second time
+    as `(record, False)`, to be run without a loss.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class TokenBatches:
         batches = [batch for step in steps for batch in step]
         whole = [[(index, True) for index in batch] for batch in batches]
         spare = self.count * self.world - len(whole)
-        # Without a loss: a repeated record must not count twice, and no process may wait for one that has nothing to do.
+        # Without a loss: a repeated record must not count twice, and no process may wait for one without work.
         whole += [[(index, False) for index in batches[-1 - n % len(batches)][:1]] for n in range(spare)]
         yield from whole[self.rank :: self.world]
 
@@ -75,8 +79,10 @@ class TokenBatches:
         return sum(own) if self.packed else max(own) * len(own)
 
     def _cut(self, draw: random.Random) -> list[list[list[int]]]:
-        """Optimizer steps of batches: records at random, sorted by length within a step. With a token budget a step takes as
-        many records as its passes hold (the last batch of one step may go into the next one's passes)."""
+        """Optimizer steps of batches: records at random, sorted by length within a step.
+
+        With a token budget a step takes as many records as its passes hold; its last batch may go into the next step.
+        """
         order = list(range(len(self.lengths)))
         draw.shuffle(order)
         share = self.passes * self.world
