@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from made_once import made_once
 
 from toolkit.records.record import answer_text, images_of, read_records
 
@@ -113,11 +114,14 @@ def data_words(folder) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def adapter(easy_dataset, tiny_model, tmp_path_factory):
+def adapter(easy_dataset, tiny_model, shared):
     """A short real training run on the random tiny model."""
+    return made_once(shared / "adapter", lambda out: train_a_little(easy_dataset, tiny_model, out))
+
+
+def train_a_little(easy_dataset: Path, tiny_model: Path, out: Path) -> None:
     import train_lora
 
-    out = tmp_path_factory.mktemp("adapter")
     validation = easy_dataset / "data/validation_of_two.jsonl"
     lines = (easy_dataset / "data/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     validation.write_text("".join(lines[:2]), encoding="utf-8")
@@ -129,7 +133,6 @@ def adapter(easy_dataset, tiny_model, tmp_path_factory):
         *"--log-each 1 --eval-documents 1 --eval-each 4".split(),
     ]
     assert train_lora.main([str(a) for a in arguments]) == 0
-    return out
 
 
 def test_training_lowers_the_loss_and_leaves_everything_an_extraction_needs(adapter):

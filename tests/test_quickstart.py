@@ -51,17 +51,23 @@ def test_a_model_trained_on_other_documents_pages_learns_to_guess_only(quickstar
 
 @pytest.mark.slow
 def test_the_reading_base_can_be_made_anew_and_continued(run, tmp_path):
-    """A few seconds of each stage: the files are complete and the loss falls; the full run takes over an hour."""
+    """A few seconds of each stage: the files are complete and the loss falls; the full run takes over an hour.
+
+    The time of a stage is given, not its steps: a busy machine continues more often before the loss has fallen.
+    """
     from transformers import AutoConfig
 
-    minutes = ["--language-minutes", 0.5, "--vision-minutes", 0.1, "--joint-minutes", 0.1]
-    first = run("train_reading_base", "--out", tmp_path / "a", *minutes, "--json").json
-    again = run("train_reading_base", "--out", tmp_path / "b", "--start-from", tmp_path / "a", *minutes, "--json").json
-    assert len(first["runs"]) == 1 and len(again["runs"]) == 2
-    assert AutoConfig.from_pretrained(tmp_path / "b").model_type == "qwen3_vl"
-    losses = [
-        float(line.split(",")[4])
-        for line in (tmp_path / "b/training_log.csv").read_text().splitlines()
-        if "language" in line
-    ]
-    assert losses[-1] < 6.3  # a guess among the vocabulary costs 6.56
+    minutes = ["--language-minutes", 0.3, "--vision-minutes", 0.1, "--joint-minutes", 0.1, "--threads", 1]
+    first = run("train_reading_base", "--out", tmp_path / "1", *minutes, "--json").json
+    assert len(first["runs"]) == 1
+    for number in range(2, 8):
+        out, before = tmp_path / str(number), tmp_path / str(number - 1)
+        again = run("train_reading_base", "--out", out, "--start-from", before, *minutes, "--json").json
+        assert len(again["runs"]) == number
+        lines = (out / "training_log.csv").read_text().splitlines()
+        losses = [float(line.split(",")[4]) for line in lines if "language" in line]
+        if losses[-1] < 6.3:  # a guess among the vocabulary costs 6.56
+            break
+    else:
+        raise AssertionError(losses)
+    assert AutoConfig.from_pretrained(out).model_type == "qwen3_vl"
