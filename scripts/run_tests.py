@@ -1,6 +1,6 @@
 """Set up everything and run the tests: lint, types, and pytest. Works from a fresh clone with nothing but Python.
 
-The fast tests take under two minutes. --slow runs the slow ones instead (real training, real servers, the quickstart),
+The fast tests take minutes. --slow runs the slow ones instead (real training, real servers, the quickstart),
 two at a time. --soak runs what is too long for every change (load, chaos, fuzzing, scale), one after the other, and
 adds what the tests print to a file of the day. What follows -- goes to pytest.
 
