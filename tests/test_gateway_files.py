@@ -19,6 +19,7 @@ from served_gateway import FORM, LADING, Gateway, contract_of, encrypted, page, 
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.documents import Document, PageRenderer
 from toolkit.pages.scratch import ScratchFolder
+from toolkit.pages.workers import GRACE
 from toolkit.serving.settings import Limits
 
 ANSWER = reader(AnswerPlan(LADING, "json"))
@@ -94,7 +95,8 @@ def test_after_a_request_timeout_the_files_are_gone_also_those_that_come_late(te
         with Gateway(server.url, contract_of(), limits) as gateway:
             for body in (slow_document, page()):  # while it renders; while the model writes
                 assert gateway.http.post("/v1/extract", content=body).status_code == 504
-                assert until(lambda: kept(temporary) == [], 3), kept(temporary)
+                time.sleep(GRACE + 0.5)  # so long a worker may still write, also into a folder that was just removed
+                assert until(lambda: kept(temporary) == [], 5), kept(temporary)
                 time.sleep(0.3)
                 assert kept(temporary) == []
 
@@ -133,6 +135,7 @@ OWNER = """
 import sys, time
 sys.path.insert(0, "scripts")
 from toolkit.pages.scratch import ScratchFolder
+from toolkit.pages.workers import GRACE
 owner = ScratchFolder()
 folder = owner.__enter__()
 (folder / "request").mkdir()
