@@ -62,20 +62,20 @@ MODULES: dict[str, str] = {
     "toolkit/answers/confidence.py": "confidence",
     "toolkit/answers/token_confidence.py": "token_confidence confidence",
     "toolkit/answers/predictions.py": "lone_surrogates server_client confidence report",
-    "toolkit/model/contract.py": "serving server_client models",
+    "toolkit/model/contract.py": "refused_adapters serving server_client",
     "toolkit/model/adapters.py": "serving training models",
-    "toolkit/model/folder.py": "serving models",
+    "toolkit/model/folder.py": "serving refused_adapters models",
     "toolkit/model/quantization.py": "serving",
     "toolkit/model/shapes.py": "plans latency",
-    "toolkit/extraction/documents.py": "server_client row_shards full_disk",
-    "toolkit/extraction/run.py": "server_client confidence row_shards",
-    "toolkit/extraction/server_client.py": "server_client gateway_faults confidence",
+    "toolkit/extraction/documents.py": "server_retries server_client row_shards full_disk",
+    "toolkit/extraction/run.py": "server_retries server_client confidence row_shards",
+    "toolkit/extraction/server_client.py": "server_retries server_client turned_photos gateway_faults latency",
     "toolkit/training/token_batches.py": "training",
     "toolkit/training/plan.py": "plans",
     "toolkit/latency/predicted.py": "latency plans",
     "toolkit/latency/measured.py": "latency",
     "extract_combined_zip.py": "zips",
-    "merge_adapter.py": "serving gates",
+    "merge_adapter.py": "refused_adapters serving gates",
 }
 
 COMPARISONS: dict[type, type] = {
@@ -101,7 +101,7 @@ ARITHMETIC: dict[type, type] = {
     ast.BitOr: ast.BitAnd,
 }
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
-TEXTS = (ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp)  # what `-` cannot take away: its mutants all crash
+LISTS = (ast.List, ast.Tuple, ast.ListComp)  # as texts: `-` cannot take them away, its mutants all crash
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         yield "ops", [COMPARISONS[type(node.ops[0])]()]
     elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        if not any(isinstance(side, TEXTS) or is_text(side) for side in (node.left, node.right)):
+        if not any(isinstance(side, LISTS) or is_text(side) for side in (node.left, node.right)):
             yield "op", ARITHMETIC[type(node.op)]()
     elif isinstance(node, ast.AugAssign) and type(node.op) in ARITHMETIC:
-        if not (isinstance(node.value, TEXTS) or is_text(node.value)):
+        if not (isinstance(node.value, LISTS) or is_text(node.value)):
             yield "op", ARITHMETIC[type(node.op)]()
     elif isinstance(node, ast.BoolOp):
         yield "op", ast.Or() if isinstance(node.op, ast.And) else ast.And()
@@ -155,7 +155,10 @@ def changes(node: ast.AST) -> Iterator[tuple[str, Any]]:
 
 
 def is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
+    """Whether the node is a text on the face of it."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr in ("join", "format", "strip")
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str | bytes))
 
 
 def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:

@@ -1,12 +1,14 @@
 """What an extraction asks a server again, when, and how warm; and what it never passes off as an answer."""
 
+# ruff: noqa: F811 - imported fixtures are arguments by their name
+
 import json
 import time
 from itertools import pairwise
 
 import pytest
 from fault_server import FaultServer
-from test_server_client import GOOD, contract, extract, pages  # noqa: F401 - two are fixtures
+from test_server_client import GOOD, contract, extract, pages  # noqa: F401
 
 from toolkit.schema.target import compact_json
 
