@@ -222,7 +222,7 @@ def test_shards_read_the_weights_once_a_step_and_the_pages_once_each():
 
 # Milliseconds of an engine as no part of the library computes them: a document, each wave, each request, each token of
 # a prompt, each decoding step, each token of an answer.
-ENGINE = {"document": 30.0, "wave": 12.0, "request": 4.0, "prompt": 0.08, "step": 9.0, "token": 0.5}
+ENGINE = {"document": 30.0, "wave": 12.0, "request": 25.0, "prompt": 0.08, "step": 9.0, "token": 0.5}
 
 
 def engine_time(vision_tokens, text_tokens, waves) -> float:
@@ -241,8 +241,11 @@ def engine_time(vision_tokens, text_tokens, waves) -> float:
 def documents(draw: random.Random, count: int) -> list[dict]:
     found = []
     for _ in range(count):
-        rows = draw.randint(0, 50)
-        waves = [[4], [60, *[40] * (rows // 4 + 1)]] if draw.random() < 0.7 else [[60 + 12 * rows]]
+        shards, rows = (
+            draw.randint(1, 12),
+            draw.randint(1, 10),
+        )  # many short shards cost other things than few long ones
+        waves = [[4], [60, *[10 * rows] * shards]] if draw.random() < 0.7 else [[60 + 10 * rows * shards]]
         found.append({"vision_tokens": 400 * draw.randint(1, 4), "text_tokens": 150, "waves": waves})
     return found
 

@@ -101,7 +101,8 @@ def answer(body):
     return {{"message": {{"content": "{{}}"}}, "finish_reason": "length", "logprobs": {{"content": tokens}}}}
 
 with FaultServer(lambda _: None, answer=answer, port=port) as server:
-    while len(server.requests) < {requests}:
+    ends = time.monotonic() + 20
+    while len(server.requests) < {requests} and time.monotonic() < ends:
         time.sleep(0.02)
     time.sleep(0.3)
 """

@@ -131,36 +131,39 @@ def test_held_out_documents_go_to_test_and_unknown_ids_are_named(run, workspace)
     assert places["doc 3"] == places["doc 7"] == "test"
 
 
-def noisy_page(path: Path, seed: int, grain: int = 0) -> str:
-    """A page of random grey cells; `grain` changes each pixel by so much at most, as a second scan does."""
+def noisy_page(path: Path, seed: int, grain: int = 0, other_rows: int = 0) -> None:
+    """A page of 16 rows of random grey cells. `grain` changes each pixel by so much at most, as a second scan does;
+    `other_rows` are those of another page."""
     import numpy
     from PIL import Image
 
-    cells = numpy.random.default_rng(seed).integers(0, 256, (16, 17)).repeat(6, axis=0).repeat(6, axis=1)
-    noise = numpy.random.default_rng(seed + 1000).integers(-grain, grain + 1, cells.shape)
+    cells, others = (numpy.random.default_rng(n).integers(0, 256, (16, 17)) for n in (seed, seed + 1000))
+    cells[:other_rows] = others[:other_rows]
+    pixels = cells.repeat(6, axis=0).repeat(6, axis=1)
+    noise = numpy.random.default_rng(seed + 2000).integers(-grain, grain + 1, pixels.shape)
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray((cells + noise).clip(0, 255).astype("uint8")).convert("RGB").save(path)
-    return path.as_posix()
+    Image.fromarray((pixels + noise).clip(0, 255).astype("uint8")).convert("RGB").save(path)
 
 
-def pairs_of_documents(workspace: Path, *, same_words: bool, same_pages: bool) -> list[dict]:
-    """Sixty documents; the words, or the pages, of two neighbours are nearly the same."""
-    words, records = [f"word{n}" for n in range(400)], []
+def pairs_of_documents(workspace: Path, *, words: int = 0, rows: int = 0) -> list[dict]:
+    """Sixty documents. Two neighbours share so many of the 30 words of their answers, and of the 16 rows of pages."""
+    pool, records = [f"word{n}" for n in range(4000)], []
     for number in range(60):
-        own = random.Random(number // 2 if same_words else 100 + number).sample(words, 30)
-        own[0] = f"only{number}"
-        answer = json.dumps({"company": " ".join(own), "date": None, "address": None, "total": str(number)})
+        own = random.Random(number // 2).sample(pool[:2000], words)
+        own += random.Random(100 + number).sample(pool[2000:], 30 - words)
+        answer = json.dumps({"company": " ".join(own), "date": None, "address": None, "total": f"{number} only"})
         records.append(record(answer, id=f"doc {number}"))
         page = workspace / f"i/{number}.png"
-        noisy_page(page, number // 2 if same_pages else 500 + number, grain=number % 2)
+        second = number % 2
+        noisy_page(page, number // 2 if rows else 5000 + number, grain=second, other_rows=(16 - rows) * second)
         set_page(records[-1], page.relative_to(workspace).as_posix())
     return records
 
 
 @pytest.mark.parametrize("like", ["words", "pages"])
 def test_near_duplicates_on_both_sides_are_listed_and_stay(run, workspace, like):
-    """Revised answers that share all words but one, or second scans of one page; both with the script's own limits."""
-    records = pairs_of_documents(workspace, same_words=like == "words", same_pages=like == "pages")
+    """Revised answers that share all words but two, or second scans of one page; both with the script's own limits."""
+    records = pairs_of_documents(workspace, words=30) if like == "words" else pairs_of_documents(workspace, rows=16)
     write_records(workspace / "d.jsonl", records)
     outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--json")
     places = splits_of(workspace)
@@ -176,7 +179,9 @@ def test_near_duplicates_on_both_sides_are_listed_and_stay(run, workspace, like)
     assert outcome.json["groups"] == 60, "what is only nearly the same joins no group"
 
 
-def test_what_is_like_nothing_else_is_not_listed(run, workspace):
-    write_records(workspace / "d.jsonl", pairs_of_documents(workspace, same_words=False, same_pages=False))
+@pytest.mark.parametrize(("words", "rows"), [(0, 0), (20, 0), (0, 13)])
+def test_what_is_less_alike_is_not_listed(run, workspace, words, rows):
+    """Two thirds of the words, and pages with three of sixteen rows of cells of their own, are other documents."""
+    write_records(workspace / "d.jsonl", pairs_of_documents(workspace, words=words, rows=rows))
     outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--json")
     assert outcome.code == 0 and outcome.json["near_duplicates"] == 0
