@@ -10,14 +10,12 @@ import sys
 import threading
 import time
 
+import httpx
 import pytest
 from conftest import REPOSITORY
 from fault_server import FaultServer
-from test_page_workers import until
-
-pytest.importorskip("fastapi")
-import httpx
 from served_gateway import LADING, LIMITS, Gateway, contract_of, page, pdf, raw, reader
+from test_page_workers import until
 
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.server_client import request_body

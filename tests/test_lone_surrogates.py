@@ -261,7 +261,6 @@ def test_a_stream_that_parts_a_pair_spells_the_whole_character(place):
 
 
 def test_a_streamed_half_reaches_the_client_of_the_gateway_as_a_failed_answer():
-    pytest.importorskip("fastapi")
     from served_gateway import LIMITS, Gateway, contract_of, pdf
 
     with (

@@ -62,7 +62,6 @@ def test_a_turned_photo_is_sent_to_a_server_upright(run, contract, tmp_path, ori
 
 
 def test_a_turned_photo_in_a_gateways_request_is_read_upright():
-    pytest.importorskip("fastapi")
     from served_gateway import LADING, LIMITS, Gateway, contract_of, reader
 
     from toolkit.answers.row_shards import AnswerPlan
