@@ -149,6 +149,7 @@ def note_owner(path: Path, folder: Path, owner: Path) -> None:
 class Extracted:
     """What became of the members of one zip: each is counted in one of these, or is a problem."""
 
+    allowance: Allowance
     members: int = 0
     extracted: int = 0
     unchanged: int = 0
@@ -158,25 +159,27 @@ class Extracted:
 
 def extract(path: Path, folder: Path, args: Any, *, replace: bool) -> Extracted:
     """Extract one zip; with `replace` also over files of another content. Raises UnreadableZip."""
-    done = Extracted()
     file, archive = opened_zip(path)
     remove_cut_off(folder)
-    allowance = Allowance(path.stat().st_size, args.max_total_gb * 2**30, args.max_ratio)
+    done = Extracted(Allowance(path.stat().st_size, args.max_total_gb * 2**30, args.max_ratio))
     taken: dict[str, str] = {}
-    with file, archive:
-        for member in archive.infolist():
-            if member.filename.endswith(("/", "\\")) and not member.file_size:
-                continue  # a folder
-            done.members += 1
-            try:
-                called = member_name(member, args.names_encoding)
-            except UnicodeDecodeError:
-                sentence = f"its name is not {args.names_encoding} (--names-encoding)"
-                done.problems.append({"zip": shown(path), "member": member.filename, "problem": sentence})
-                continue
-            problem = take(archive, member, called, folder, args, (done, allowance, taken), replace=replace)
-            if problem:
-                done.problems.append({"zip": shown(path), "member": called, "problem": problem})
+    try:
+        with file, archive:
+            for member in archive.infolist():
+                if member.filename.endswith(("/", "\\")) and not member.file_size:
+                    continue  # a folder
+                done.members += 1
+                called, problem = member.filename, ""
+                try:
+                    called = member_name(member, args.names_encoding)
+                except UnicodeDecodeError:
+                    problem = f"its name is not {args.names_encoding} (--names-encoding)"
+                problem = problem or take(archive, member, called, folder, args, done, taken, replace=replace)
+                if problem:
+                    done.problems.append({"zip": shown(path), "member": called, "problem": problem})
+    except KeyboardInterrupt:
+        remove_cut_off(folder)
+        raise
     if done.extracted and hasattr(os, "sync"):
         os.sync()  # once, not per member
     return done
@@ -196,12 +199,12 @@ def take(
     called: str,
     folder: Path,
     args: Any,
-    so_far: tuple[Extracted, Allowance, dict[str, str]],
+    done: Extracted,
+    taken: dict[str, str],
     *,
     replace: bool,
 ) -> str:
-    """Extract one member and count it; a sentence part where it does not come out."""
-    done, allowance, taken = so_far
+    """Extract one member and count it; a sentence part where it does not come out. `taken`: places, and whose."""
     name = called.replace("\\", "/")
     suffix = Path(name).suffix.lower()
     if problem := refused(member, name):
@@ -215,20 +218,20 @@ def take(
     identity = unicodedata.normalize("NFC", target.as_posix()).casefold()
     if identity in taken:
         return f"has the same name as {taken[identity]!r} on Windows or macOS"
-    if problem := allowance.refusal(member):
+    if problem := done.allowance.refusal(member):
         return problem
     taken[identity] = called
     if target.is_file():
         if not args.overwrite and same_content(target, member):
             done.unchanged += 1
-            allowance.take(member)
+            done.allowance.take(member)
             return ""
         if not replace:
             return "is there already with other content, of an unknown origin; move that file, or give --overwrite"
     if problem := copy_member(archive, member, target):
         return problem
     done.extracted += 1
-    allowance.take(member)
+    done.allowance.take(member)
     return ""
 
 
