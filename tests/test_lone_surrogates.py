@@ -363,7 +363,9 @@ def test_other_scripts_and_narrow_consoles_show_such_a_name_escaped(workspace):
 def test_what_engines_say_is_escaped_where_it_arises(workspace, monkeypatch):
     import pymupdf
 
-    from toolkit.pages.rendering import readable, render_document, said
+    from toolkit.pages.pdf_pages import readable
+    from toolkit.pages.rendered_page import said
+    from toolkit.pages.rendering import render_document
 
     pdf(workspace / "a.pdf")
     monkeypatch.setattr(pymupdf.TOOLS, "mupdf_warnings", lambda: "bad font caf\udce9\nother")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.files import write_text
+from toolkit.pages.opening import UnreadablePage, open_page
 from toolkit.records.label_audit import Finding
 
 STYLE = """
@@ -62,12 +63,11 @@ def crop_of(finding: Finding, pages: list[Path]) -> str:
     """
     if not finding.box or not finding.page or finding.page > len(pages):
         return ""
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
     try:
-        with Image.open(pages[finding.page - 1]) as opened:
-            page = opened.convert("RGB")
-    except OSError:
+        page = open_page(pages[finding.page - 1])
+    except UnreadablePage:
         return ""
     x0, y0, x1, y1 = finding.box
     ImageDraw.Draw(page).rectangle((x0 - 3, y0 - 3, x1 + 3, y1 + 3), outline=(214, 40, 40), width=2)
