@@ -26,7 +26,7 @@ from typing import Any
 
 from toolkit import console, options
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import argument_path, read_text, shown, write_json, write_jsonl, write_text
+from toolkit.files import MOST_SETTINGS_BYTES, argument_path, read_text, shown, write_json, write_jsonl, write_text
 from toolkit.pages.images import KINDS
 from toolkit.records.dataset import ImageJoin, PageChoice, join_images, replaced_ids
 from toolkit.records.label_account import NotUsed
@@ -150,7 +150,7 @@ def results_table() -> Path:
 def prompt_of(file: Path | None, schema: TargetSchema, old: Dataset | None) -> Prompt:
     """The instruction of the records: the text of --prompt, that of the old records, or one made from the schema."""
     # Line ends of Windows would be tokens of the prompt.
-    named = Prompt(read_text(file).replace("\r\n", "\n").strip()) if file else None
+    named = Prompt(read_text(file, MOST_SETTINGS_BYTES).replace("\r\n", "\n").strip()) if file else None
     return updated_prompt(old, schema, named) if old else named or generated_prompt(schema)
 
 

@@ -20,16 +20,8 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import (
-    argument_path,
-    atomic,
-    decode_text,
-    expand_inputs,
-    iter_data_lines,
-    shown,
-    strict_json,
-    write_problems,
-)
+from toolkit.files import argument_path, atomic, decode_text, expand_inputs, iter_data_lines, shown, write_problems
+from toolkit.json_text import strict_json
 from toolkit.records.record_check import RecordCheck
 from toolkit.schema.checks import Problem
 

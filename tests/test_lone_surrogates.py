@@ -16,18 +16,8 @@ from test_page_manifest import pdf
 from test_server_client import SCHEMA
 
 from toolkit.answers.predictions import PredictionFile, finished_ids, prediction_line
-from toolkit.files import (
-    escaped,
-    lone_surrogate,
-    read_jsonl,
-    safe_name,
-    shown,
-    strict_json,
-    with_whole_pairs,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from toolkit.files import escaped, read_jsonl, safe_name, shown, with_whole_pairs, write_json, write_jsonl, write_text
+from toolkit.json_text import lone_surrogate, strict_json
 from toolkit.model.contract import Contract
 
 HALF, FACE = "x\ud800y", "\U0001f600"

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Required, TypedDict, cast
 from toolkit.answers.answer import Usage
 from toolkit.answers.wire_format import WireFormat
 from toolkit.console import StageError
-from toolkit.files import decode_text, escaped_values, parsers, read_jsonl, shown, strict_json
+from toolkit.files import decode_text, escaped_values, read_jsonl, shown
+from toolkit.json_text import parsers, strict_json
 
 STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "refused", "unreadable")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.files import lone_surrogate, strict_json
+from toolkit.json_text import lone_surrogate, strict_json
 from toolkit.records.label_table import coerce, fold, is_blank_cell
 from toolkit.schema.number_columns import NumberColumns
 from toolkit.schema.number_text import Convention

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import REPOSITORY, read_jsonl, shown, strict_json
+from toolkit.files import REPOSITORY, read_jsonl, shown
+from toolkit.json_text import strict_json
 from toolkit.records.prompt import Prompt
 
 RECORD_SCHEMA = REPOSITORY / "schemas" / "qwen_vl_pdf_extract.schema.json"

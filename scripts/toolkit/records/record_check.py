@@ -13,23 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import decode_text, parsers, read_json, strict_json
+from toolkit.files import decode_text, read_json
+from toolkit.json_text import parsers, strict_json
 from toolkit.records.record import RECORD_SCHEMA, answer_text
 from toolkit.schema.checks import Problem, business_problems
 from toolkit.schema.target import TargetSchema, compact_json
+from toolkit.schema.validation import fast_validator
 
 ROLES = (["user", "assistant"], ["system", "user", "assistant"])
-
-
-def fast_validator(schema: dict[str, Any]) -> Any:
-    """`is_valid` of jsonschema-rs where it is installed, else of jsonschema."""
-    try:
-        import jsonschema_rs
-    except ModuleNotFoundError:
-        import jsonschema
-
-        return jsonschema.Draft202012Validator(schema).is_valid
-    return jsonschema_rs.Draft202012Validator(schema).is_valid
 
 
 class SeenIds:

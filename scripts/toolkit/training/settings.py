@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import read_json, shown
+from toolkit.files import MOST_SETTINGS_BYTES, read_json, shown
 
 FILE_NAME = "training_settings.json"
 # By GPU memory, for the 8B: what its activations leave room for (7 MB a token; 0.3 MB if they are recomputed). In every
@@ -40,7 +40,7 @@ def settings_from(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]
 
     Raises StageError for a name that is no setting and for a value that does not fit.
     """
-    value = read_json(path)
+    value = read_json(path, most=MOST_SETTINGS_BYTES)
     if not isinstance(value, dict):
         raise StageError(f"{shown(path)}: settings are an object, for example {{'rank': 32}}")
     actions = {action.dest: action for action in parser._actions}
