@@ -48,7 +48,6 @@ ANNOTATION_FORMS: dict[str, tuple[Test, str]] = {
     "check": (is_text, "the name of a check"),
     "severity": (is_text, '"error" or "warning"'),
     "normalise": (is_text, "a text"),
-    "decimal": (is_text, '"point" or "comma"'),
     "checks": (is_checks, 'a list of objects, each with "check" and the fields that it looks at'),
 }
 
