@@ -111,7 +111,7 @@ def test_validation_names_the_line_and_the_place(run, place):
     text = "\n".join([good, outside, inside, raw, pair, good]) + "\n"
     (place / "t.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
     done = run("validate_jsonl", "t.jsonl", "--fix-out", "v.jsonl")
-    assert done.code == 1 and "stand twice" in done.err + done.out
+    assert done.code == 1 and "stands twice" in done.err + done.out
     (place / "t.jsonl").write_bytes(text.encode("utf-8", "surrogateescape").rsplit(good.encode(), 1)[0])
     done = run("validate_jsonl", "t.jsonl", "--fix-out", "v.jsonl")
     said = done.out.splitlines()

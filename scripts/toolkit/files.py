@@ -410,6 +410,28 @@ def sha256_of(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_outputs(outputs: Iterable[tuple[Path | None, str]], inputs: Iterable[Path | str | None]) -> None:
+    """Raise StageError where writing the outputs would replace an input, each other, or a file of another kind.
+
+    Outputs come as `(path, mark)`: a file that exists is ours to replace where its beginning holds the mark.
+    """
+    taken = {os.path.realpath(path): f"{shown(path)} is an input" for path in inputs if path is not None}
+    for path, mark in outputs:
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        if place in taken:
+            raise StageError(f"{taken[place]}; choose another name for what is written")
+        taken[place] = f"{shown(path)} is named for two outputs"
+        if path.is_file() and path.stat().st_size and mark.encode() not in read_start(path):
+            raise StageError(f"{shown(path)} exists and is another kind of file; choose another name, or remove it")
+
+
+def read_start(path: Path) -> bytes:
+    with opened(path) as file:
+        return file.read(65536)
+
+
 def write_problems(path: Path, problems: list[dict[str, Any]], say: Callable[[str], None]) -> None:
     """Write every problem as a JSONL line, and tell where; no problems, no file (an older one is removed)."""
     if problems:

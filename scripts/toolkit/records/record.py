@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -49,6 +50,17 @@ def record_problem(value: Any) -> str:
     if broken := record_form().problem(value):
         return ": ".join(broken)
     return "an image path holds a NUL character" if any("\0" in image for image in images_of(value)) else ""
+
+
+def inside_root(root: Path, image: str) -> Path | None:
+    """The file of a record's image path; None where it lies outside `root`.
+
+    A report that showed such a file would carry any picture of this machine to whoever gets the report. Links below
+    `root` are followed: who made the folder made them.
+    """
+    path = root / image
+    here, there = (Path(os.path.normpath(Path.cwd() / place)) for place in (root, path))
+    return path if there.is_relative_to(here) or path.resolve().is_relative_to(root.resolve()) else None
 
 
 def outside_root(image: str) -> str:
