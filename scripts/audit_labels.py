@@ -22,7 +22,8 @@ from typing import Any
 
 from toolkit import console, options
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import argument_path, check_outputs, shown, write_json, write_jsonl
+from toolkit.files import argument_path, shown, write_json, write_jsonl
+from toolkit.outputs import check_outputs
 from toolkit.pages.evidence import TextLayers
 from toolkit.records.label_audit import Document, audited
 from toolkit.records.record import gold_of, images_of, inside_root, read_records

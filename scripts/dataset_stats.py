@@ -20,11 +20,12 @@ from typing import Any
 
 from toolkit import console, options
 from toolkit.console import say
-from toolkit.files import argument_path, check_outputs, shown
+from toolkit.files import argument_path, shown
 from toolkit.latency.predicted import WEIGHT_BYTES, predicted_latency, weight_gib
 from toolkit.model.gpus import GPUS, Gpu
 from toolkit.model.shapes import SHAPES, ModelShape
 from toolkit.model.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
+from toolkit.outputs import check_outputs
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.records.record import answer_text, gold_of, images_of, read_records
 from toolkit.records.record_schema import schema_of_records

@@ -29,7 +29,8 @@ from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.evaluation.gates import Allowance, Floor, allowance_of, floor_of
 from toolkit.evaluation.score_table import RATES, ScoreTable, compared
 from toolkit.evaluation.scoring import DocumentScore, judged_values, score_document
-from toolkit.files import argument_path, atomic, check_outputs, shown, write_json, write_text
+from toolkit.files import argument_path, atomic, shown, write_json, write_text
+from toolkit.outputs import check_outputs
 from toolkit.records.record import images_of, inside_root
 from toolkit.records.record_schema import schema_of_records
 from toolkit.reports.base import PAGE_MARK

@@ -23,7 +23,8 @@ from toolkit import console, options
 from toolkit.answers.predictions import PredictionFile, unsure_values
 from toolkit.console import StageError, first_few, say
 from toolkit.evaluation.scoring import as_rows, cell
-from toolkit.files import argument_path, check_outputs, expand_inputs, shown
+from toolkit.files import argument_path, expand_inputs, shown
+from toolkit.outputs import check_outputs
 from toolkit.pages.evidence import DocumentWords, TextLayers
 from toolkit.pages.images import IMAGE_SUFFIXES, document_key, match_images
 from toolkit.records.record import images_of, inside_root, read_records

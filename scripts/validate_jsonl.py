@@ -21,7 +21,8 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
-from toolkit.files import argument_path, atomic, check_outputs, expand_inputs, iter_data_lines, shown, write_problems
+from toolkit.files import argument_path, atomic, expand_inputs, iter_data_lines, shown, write_problems
+from toolkit.outputs import check_outputs
 from toolkit.records.line_form import parsed_line
 from toolkit.records.origins import Source, noted, refuse_to_replace
 from toolkit.records.record_check import RecordCheck

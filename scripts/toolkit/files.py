@@ -36,6 +36,7 @@ TEXT_OPTIONS: dict[str, Any] = {"encoding": "utf-8", "newline": "\n", "errors": 
 MACHINE_ERRORS = {
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ENOMEM") if hasattr(errno, name)
 }
+JOURNAL = ".files_in_transit.json"  # of a folder, while a group of files is moved into place
 MIB = 2**20
 MOST_TEXT_BYTES = 1024 * MIB  # of a file that is read whole, such as a table
 MOST_SETTINGS_BYTES = 16 * MIB  # of a schema, a mapping, settings, a prompt
@@ -78,12 +79,26 @@ def atomic(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
+        os.chmod(name, 0o666 & ~umask())
         replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def half_replaced(path: Path) -> bool:
+    """Whether a file is one of a group that a run was killed in the middle of replacing."""
+    return path.name in {name for _, name in moves_of(path.parent)}
+
+
+def moves_of(folder: Path) -> list[tuple[str, str]]:
+    """The moves in the folder's journal, as names in it: from, to. None where there is no journal."""
+    try:
+        moves = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
+        return [(Path(part).name, Path(name).name) for part, name in moves]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 @contextlib.contextmanager
@@ -99,7 +114,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent))
     try:
-        os.chmod(made, 0o777 & ~_umask())
+        os.chmod(made, 0o777 & ~umask())
         yield made
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", suffix=".old", dir=path.parent))
@@ -113,7 +128,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def _umask() -> int:
+def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -248,6 +263,9 @@ def opened(path: Path | str, what: str = "a file") -> Iterator[IO[bytes]]:
             raise StageError(f"{shown(path)} is a folder, {what} is needed here")
         if not stat.S_ISREG(mode):
             raise StageError(f"{shown(path)} is a pipe or a device, {what} is needed here; save the data as a file")
+        if half_replaced(path):
+            again = "run the command that wrote it again, which finishes that first"
+            raise StageError(f"{shown(path)} and the files beside it were being replaced when a run was ended; {again}")
         file = path.open("rb")
     except FileNotFoundError:
         raise StageError(f"file not found: {shown(path)}") from None
@@ -408,28 +426,6 @@ def safe_name(name: str) -> str:
 def sha256_of(path: Path | str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_outputs(outputs: Iterable[tuple[Path | None, str]], inputs: Iterable[Path | str | None]) -> None:
-    """Raise StageError where writing the outputs would replace an input, each other, or a file of another kind.
-
-    Outputs come as `(path, mark)`: a file that exists is ours to replace where its beginning holds the mark.
-    """
-    taken = {os.path.realpath(path): f"{shown(path)} is an input" for path in inputs if path is not None}
-    for path, mark in outputs:
-        if path is None:
-            continue
-        place = os.path.realpath(path)
-        if place in taken:
-            raise StageError(f"{taken[place]}; choose another name for what is written")
-        taken[place] = f"{shown(path)} is named for two outputs"
-        if path.is_file() and path.stat().st_size and mark.encode() not in read_start(path):
-            raise StageError(f"{shown(path)} exists and is another kind of file; choose another name, or remove it")
-
-
-def read_start(path: Path) -> bytes:
-    with opened(path) as file:
-        return file.read(65536)
 
 
 def write_problems(path: Path, problems: list[dict[str, Any]], say: Callable[[str], None]) -> None:
