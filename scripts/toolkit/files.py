@@ -286,10 +286,11 @@ def read_bytes(path: Path | str, most: int = MOST_TEXT_BYTES) -> bytes:
     """The file's content. Raises StageError where it cannot be read (see opened) or has more than `most` bytes."""
     with opened(path) as file:
         try:
-            data = file.read(most + 1)
+            large = os.fstat(file.fileno()).st_size > most
+            data = b"" if large else file.read(most + 1)
         except OSError as error:
             raise unreadable(path, error) from None
-    if len(data) > most:
+    if large or len(data) > most:
         raise StageError(f"{shown(path)} is larger than {most // MIB} MiB, the most that is read here; is it the file?")
     return data
 
@@ -363,7 +364,7 @@ def shown(path: Path | str) -> str:
 
 def _from_here(path: Path | str) -> str:
     path = Path(path)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OSError, RuntimeError):  # below another folder; a loop of links
         return path.resolve().relative_to(Path.cwd().resolve()).as_posix() or "."
     return path.as_posix()
 

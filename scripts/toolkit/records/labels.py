@@ -52,7 +52,7 @@ def read_labels(file: LabelFile, schema_file: Path | None, old: Dataset | None) 
     """
     wanted = old.schema if old and not schema_file else TargetSchema.load(schema_file or DEFAULT_SCHEMA)
     mapping = read_json(file.mapping, most=MOST_SETTINGS_BYTES) if file.mapping else None
-    if file.mapping and mapping is not None:
+    if file.mapping:
         if not isinstance(mapping, dict):
             raise StageError(f"{shown(file.mapping)}: a JSON object is needed")
         wanted = wanted.with_columns(mapping, shown(file.mapping))

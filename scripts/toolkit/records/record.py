@@ -60,7 +60,8 @@ def inside_root(root: Path, image: str) -> Path | None:
     """
     path = root / image
     here, there = (Path(os.path.normpath(Path.cwd() / place)) for place in (root, path))
-    return path if there.is_relative_to(here) or path.resolve().is_relative_to(root.resolve()) else None
+    real, real_root = (Path(os.path.realpath(place)) for place in (path, root))
+    return path if there.is_relative_to(here) or real.is_relative_to(real_root) else None
 
 
 def outside_root(image: str) -> str:
