@@ -16,18 +16,8 @@ from test_page_manifest import pdf
 from test_server_client import SCHEMA
 
 from toolkit.answers.predictions import PredictionFile, finished_ids, prediction_line
-from toolkit.files import (
-    escaped,
-    lone_surrogate,
-    read_jsonl,
-    safe_name,
-    shown,
-    strict_json,
-    with_whole_pairs,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from toolkit.files import escaped, read_jsonl, safe_name, shown, with_whole_pairs, write_json, write_jsonl, write_text
+from toolkit.json_text import lone_surrogate, strict_json
 from toolkit.model.contract import Contract
 
 HALF, FACE = "x\ud800y", "\U0001f600"
@@ -121,7 +111,7 @@ def test_validation_names_the_line_and_the_place(run, place):
     text = "\n".join([good, outside, inside, raw, pair, good]) + "\n"
     (place / "t.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
     done = run("validate_jsonl", "t.jsonl", "--fix-out", "v.jsonl")
-    assert done.code == 1 and "stand twice" in done.err + done.out
+    assert done.code == 1 and "stands twice" in done.err + done.out
     (place / "t.jsonl").write_bytes(text.encode("utf-8", "surrogateescape").rsplit(good.encode(), 1)[0])
     done = run("validate_jsonl", "t.jsonl", "--fix-out", "v.jsonl")
     said = done.out.splitlines()

@@ -27,6 +27,7 @@ from toolkit.records.fingerprints import (
 from toolkit.records.record import answer_text, gold_of, images_of, read_records
 from toolkit.records.record_schema import schema_name
 from toolkit.records.splits import NAMES, Documents, stratum_of
+from toolkit.schema.answer_shape import in_shape
 from toolkit.schema.target import TargetSchema, value_at
 
 BATCH = 500
@@ -96,6 +97,8 @@ def add_record(
     except ValueError as error:
         raise StageError(f"record {record['id']!r}: the answer is not JSON: {error}; run validate_jsonl.py") from None
     schema = schema_of(schema_name(record))
+    if schema is not None:
+        gold = in_shape(schema.raw, gold)
     keys = [("image", page.key) for page in pages if page.key is not None]
     answer = answer_text(record)
     answer_key = key_of("answer", answer) if answer else 0
