@@ -320,7 +320,7 @@ def test_a_zip_whose_name_is_not_utf8_comes_out_under_a_name_that_is(run, worksp
             archive.writestr("page.png", b"x")
     done = run("extract_combined_zip")
     assert done.code == 0 and "data/caf\\udce9.zip: 1 extracted" in done.err
-    assert sorted(path.name for path in Path("data/raw").iterdir()) == ["a", "caf_udce9"]
+    assert sorted(path.name for path in Path("data/raw").iterdir() if path.is_dir()) == ["a", "caf_udce9"]
 
 
 def test_a_member_whose_name_is_marked_as_utf8_and_is_not_comes_out_beside_the_others(run, workspace):
