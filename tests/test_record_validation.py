@@ -82,3 +82,20 @@ def test_fix_out_never_chooses_between_two_records_of_one_id(run, workspace):
     done = run("validate_jsonl", "d.jsonl", "--fix-out", "valid.jsonl")
     assert done.code == 1 and "cannot choose" in done.err and "'x'" in done.err
     assert (workspace / "valid.jsonl").read_text() == "what was there\n"
+
+
+def test_keys_of_rows_in_another_order_than_the_schema_s_are_a_warning(run, workspace):
+    """The served grammar writes keys in the schema's order, whatever order a model was trained on."""
+    keys = ("container_number", "container_size", "container_type")
+    good = {"containers": [{"container_number": "CSQU3054383", "container_size": "20", "container_type": "GP"}] * 2}
+    turned = {"containers": [good["containers"][0], {key: good["containers"][1][key] for key in reversed(keys)}]}
+    raw = json.loads((workspace / "schemas/bill_of_lading.schema.json").read_text(encoding="utf-8"))
+    raw["properties"], raw["required"] = {"containers": raw["properties"]["containers"]}, ["containers"]
+    raw["x-extract"].pop("checks")
+    (workspace / "s.json").write_text(json.dumps(raw))
+    for answer, warnings in ((good, 0), (turned, 1)):
+        text = json.dumps(answer, separators=(",", ":"))
+        (workspace / "d.jsonl").write_text(lines_of(record(text, meta={"schema": "s.json"})))
+        done = run("validate_jsonl", "d.jsonl", "--json")
+        assert (done.code, done.json["warnings"]) == (0, warnings), done.out
+        assert ("schema order" in done.out) == bool(warnings)
