@@ -85,6 +85,7 @@ def repair_extra(entries: bytearray, start: int, length: int, sizes: tuple[int, 
 
 
 def is_utf8(data: bytes) -> bool:
+    """Whether the bytes are valid UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:
