@@ -110,7 +110,7 @@ def test_words_of_a_replaced_source_do_not_stay(run, workspace):
 def test_pages_before_a_failure_or_a_time_limit_never_appear(run, workspace):
     """Page 3 hangs or fails: pages 1 and 2 were made before."""
     import pymupdf
-    from test_hostile_files import slow_pdf
+    from hostile_documents import slow_pdf
 
     slow = pymupdf.open(stream=slow_pdf(), filetype="pdf")
     with pymupdf.open() as document:

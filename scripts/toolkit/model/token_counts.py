@@ -13,7 +13,7 @@ from toolkit.records.record import answer_text, images_of, prompt_of
 
 
 def vision_tokens(path: Path, budget: int) -> int:
-    """Vision tokens of a page image under a budget of so many. Raises OSError where it cannot be read."""
+    """Vision tokens of a page image under a budget. Raises OSError or UnreadablePicture where it cannot be read."""
     return image_tokens(*processor_size(*picture_size(path), budget))
 
 
