@@ -171,9 +171,9 @@ def finished_ids(path: Path) -> set[str]:
                 ids.add(line["id"])
     if rest:
         with path.open("r+b") as file:
-            file.truncate(len(complete))
-            file.seek(0, 2)
+            file.seek(min(len(data), len(complete)))
             file.write(complete[len(data) :])
+            file.truncate()
     return ids
 
 

@@ -129,7 +129,9 @@ class RecordCheck:
         ]
         problems = [("$.messages", sentence, "error") for sentence in found]
         for image in images:
-            if sentence := outside_root(image):
+            if "\0" in image:
+                problems.append(("$.messages", f"{image!r}: no file name holds a NUL character", "error"))
+            elif sentence := outside_root(image):
                 problems.append(("$.messages", f"{image!r}: {sentence}", "warning"))
         return problems
 
