@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.cloud.templates import Problem, words_of_container, yaml_of
+from toolkit.cloud.templates import Problem, in_templates, words_of_container, yaml_of
+
+# What stands behind its -- is a command of its own.
+CHECK_GPU = "scripts/check_gpu.py"
 
 
 def command_lines(repository: Path) -> Iterator[tuple[Path, list[str]]]:
     """`(file, words)` of every start of one of the project's scripts in a template: words from the script's name on."""
-    for path in sorted([*(repository / "azureml").rglob("*"), *(repository / "runpod").rglob("*")]):
+    for path in in_templates(repository):
         if path.suffix in (".yml", ".yaml"):
             for document in yaml_of(path):
                 for texts in commands_in(document):
@@ -71,7 +74,7 @@ def starts(words: list[str]) -> Iterator[list[str]]:
     for word in words:
         if re.fullmatch(r"(?:\S*/)?(?:scripts|azureml/pipeline)/\w+\.py", word) and current is None:
             current = [word[re.search(r"(?:scripts|azureml/pipeline)/\w+\.py$", word).start() :]]  # type: ignore[union-attr]
-        elif word in ("&&", "||", ";", "&", "|"):
+        elif word in ("&&", "||", ";", "&", "|") or (word == "--" and current and current[0] == CHECK_GPU):
             if current:
                 yield current
             current = None

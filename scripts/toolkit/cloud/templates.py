@@ -23,6 +23,14 @@ class Problem:
         return f"{self.where}: {self.sentence}"
 
 
+FOLDERS = ("azureml", "runpod", ".runpod")
+
+
+def in_templates(repository: Path, pattern: str = "*") -> list[Path]:
+    """Every file of the templates' folders whose name fits, sorted."""
+    return sorted(path for top in FOLDERS for path in (repository / top).rglob(pattern) if path.is_file())
+
+
 def yaml_of(path: Path) -> list[Any]:
     """The documents of a YAML file. Raises ValueError with one sentence."""
     import yaml
