@@ -182,7 +182,7 @@ def jobs_start_where_they_run(repository: Path) -> list[Problem]:
             found.append(
                 Problem(where, "a parallel job's driver needs Azure ML packages that the image lacks; use a command")
             )
-        if kind == "model" and "models/" in str(content.get("path", "")):
+        if kind in ("model", "data") and "models/" in str(content.get("path", "")):
             found.append(Problem(where, "16 GB would go through your own line; train/import-base.yml imports it"))
         for name, output in content.get("outputs", {}).items():
             through = output.get("mode") in ("rw_mount", "upload")

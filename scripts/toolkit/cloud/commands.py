@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import subprocess
@@ -84,26 +85,23 @@ def starts(words: list[str]) -> Iterator[list[str]]:
         yield current
 
 
+@functools.cache
+def flags_of(script: Path, changed: int) -> frozenset[str]:
+    """The flags that a script's help names; asked once a script and change."""
+    words = [sys.executable, str(script), "--help"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", shown))
+
+
 def commands_can_be_parsed(repository: Path) -> list[Problem]:
     """Every script that a template starts is there and knows every flag that it is given."""
     found = []
-    helps: dict[str, str] = {}
     for path, (script, *words) in command_lines(repository):
         where = path.relative_to(repository).as_posix()
         if not (repository / script).is_file():
             found.append(Problem(where, f"{script} is not there"))
             continue
-        if script not in helps:
-            shown = subprocess.run(
-                [sys.executable, str(repository / script), "--help"], capture_output=True, text=True, check=False
-            )
-            helps[script] = shown.stdout
-        known = set(
-            re.findall(
-                r"(?<![\w-])--[a-z][a-z0-9-]*",
-                helps[script].partition("options:")[0].partition("usage:")[2] + helps[script],
-            )
-        )
+        known = flags_of(repository / script, (repository / script).stat().st_mtime_ns)
         for word in words:
             flag = word.partition("=")[0]
             if re.fullmatch(r"--[a-z][a-z0-9-]*", flag) and flag not in known:

@@ -48,9 +48,9 @@ def hub_problems(repository: Path, name: str, content: dict[str, Any]) -> Iterat
         if not {"name", "input"} <= set(one):
             yield "a test needs name and input"
     variables = {one["key"] for one in content.get("config", {}).get("env", [])}
-    spoken = (repository / "scripts/serve_container.py").read_text(encoding="utf-8")
-    spoken += (repository / ".runpod/handler.py").read_text(encoding="utf-8")
-    spoken += (repository / "runpod/serve/start.sh").read_text(encoding="utf-8")
+    readers = ("scripts/serve_container.py", ".runpod/handler.py", "runpod/serve/start.sh")
+    there = (repository / name for name in readers if (repository / name).is_file())
+    spoken = "".join(path.read_text(encoding="utf-8") for path in there)
     yield from (f"nothing reads {key}" for key in sorted(variables) if key not in spoken)
 
 
