@@ -28,7 +28,7 @@ from toolkit.files import argument_path, shown, write_json
 from toolkit.model.contract import load_contract
 from toolkit.model.cuda import cuda_of, environment_for
 from toolkit.model.folder import check_adapter_folder, check_model_folder, model_shapes
-from toolkit.model.gpus import GPUS, installed_driver, known_gpu
+from toolkit.model.gpus import GPUS, Gpu, installed_driver, known_gpu
 from toolkit.project import environments
 from toolkit.serving import vllm_plan as serving
 
@@ -155,7 +155,7 @@ def vllm_python(args: Any) -> Path | None:
     return next((environments.python_of(n) for n in ("serve", "serve-cpu") if environments.python_of(n).exists()), None)
 
 
-def tell(plan: serving.Plan, args: Any, gpu: serving.Gpu | None) -> None:
+def tell(plan: serving.Plan, args: Any, gpu: Gpu | None) -> None:
     """Every setting with its reason."""
     cache = f"{plan.kv_gib_per_request * 1024:.0f} MiB of cache a request"
     memory = f"weights {plan.weights_gib:.2f} GiB, {cache}, {plan.sequences} requests at once"

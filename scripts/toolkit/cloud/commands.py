@@ -86,8 +86,8 @@ def starts(words: list[str]) -> Iterator[list[str]]:
 
 
 @functools.cache
-def flags_of(script: Path, changed: int) -> frozenset[str]:
-    """The flags that a script's help names; asked once a script and change."""
+def flags_of(script: Path) -> frozenset[str]:
+    """The flags that a script's help names; asked once a script."""
     words = [sys.executable, str(script), "--help"]
     shown = subprocess.run(words, capture_output=True, text=True, check=False).stdout
     return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", shown))
@@ -101,7 +101,7 @@ def commands_can_be_parsed(repository: Path) -> list[Problem]:
         if not (repository / script).is_file():
             found.append(Problem(where, f"{script} is not there"))
             continue
-        known = flags_of(repository / script, (repository / script).stat().st_mtime_ns)
+        known = flags_of(repository / script)
         for word in words:
             flag = word.partition("=")[0]
             if re.fullmatch(r"--[a-z][a-z0-9-]*", flag) and flag not in known:

@@ -13,6 +13,7 @@ from toolkit.console import one_line
 
 
 def dockerfiles(repository: Path) -> list[Path]:
+    """Every Dockerfile of the templates."""
     return in_templates(repository, "Dockerfile")
 
 

@@ -56,6 +56,7 @@ class Resource:
 
 
 def resources(repository: Path) -> list[Resource]:
+    """Every document of the Kubernetes files."""
     return [
         Resource(path.relative_to(repository).as_posix(), document)
         for path in sorted((repository / "azureml/aks").rglob("*.yaml"))
@@ -64,6 +65,7 @@ def resources(repository: Path) -> list[Resource]:
 
 
 def gpus_of(pod: dict[str, Any]) -> int:
+    """GPUs that one such pod takes."""
     limits = (one.get("resources", {}).get("limits", {}) for one in pod["spec"].get("containers", []))
     return sum(int(limit.get("nvidia.com/gpu", 0)) for limit in limits)
 
@@ -105,6 +107,7 @@ def pods_are_complete(repository: Path) -> list[Problem]:
 
 
 def container_problems(one: Resource, container: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with one container of a pod."""
     asked, most = (container.get("resources", {}).get(key, {}) for key in ("requests", "limits"))
     if "memory" not in most:
         yield "no memory limit"
@@ -150,6 +153,7 @@ def selected(one: Resource, everything: list[Resource]) -> list[Resource]:
 
 
 def deployment_problems(one: Resource, everything: list[Resource]) -> Iterator[str]:
+    """What fails when the Deployment starts, is updated or is scraped."""
     pod = one.spec["template"]
     words = [str(word) for c in pod["spec"]["containers"] for word in [*c.get("command", []), *c.get("args", [])]]
     if words[:2] == ["ray", "start"]:
@@ -184,10 +188,12 @@ def deployment_problems(one: Resource, everything: list[Resource]) -> Iterator[s
 
 
 def budget(probe: dict[str, Any]) -> int:
+    """Seconds that a probe gives before it counts as failed."""
     return int(probe.get("initialDelaySeconds", 0) + probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3))
 
 
 def scrape_problems(one: Resource, everything: list[Resource], port: int) -> Iterator[str]:
+    """Network policies that keep Prometheus from the port that the pod announces."""
     for policy in everything:
         if policy.kind != "NetworkPolicy" or one not in selected(policy, everything):
             continue
@@ -199,6 +205,7 @@ def scrape_problems(one: Resource, everything: list[Resource], port: int) -> Ite
 
 
 def ray_problems(one: Resource) -> Iterator[str]:
+    """What makes a Ray job wait for ever, or its GPUs bill after its end."""
     if not one.spec.get("shutdownAfterJobFinishes"):
         yield "without shutdownAfterJobFinishes its GPUs bill after the job has ended"
     groups = one.spec["rayClusterSpec"]["workerGroupSpecs"]

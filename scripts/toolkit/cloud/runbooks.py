@@ -41,6 +41,7 @@ def runbooks_are_safe(repository: Path) -> list[Problem]:
 
 
 def problems_of(text: str) -> Iterator[str]:
+    """What is wrong with a runbook's commands, without looking at other files."""
     commands = "\n".join(blocks_of(text, "bash"))
     smoke = SMOKE.search(commands)
     first = min((commands.find(word) for word in COSTS if word in commands), default=-1)
@@ -53,6 +54,7 @@ def problems_of(text: str) -> Iterator[str]:
 
 
 def line_problems(line: str) -> Iterator[str]:
+    """What is wrong with one command line."""
     if OPEN_SECRET.search(line):
         yield f"a secret on a command line: {line.strip()[:80]}"
     if "az aks nodepool add" in line:

@@ -41,6 +41,7 @@ def runpod_files_are_complete(repository: Path) -> list[Problem]:
 
 
 def hub_problems(repository: Path, name: str, content: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with one of the hub's two JSON files."""
     missing = HUB_KEYS - set(content) if name == "hub.json" else {"tests", "config"} - set(content)
     yield from (f"no {key}" for key in sorted(missing))
     yield from cuda_problems(content.get("config", {}))
@@ -55,6 +56,7 @@ def hub_problems(repository: Path, name: str, content: dict[str, Any]) -> Iterat
 
 
 def cuda_problems(content: dict[str, Any]) -> Iterator[str]:
+    """CUDA versions of machines on which the wheels do not run."""
     versions = content.get("allowedCudaVersions", [])
     if not versions or min(tuple(map(int, version.split("."))) for version in versions) < (13, 0):
         yield "allowedCudaVersions must start at 13.0, which the wheels are built for"
