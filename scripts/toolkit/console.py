@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import errno
 import functools
+import inspect
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from toolkit import interpreter
 
 T = TypeVar("T")
 
@@ -57,10 +61,18 @@ def one_line(message: object, most: int = 200) -> str:
 
 
 def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """Decorator of a script's `main(argv=None) -> int`: a failure that a user can cause ends in one sentence."""
+    """Decorator of a script's `main(argv=None) -> int`: a failure that a user can cause ends in one sentence.
+
+    Started as a program (argv is None) outside the project's environments, the script starts itself again inside one.
+    """
+    name = Path(inspect.getfile(main)).stem
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        if argv is None and not {"-h", "--help"} & set(sys.argv[1:]):
+            python = interpreter.python_to_start(name)
+            if python is not None:
+                return interpreter.start_again(python)
         for stream in (sys.stdout, sys.stderr):
             # Windows consoles in cp1252 or cp437 would raise on the first accented file name.
             if hasattr(stream, "reconfigure"):
@@ -75,8 +87,8 @@ def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             say(f"interrupted: {kept}; run the same command to go on")
             return int(ExitCode.INTERRUPTED)
         except ModuleNotFoundError as error:
-            remedy = "install it with: python -m pip install -r requirements.txt"
-            say(f"error: the Python package '{error.name}' is missing; {remedy}")
+            package = (error.name or "").partition(".")[0]
+            say(f"error: the Python package '{package}' is missing; {interpreter.remedy(name, package)}")
             return int(ExitCode.DEPENDENCY)
         except BrokenPipeError:
             sys.stderr.close()

@@ -65,3 +65,13 @@ def add_decimal(parser: argparse._ActionsContainer, choices: tuple[str, ...], te
     """`--decimal`: the decimal sign of `texts` where a field of the schema states none."""
     help_text = f"decimal sign of {texts} (default: {default})"
     parser.add_argument("--decimal", choices=choices, help=help_text)
+
+
+# The two deployments of an endpoint: a new model goes to the one that has no traffic.
+SLOTS = ("blue", "green")
+
+
+def add_workspace(parser: argparse._ActionsContainer) -> None:
+    """`--resource-group` and `--workspace` of Azure ML."""
+    parser.add_argument("--resource-group", default="", help="(default: the Azure CLI's own)")
+    parser.add_argument("--workspace", default="", help="(default: the Azure CLI's own)")
