@@ -139,14 +139,14 @@ def test_a_file_that_is_too_large_for_what_it_is_is_refused(run, place):
 
 def test_settings_that_are_no_file_are_refused(place):
     from toolkit.console import StageError
-    from toolkit.training.settings import settings_from
+    from toolkit.training.settings import values_of_file
 
     for name, sentence in {**odd_files(place), "big.json": "larger than 16 MiB"}.items():
         if name == "big.json":
             with (place / name).open("wb") as file:
                 file.truncate(2**34)
         with pytest.raises(StageError, match=sentence):
-            settings_from(place / name, None)
+            values_of_file(place / name)
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------------

@@ -73,5 +73,6 @@ def check_outputs(outputs: Iterable[tuple[Path | None, str]], inputs: Iterable[P
 
 
 def read_start(path: Path) -> bytes:
+    """The first 64 KiB of a file."""
     with opened(path) as file:
         return file.read(65536)

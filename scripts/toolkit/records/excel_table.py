@@ -45,6 +45,7 @@ def sheet_lines(path: Path, sheet: str | None) -> Iterator[Row]:
 
 
 def lines_of(file: IO[bytes], path: Path, sheet: str | None) -> Iterator[Row]:
+    """As `sheet_lines`, of an open file; what openpyxl raises passes."""
     with_formulas = checked_parts(file, path)
     values = cells_of(file, path, sheet, data_only=True)
     formulas = cells_of(file, path, sheet, data_only=False) if with_formulas else None
@@ -76,6 +77,7 @@ def checked_parts(file: IO[bytes], path: Path) -> bool:
 
 
 def holds_formula(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
+    """Whether the XML of a sheet has a formula element; text that looks like one costs time only."""
     with archive.open(part) as xml:
         end = b""
         while block := xml.read(MIB):
@@ -102,6 +104,7 @@ def cells_of(file: IO[bytes], path: Path, sheet: str | None, *, data_only: bool)
 
 
 def cell_value(cell: Any) -> Any:
+    """An Excel cell's value: dates as YYYY-MM-DD, numbers with the leading zeros of their format."""
     value = cell.value
     if isinstance(value, datetime.datetime | datetime.date):
         return value.strftime("%Y-%m-%d")

@@ -83,6 +83,7 @@ def members(value: Any) -> dict[str, Any]:
 
 
 def is_cut(reason: Any) -> bool:
+    """Whether a service says that it cut the answer off."""
     return isinstance(reason, str) and reason in CUT
 
 

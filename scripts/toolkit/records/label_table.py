@@ -40,6 +40,7 @@ class Table:
 
 
 def read_rows(path: Path, sheet: str | None = None) -> list[Located]:
+    """The rows of a labels file, each with its place."""
     return read_table(path, sheet).rows
 
 
@@ -72,6 +73,7 @@ def read_table(path: Path, sheet: str | None = None, document_columns: list[str]
 
 
 def json_table(path: Path, document_columns: list[str]) -> Table:
+    """A labels file in JSON as a table: a list of rows, or an object with one list."""
     value, name = read_json(path, lone_surrogates=True), shown(path)
     beside: dict[str, Any] = {}
     if isinstance(value, dict):
@@ -242,4 +244,5 @@ def enum_value(value: Any, leaf: Leaf) -> Any:
 
 
 def enum_fold(text: str) -> str:
+    """A text by which two spellings of an enum value are the same."""
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
