@@ -369,6 +369,15 @@ def test_files_of_older_versions_are_read_and_newer_ones_say_what_to_do(run, pla
     assert done.code == code and ("update the program" in done.err) is (code == 2)
 
 
+def test_a_prediction_without_a_status_is_an_answer_for_every_reader(run, place):
+    (place / "d.jsonl").write_text(GOOD + "\n")
+    (place / "p.jsonl").write_text(line({"id": "good", "prediction": ANSWER, "confidence": {"company": 0.1}}) + "\n")
+    done = alive(run, "evaluate_predictions", "--gold", "d.jsonl", "--pred", "p.jsonl", "--json")
+    assert done.json["valid"] == 1
+    words = ["--pred", "p.jsonl", "--records", "d.jsonl", "--review-below", 0.9, "--out", "r.html", "--json"]
+    assert alive(run, "review_predictions", *words).json["flagged"] == 1
+
+
 def test_predictions_that_are_written_have_the_form_and_the_version():
     from toolkit.answers.predictions import VERSION, failed_line, line_problem, prediction_line
 
