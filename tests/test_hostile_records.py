@@ -468,6 +468,27 @@ def test_an_audit_replaces_no_file_of_another_kind(run, place):
     assert alive(run, *words).code in (0, 1) and alive(run, *words).code in (0, 1)
 
 
+LAYERS = [5, {"pages": 5}, {"pages": [{"page": 1, "words": [[1, 2]]}]}, {"pages": [{"page": 1, "words": ["a"]}]}]
+LAYERS += [
+    {"pages": [{"page": 1, "width": width, "height": 9, "words": [[1, 1, 9, 9, "A"]]}]} for width in (0, "a", [])
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_malformed_text_layer_stops_no_report(run, place, layer):
+    (place / "d.jsonl").write_text(GOOD + "\n" + GOOD.replace('"good"', '"r"') + "\n")
+    (place / "p.jsonl").write_text(line(said()) + "\n" + line(said(id="r")) + "\n")
+    (place / "ocr/good.json").write_text(json.dumps(layer))
+    layers = ["--text-layer-dir", "ocr"]
+    for words in (
+        ["audit_labels", "--in", "d.jsonl", "--out-dir", "audit", *layers],
+        ["evaluate_predictions", "--pred", "p.jsonl", "--gold", "d.jsonl", "--report", "e.html", *layers],
+        ["review_predictions", "--pred", "p.jsonl", "--records", "d.jsonl", "--out", "r.html", *layers],
+    ):
+        done = alive(run, *words)
+        assert done.code in (0, 1) and "1 text layers cannot be read" in done.err, (words, done.err)
+
+
 def test_a_text_layer_that_cannot_be_read_is_named_and_stops_no_other(run, place):
     lines = [GOOD, GOOD.replace('"good"', '"broken"')]
     (place / "d.jsonl").write_text("\n".join(lines) + "\n")
