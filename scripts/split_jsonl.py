@@ -24,6 +24,7 @@ from toolkit import console, options
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.files import argument_path, decode_text, iter_data_lines, read_text, shown, write_json, write_problems
 from toolkit.outputs import atomic_group, finish_group
+from toolkit.pages.pictures import DEFAULT_MAX_DECODED_MB
 from toolkit.records.earlier_split import (
     REMOVED,
     EarlierSplit,
@@ -86,6 +87,7 @@ def build_parser() -> console.Parser:
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another split (default: 0)")
     options.add_root(parser)
+    options.add_max_decoded_mb(parser, DEFAULT_MAX_DECODED_MB)
     parser.add_argument("--workers", type=int, default=0, help="threads that read images; 0: one a core (default: 0)")
     return parser
 
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out_dir.is_dir():
         finish_group(args.out_dir)
     kept = earlier_places(args)
-    reading = Reading(args.root, args.compare_images, tuple(args.group_by), args.workers)
+    reading = Reading(args.root, args.compare_images, tuple(args.group_by), args.workers, args.max_decoded_mb)
     documents = read_documents(args.input, reading)
     grouping = grouped(documents)
     places, moved = assign(

@@ -65,10 +65,11 @@ def is_machine_failure(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def atomic(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic(path: Path | str, mode: str = "w", *, sync: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` and move it into place on success; on any failure `path` is left as it was.
 
-    Text is UTF-8 with `\\n`, a lone surrogate in it `\\udXXX`; mode is "w" or "wb".
+    Text is UTF-8 with `\\n`, a lone surrogate in it `\\udXXX`; mode is "w" or "wb". Without `sync` a power failure may
+    leave an empty file, and a killed process none: for many files whose content is checked later.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +78,9 @@ def atomic(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     try:
         with os.fdopen(handle, mode, **options) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~umask())
         replace(name, path)
     except BaseException:
@@ -129,7 +131,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def umask() -> int:
-    """The process's file mode mask."""
+    """The permissions that this process takes from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -366,9 +368,12 @@ def shown(path: Path | str) -> str:
 
 
 def _from_here(path: Path | str) -> str:
-    path = Path(path)
+    path, here = Path(path), Path.cwd().resolve()
+    if ".." not in path.parts:  # a link keeps its own name: two links to one file are two documents
+        with contextlib.suppress(ValueError):
+            return path.absolute().relative_to(here).as_posix() or "."
     with contextlib.suppress(ValueError, OSError, RuntimeError):  # below another folder; a loop of links
-        return path.resolve().relative_to(Path.cwd().resolve()).as_posix() or "."
+        return path.resolve().relative_to(here).as_posix() or "."
     return path.as_posix()
 
 

@@ -45,7 +45,7 @@ def sheet_lines(path: Path, sheet: str | None) -> Iterator[Row]:
 
 
 def lines_of(file: IO[bytes], path: Path, sheet: str | None) -> Iterator[Row]:
-    """As `sheet_lines`, of an open file; what openpyxl raises passes."""
+    """The rows of a sheet with their numbers. Raises StageError for a formula without a stored value."""
     with_formulas = checked_parts(file, path)
     values = cells_of(file, path, sheet, data_only=True)
     formulas = cells_of(file, path, sheet, data_only=False) if with_formulas else None
@@ -77,7 +77,7 @@ def checked_parts(file: IO[bytes], path: Path) -> bool:
 
 
 def holds_formula(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
-    """Whether the XML of a sheet has a formula element; text that looks like one costs time only."""
+    """Whether a part of the file holds a formula; it is read in pieces."""
     with archive.open(part) as xml:
         end = b""
         while block := xml.read(MIB):

@@ -83,7 +83,7 @@ def members(value: Any) -> dict[str, Any]:
 
 
 def is_cut(reason: Any) -> bool:
-    """Whether a service says that it cut the answer off."""
+    """Whether an API's finish reason says that the answer was cut off."""
     return isinstance(reason, str) and reason in CUT
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.files import write_text
+from toolkit.pages.opening import UnreadablePage, open_page
 from toolkit.records.label_audit import Finding
 from toolkit.reports.base import PAGE_MARK
 
@@ -65,12 +66,11 @@ def crop_of(finding: Finding, pages: list[Path | None]) -> str:
     image = pages[finding.page - 1] if finding.page and 0 < finding.page <= len(pages) else None
     if not finding.box or image is None:
         return ""
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
     try:
-        with Image.open(image) as opened:
-            page = opened.convert("RGB")
-    except Exception:  # Pillow raises of every kind on a damaged picture
+        page = open_page(image)
+    except UnreadablePage:
         return ""
     x0, y0, x1, y1 = finding.box
     ImageDraw.Draw(page).rectangle((x0 - 3, y0 - 3, x1 + 3, y1 + 3), outline=(214, 40, 40), width=2)

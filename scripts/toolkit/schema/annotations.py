@@ -10,27 +10,27 @@ Test = Callable[[Any], bool]
 
 
 def is_text(value: Any) -> bool:
-    """A text with a character."""
+    """Whether it is a text with something in it."""
     return isinstance(value, str) and bool(value)
 
 
 def is_names(value: Any) -> bool:
-    """A name or a list of names."""
+    """Whether it is a name or a list of names."""
     return is_text(value) or (isinstance(value, list) and bool(value) and all(map(is_text, value)))
 
 
 def is_switch(value: Any) -> bool:
-    """True or false."""
+    """Whether it is true or false."""
     return isinstance(value, bool)
 
 
 def is_spellings(value: Any) -> bool:
-    """Lists of spellings by value."""
+    """Whether it is an object of lists of texts."""
     return isinstance(value, dict) and all(isinstance(v, list) and all(map(is_text, v)) for v in value.values())
 
 
 def is_checks(value: Any) -> bool:
-    """A list of checks, each with what its kind needs."""
+    """Whether it is a list of business checks."""
     if not isinstance(value, list) or not all(
         isinstance(check, dict) and is_text(check.get("check")) for check in value
     ):
@@ -40,7 +40,7 @@ def is_checks(value: Any) -> bool:
 
 
 def is_list_of_names(value: Any) -> bool:
-    """A list of at least one name."""
+    """Whether it is a list of names."""
     return isinstance(value, list) and is_names(value)
 
 
@@ -87,6 +87,6 @@ def annotations_of(raw: Any) -> Iterator[tuple[str, Any]]:
 
 
 def shortened(value: Any) -> str:
-    """The value as JSON, cut to 60 characters."""
+    """A value as JSON of at most 60 characters, for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."

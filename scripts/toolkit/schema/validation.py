@@ -45,7 +45,7 @@ def _explaining_class() -> Any:
     return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _pattern_errors})
 
 
-def _pattern_errors(_validator: Any, pattern: str, value: Any, _schema: Any) -> Iterator[Any]:
+def _pattern_errors(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Any]:
     import jsonschema
 
     if isinstance(value, str) and not matcher(pattern)(value):
