@@ -226,7 +226,7 @@ def test_a_killed_run_leaves_its_old_output_or_its_new_one(place, stage):
         write_inputs(place, documents, "new")
         (place / "again").touch()
         running = started(stage, place)
-        time.sleep(draw.uniform(0.2, 1.02) * took)
+        time.sleep(draw.uniform(0.2, 1.5) * took)
         running.send_signal(signal.SIGKILL)
         running.wait()
         now = outputs(stage, place)
