@@ -334,6 +334,8 @@ def write_outputs(
         layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
         tell_outside(args.root, documents)
         write_report(args.report, schema, documents, predictions, results, args.root, args.note, layers)
+        if layers and layers.broken:
+            say(f"{len(layers.broken)} text layers cannot be read, so nothing is framed: {first_few(layers.broken)}")
         say(f"report -> {shown(args.report)}")
 
 

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     documents = []
     for identity in sorted(predictions.ids()):
         line = predictions.get(identity) or {}
-        words = layers.of(records.get(identity, {"id": identity})) if layers else None
+        words = layers.readable(records.get(identity, {"id": identity})) if layers else None
         reasons = reasons_of(schema, line, words, args.review_below)
         answer = line.get("prediction")
         source = records.get(identity, {}).get("meta", {}).get("source") or identity
@@ -77,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     write_review(args.out, schema, documents, args.root)
     flagged = sum(bool(document.reasons) for document in documents)
     say(f"{len(documents)} documents, {flagged} of them with something to look at -> {shown(args.out)}")
+    if layers and layers.broken:
+        say(f"{len(layers.broken)} text layers cannot be read: {first_few(layers.broken)}")
     if without:
         say(f"{len(without)} documents have no page images: {first_few(without)}")
     result = {"documents": len(documents), "flagged": flagged, "without_pages": len(without), "out": shown(args.out)}

@@ -131,16 +131,14 @@ def test_no_mutated_file_breaks_its_reader(run, place, kind, count):
 
 @pytest.mark.parametrize("count", SIZES)
 def test_no_mutated_settings_break_their_reader(place, count):
-    import train_lora
 
     from toolkit.console import StageError
-    from toolkit.training.settings import settings_from
+    from toolkit.training.settings import values_of_file
 
-    parser = train_lora.build_parser()
     for seed in range(count):
         (place / "settings.json").write_bytes(mutated(SETTINGS, random.Random(f"settings {seed}")))
         try:
-            assert isinstance(settings_from(place / "settings.json", parser), dict)
+            assert isinstance(values_of_file(place / "settings.json"), dict)
         except StageError as error:
             assert "settings.json" in str(error)
 
@@ -203,9 +201,9 @@ def outputs(stage: str, place: Path) -> list[bytes]:
 @pytest.mark.soak
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_leaves_its_old_output_or_its_new_one(place, stage):
-    """At thirty random moments; what is half moved is refused by every reader, and the next run finishes it."""
+    """At twelve random moments; what is half moved is refused by every reader, and the next run finishes it."""
     draw = random.Random(stage)
-    documents = 1500
+    documents = 600
     for number in range(documents):
         os.link(place / "img/good.png", place / f"img/d{number}.png")
     for version in ("old", "new"):
@@ -220,7 +218,7 @@ def test_a_killed_run_leaves_its_old_output_or_its_new_one(place, stage):
         whole = {**(whole if version == "new" else {}), version: outputs(stage, place)}  # noqa: F821
     assert whole["old"] != whole["new"]
     seen = {"old": 0, "new": 0, "refused": 0, "mixed": 0}
-    for _ in range(30):
+    for _ in range(12):
         (place / "again").unlink(missing_ok=True)
         write_inputs(place, documents, "old")
         assert started(stage, place).wait() in (0, 1)
@@ -228,7 +226,7 @@ def test_a_killed_run_leaves_its_old_output_or_its_new_one(place, stage):
         write_inputs(place, documents, "new")
         (place / "again").touch()
         running = started(stage, place)
-        time.sleep(draw.uniform(0.2, 1.02) * took)
+        time.sleep(draw.uniform(0.2, 1.5) * took)
         running.send_signal(signal.SIGKILL)
         running.wait()
         now = outputs(stage, place)
@@ -240,5 +238,5 @@ def test_a_killed_run_leaves_its_old_output_or_its_new_one(place, stage):
         seen[state] += 1
         assert started(stage, place).wait() in (0, 1)
         assert outputs(stage, place) == whole["new"], "the next run gives what an uninterrupted one does"
-    print(f"{stage}: 30 runs of {took:.1f} s killed: {seen}")
+    print(f"{stage}: 12 runs of {took:.1f} s killed: {seen}")
     assert seen["old"] and (stage not in TOGETHER or not seen["mixed"])

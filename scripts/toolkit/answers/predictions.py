@@ -222,7 +222,7 @@ class PredictionFile:
         if sentence := line_problem(line):
             self.broken.append(f"{where}: no prediction; {sentence}")
             return None
-        return dict(line)
+        return {"status": "ok", **line}
 
     def ids(self) -> set[str]:
         """The ids of all documents in the file."""

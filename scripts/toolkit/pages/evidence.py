@@ -71,7 +71,9 @@ class DocumentWords:
         self.boxes: list[tuple[float, float, float, float]] = []
         self.pages: list[int] = []
         self.lines: list[int] = []
-        self.sizes = {page["page"]: (page["width"], page["height"]) for page in pages if "width" in page}
+        self.sizes = {page["page"]: (float(page["width"]), float(page["height"])) for page in pages if "width" in page}
+        if not all(side > 0 for size in self.sizes.values() for side in size):
+            raise ValueError("a page has no size")
         line = 0
         for page in pages:
             for words in in_lines(page["words"]):
@@ -218,7 +220,7 @@ def read_layer(path: Path) -> list[dict[str, Any]]:
     try:
         DocumentWords(value["pages"])
         return list(value["pages"])
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         raise StageError(
             f"{shown(path)}: no text layer; it needs pages of words, as pdf_to_images.py --text-layer writes them"
         ) from None
@@ -233,6 +235,16 @@ class TextLayers:
                 f"text-layer folder not found: {shown(folder)}; make it with pdf_to_images.py --text-layer"
             )
         self.files = {document_key(path.stem): path for path in sorted(folder.glob("*.json"))}
+
+        self.broken: list[str] = []  # a sentence for each that `readable` could not read
+
+    def readable(self, record: dict[str, Any]) -> DocumentWords | None:
+        """As `of`; a text layer that cannot be read is noted in `broken`, and stops nothing."""
+        try:
+            return self.of(record)
+        except StageError as error:
+            self.broken.append(str(error))
+            return None
 
     def path_of(self, record: dict[str, Any]) -> Path | None:
         return self.files.get(document_key(record.get("meta", {}).get("source") or record["id"]))

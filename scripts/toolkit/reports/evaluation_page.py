@@ -59,7 +59,7 @@ def write_report(
                 if line.get("confidence")
                 else None,
                 "pages": pages,
-                "boxes": boxes_of(schema, answer, line.get("prediction"), layers.of(record)) if layers else [],
+                "boxes": boxes_of(schema, answer, line.get("prediction"), layers.readable(record)) if layers else [],
             }
         )
     data = {
