@@ -142,6 +142,7 @@ def extracted(run, workspace: Path, name: str, data: bytes):
         "data",
         "data/raw",
         "data/raw/problems.jsonl",
+        "data/raw/zips.jsonl",
     }
     assert not Path("/abs.png").exists() and not Path("/x.png").exists()
     files = [p for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()]
