@@ -37,8 +37,10 @@ WANTED = 0.85
 
 # Module (below scripts/toolkit or scripts) and the files of fast tests that specify it, the most telling first.
 MODULES: dict[str, str] = {
+    "toolkit/outputs.py": "hostile_tables build_sources record_validation survival",
     "toolkit/files.py": "windows build_sources serving lone_surrogates full_disk survival",
     "toolkit/schema/target.py": "target_schema optional_fields label_join wire_format serving",
+    "toolkit/schema/validation.py": "business_checks optional_fields record_validation hostile_tables",
     "toolkit/schema/checks.py": "business_checks target_schema confidence",
     "toolkit/schema/values.py": "target_schema scoring number_text label_tables",
     "toolkit/schema/number_text.py": "number_text number_columns",
@@ -74,7 +76,7 @@ MODULES: dict[str, str] = {
     "toolkit/training/plan.py": "plans",
     "toolkit/latency/predicted.py": "plans latency",
     "toolkit/latency/measured.py": "latency",
-    "extract_combined_zip.py": "zips hostile_files",
+    "toolkit/pages/zips.py": "zips hostile_files",
     "merge_adapter.py": "refused_adapters merge_gate serving",
 }
 # What only slow tests run (a real quantization takes minutes), so that no fast test could notice a bug in it.
