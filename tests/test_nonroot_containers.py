@@ -1,4 +1,4 @@
-"""Each serving image's start command as a user that is not root, in the layout that its Dockerfile makes, up to a server.
+"""Each serving image's start command as a user that is not root, in the layout of its Dockerfile, up to a server.
 
 Slow: each starts a real vLLM on the CPU. The user can read everything, as in an image, and write only its own folders.
 """
