@@ -4,12 +4,10 @@ import asyncio
 import json
 import time
 
+import httpx
 import pytest
 from conftest import free_port
 from fault_server import FaultServer
-
-pytest.importorskip("fastapi")
-import httpx
 from served_gateway import (
     FORM,
     LADING,
