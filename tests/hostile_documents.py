@@ -422,6 +422,7 @@ def on_nothing(ink: tuple[int, int, int] = (0, 0, 0)):
     return layer
 
 
+@functools.cache
 def good_pictures() -> dict[str, tuple[bytes, int]]:
     """`{name: (file, pages)}`; each shows the sheet's ink."""
     import numpy
@@ -476,17 +477,14 @@ def good_pictures() -> dict[str, tuple[bytes, int]]:
 
 def with_preview(page) -> bytes:
     """A TIFF whose second picture says that it is a smaller copy of the first (NewSubfileType 1)."""
-    from PIL import Image, TiffImagePlugin
-
-    small = Image.frombytes("RGB", (32, 45), page.resize((32, 45)).tobytes())
+    small = page.resize((32, 45))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
     buffer = io.BytesIO()
-    with TiffImagePlugin.AppendingTiffWriter(buffer, new=True) as writer:
-        page.save(writer, "TIFF")
-        writer.newFrame()
-        small.save(writer, "TIFF", tiffinfo={254: 1})
+    page.copy().save(buffer, "TIFF", save_all=True, append_images=[small])
     return buffer.getvalue()
 
 
+@functools.cache
 def bad_pictures() -> dict[str, tuple[bytes, str]]:
     """`{name: (file, a word of the sentence that must name it)}`."""
     from PIL import Image

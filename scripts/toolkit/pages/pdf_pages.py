@@ -231,7 +231,7 @@ class SecondOpinion:
             try:
                 self._engine = self.stack.enter_context(SecondEngine(self.content, self.password))
             except UnreadableDocument as error:
-                self.trouble = str(error).replace("neither engine", "the second engine cannot")
+                self.trouble = str(error).replace("neither engine can", "the second engine cannot")
         return None if self._engine is None else self._engine.page(number, image_max_tokens)
 
 

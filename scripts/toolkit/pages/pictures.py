@@ -40,8 +40,11 @@ _ARITHMETIC_JPEG = (0xC9, 0xCA, 0xCB)
 _NOISE = bytes(byte if byte != 0xFF else 7 for byte in random.Random(3).randbytes(4096))
 
 
-class UnreadablePicture(Exception):
-    """The file is no picture that can be taken; the message is one sentence part without the file's name."""
+class UnreadablePicture(OSError):
+    """The file is no picture that can be taken; the message is one sentence part without the file's name.
+
+    An OSError without a number, as Pillow's own errors are.
+    """
 
 
 def file_problem(path: Path) -> str:
