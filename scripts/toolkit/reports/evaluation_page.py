@@ -11,11 +11,13 @@ from urllib.parse import quote
 
 from toolkit.answers.predictions import PredictionFile
 from toolkit.console import StageError
-from toolkit.evaluation.scoring import DocumentScore, as_rows, cell, outcome
+from toolkit.evaluation.comparison import outcome
+from toolkit.evaluation.scoring import DocumentScore
 from toolkit.pages.evidence import DocumentWords, TextLayers, evidence_boxes
 from toolkit.pages.opening import open_page
 from toolkit.records.record import images_of
 from toolkit.reports.html_page import write_page
+from toolkit.schema.answer_values import values_of
 from toolkit.schema.target import Leaf, TargetSchema, put_at, value_at
 from toolkit.schema.values import is_absent
 
@@ -99,12 +101,7 @@ def boxes_of(schema: TargetSchema, gold: Any, predicted: Any, words: DocumentWor
         return []
 
     def values(answer: Any) -> list[tuple[Leaf, Any]]:
-        found = [(leaf, value_at(answer, leaf.path)) for leaf in schema.header]
-        for rows in schema.lists:
-            key = rows.key
-            if key is not None:
-                found += [(key, cell(row, key)) for row in as_rows(value_at(answer, rows.path))]
-        return found
+        return [(one.leaf, one.value) for one in values_of(schema, answer) if not one.row or one.leaf.is_key]
 
     wanted, given = (
         [(leaf, value) for leaf, value in values(answer) if leaf.compare != "skip" and not is_absent(value)]
