@@ -18,7 +18,7 @@ from toolkit.pages.opening import open_page
 from toolkit.records.record import images_of
 from toolkit.reports.html_page import write_page
 from toolkit.schema.answer_values import values_of
-from toolkit.schema.target import Leaf, TargetSchema, put_at, value_at
+from toolkit.schema.target import Leaf, RowList, TargetSchema, put_at, value_at
 from toolkit.schema.values import is_absent
 
 INLINE_BYTES = 12 * 2**20  # of pictures, worst documents first; the others are linked, so that the file can be mailed
@@ -71,18 +71,21 @@ def write_report(
         "runs": results,
         "first": first,
         "header": [{"name": leaf.name, "path": list(leaf.path)} for leaf in schema.header],
-        "lists": [
-            {
-                "name": rows.name,
-                "path": list(rows.path),
-                "leaves": [{"name": leaf.name, "path": list(leaf.path)} for leaf in rows.leaves],
-                "key": list(rows.key.path) if rows.key else None,
-            }
-            for rows in schema.lists
-        ],
+        "lists": [of_list(rows) for rows in schema.lists],
         "documents": documents,
     }
     write_page(path, "evaluation_page.html", data)
+
+
+def of_list(rows: RowList) -> dict[str, Any]:
+    """A list for the page; paths lead from the document or from the row of the list around it."""
+    return {
+        "name": rows.name,
+        "path": list(rows.path),
+        "leaves": [{"name": leaf.name, "path": list(leaf.path)} for leaf in rows.leaves],
+        "key": list(rows.key.path) if rows.key else None,
+        "lists": [of_list(inner) for inner in rows.lists],
+    }
 
 
 def without_lists(schema: TargetSchema, answer: Any) -> Any:
