@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import StageError, first_few
+from toolkit.console import StageError, did_you_mean, first_few
 from toolkit.files import read_json, shown
 from toolkit.records.label_account import LabelledDocument
 from toolkit.records.label_join import LabelJoin, is_empty, narrowed
@@ -104,8 +104,9 @@ def check_mapping(mapping: dict[str, Any], path: Path, table: Table, results: Pa
     named = [mapping.get("document"), *mapping.get("columns", {}).values()]
     for names in ([name] if isinstance(name, str) else name or [] for name in named):
         if names and not any(fold(name) in columns for name in names):
-            there = first_few(sorted({str(column) for _, row in table.rows for column in row}), 8)
-            raise StageError(f"{shown(path)}: {shown(results)} has no column {names[0]!r}; it has {there}")
+            known = sorted({str(column) for _, row in table.rows for column in row})
+            hint, there = did_you_mean(names[0], known), first_few(known, 8)
+            raise StageError(f"{shown(path)}: {shown(results)} has no column {names[0]!r}; {hint}it has {there}")
 
 
 def keys_of(value: Any) -> Iterator[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import StageError
+from toolkit.console import StageError, did_you_mean
 from toolkit.files import read_json, shown
 from toolkit.schema.number_text import CONVENTIONS, Convention
 
@@ -375,7 +375,8 @@ class TargetSchema:
         for name, value in columns.items():
             if name not in leaves:
                 names = ", ".join(list(leaves)[:8]) + (" ..." if len(leaves) > 8 else "")
-                raise StageError(f"{source}: columns: the schema has no field {name!r}; it has {names}")
+                hint = did_you_mean(name, leaves)
+                raise StageError(f"{source}: columns: the schema has no field {name!r}; {hint}it has {names}")
             leaves[name].schema.setdefault("x-extract", {})["column"] = names_of(value, name)
         if "document" in mapping:
             raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")
