@@ -12,11 +12,12 @@ from toolkit.answers.page_windows import union, united_scores
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.answers.token_confidence import value_scores, value_spans
 from toolkit.answers.wire_format import WIRES, WireFormat
+from toolkit.extraction.run import shard_scores
 from toolkit.records.prompt import generated_prompt
 from toolkit.records.record_check import KeyOrder
 from toolkit.schema.answer_values import field_name, lists_of, row_of, value_named, values_of
 from toolkit.schema.checks import business_problems, check_states
-from toolkit.schema.target import TargetSchema
+from toolkit.schema.target import TargetSchema, compact_json
 
 TEXT = {"type": ["string", "null"], "maxLength": 20}
 
@@ -126,6 +127,46 @@ def test_the_grammar_refuses_what_breaks_the_schema_deep_inside(kind):
     assert not validator.is_valid(broken(lambda g: g.pop("time") if kind == "json" else g.pop()))
 
 
+def accepted(wire):
+    """What the server's own grammar engine says of a text."""
+    xgrammar = pytest.importorskip("xgrammar")
+    from xgrammar.testing import _is_grammar_accept_string as accepts
+
+    grammar = xgrammar.Grammar.from_json_schema(
+        json.dumps(wire.grammar()), any_whitespace=False, separators=(",", ":"), strict_mode=True
+    )
+    return lambda value: accepts(grammar, value if isinstance(value, str) else compact_json(value))
+
+
+@given(cases, strategies.sampled_from(WIRES), strategies.data())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_the_grammar_engine_writes_every_answer_and_nothing_else(case, kind, data):
+    raw, answer = case
+    wire = WireFormat(TargetSchema.parse(raw, "s"), kind)
+    accepts, text = accepted(wire), wire.encoded(answer)
+    assert accepts(text)
+    places = list(places_in(json.loads(text)))
+    place = data.draw(strategies.sampled_from(places))
+    for wrong in ({"no such key": 1}, "no such choice" * 3, 1.5, True):
+        broken = put(json.loads(text), place, wrong)
+        assert accepts(broken) == jsonschema.Draft202012Validator(wire.grammar()).is_valid(broken)
+    assert not accepts(text[:-1]) and not accepts(f"{text} ")
+
+
+def places_in(value, path=()):
+    """The path of every value in a JSON value."""
+    yield path
+    for step, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places_in(item, (*path, step))
+
+
+def put(value, path, item):
+    if not path:
+        return item
+    value[path[0]] = put(value[path[0]], path[1:], item)
+    return value
+
+
 @given(cases, strategies.sampled_from(WIRES))
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_every_value_and_list_has_its_place_in_the_raw_answer(case, kind):
@@ -231,3 +272,22 @@ def test_scores_of_values_cover_every_depth():
     scores = value_scores(wire, text, [(place, place + 1, -0.5) for place in range(len(text))])
     assert scores["age_groups[0].results[1].records[0]"].lowest == -0.5
     assert scores["age_groups[0].results[0].splits"].logprob == -1.0
+
+
+def test_scores_of_shards_go_by_the_names_of_the_assembled_answer():
+    plan = AnswerPlan(MEET, "json", rows=1)
+    answer = meet(girls=[result("Ann", records=["WR"])], boys=[result("Bob", records=["CR"])])
+    shards = plan.shards_for(plan.counts(answer))
+    parts = plan.cut(answer, shards)
+    assembled = plan.assembled(shards, parts)
+    scores = []
+    for number, (shard, part) in enumerate(zip(shards, parts, strict=True)):
+        wire = plan.wire_of(shard)
+        text = wire.encoded(part)
+        scores.append(value_scores(wire, text, [(at, at + 1, -1.0 - number) for at in range(len(text))]))
+    merged = shard_scores(plan, shards, scores, assembled.origin)
+    lines = [shard.line for shard in shards]
+    for index in (0, 1):
+        lowest = -1.0 - lines.index(f"age_groups {index + 1}-{index + 1}")
+        assert merged[f"age_groups[{index}].results[0].records[0]"].lowest == lowest
+        assert merged[f"age_groups[{index}].results"].lowest == lowest
