@@ -159,7 +159,8 @@ class TargetSchema:
     """A parsed target schema. `raw` is the JSON Schema itself, `source` the path it came from (POSIX)."""
 
     def __init__(self, raw: dict[str, Any], source: str) -> None:
-        self.raw = raw
+        # A definition that stands at two places is two fields, of which one can be changed alone.
+        self.raw = raw = unshared(raw)
         self.source = source
         self.title = str(raw.get("title", "document"))
         self.decimal: Convention | None = self._stated_decimal(raw, ())
@@ -369,8 +370,7 @@ class TargetSchema:
         if unknown or not isinstance(columns, dict):
             form = '{"document": COLUMN, "columns": {FIELD: COLUMN}}'
             raise StageError(f"{source}: a mapping is {form}; {sorted(unknown)[:1] or 'columns'} is not")
-        raw = unshared(self.raw)
-        made = TargetSchema(raw, self.source)
+        made = TargetSchema(self.raw, self.source)
         leaves = {leaf.name: leaf for leaf in made.leaves}
         for name, value in columns.items():
             if name not in leaves:
@@ -379,14 +379,14 @@ class TargetSchema:
                 raise StageError(f"{source}: columns: the schema has no field {name!r}; {hint}it has {names}")
             leaves[name].schema.setdefault("x-extract", {})["column"] = names_of(value, name)
         if "document" in mapping:
-            raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")
-        return TargetSchema(raw, self.source)
+            made.raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")
+        return TargetSchema(made.raw, self.source)
 
     def with_decimals(self, fields: dict[str, Convention], default: Convention | None = None) -> TargetSchema:
         """The same schema with the decimal sign of these dotted fields, and a `default` for all that state none."""
         if not fields and default is None:
             return self
-        made = TargetSchema(unshared(self.raw), self.source)
+        made = TargetSchema(self.raw, self.source)
         for leaf in made.leaves:
             if leaf.name in fields:
                 leaf.schema.setdefault("x-extract", {})["decimal"] = fields[leaf.name]
