@@ -51,6 +51,7 @@ def add_text_layer_dir(parser: argparse._ActionsContainer, use: str, default: Pa
 
 
 def add_header_row(parser: argparse._ActionsContainer) -> None:
+    """`--header-row`; see `label_table.HeaderRows`."""
     parser.add_argument(
         "--header-row",
         default="1",

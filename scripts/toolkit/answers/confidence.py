@@ -33,6 +33,7 @@ SHRINKAGE = 1.0  # L2 penalty of weights and field offsets, in values
 
 
 def rounded(value: float | None) -> float | None:
+    """`value` with four decimals; None stays None."""
     return None if value is None else round(value, 4)
 
 

@@ -75,6 +75,7 @@ def canonical(rows: RowList, row: Any) -> str:
 
 
 def sorted_lists(value: Any) -> Any:
+    """A JSON value with every list in it sorted."""
     if isinstance(value, dict):
         return {key: sorted_lists(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -196,6 +197,7 @@ def agreeing_inside(lists: Iterable[RowList], gold: Any, predicted: Any) -> tupl
 
 
 def text_similarity(one: str, other: str) -> float:
+    """1 minus the Levenshtein distance as a share of the longer text."""
     from rapidfuzz.distance import Levenshtein
 
     return Levenshtein.normalized_similarity(one, other)
@@ -289,6 +291,7 @@ class Classes:
 
 
 def spelling(value: Any) -> Any:
+    """What tells two spellings of a number apart: `7` and `"7"` differ."""
     return type(value).__name__, value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
 
 

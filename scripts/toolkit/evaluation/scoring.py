@@ -89,6 +89,7 @@ def judged_lists(schema: TargetSchema) -> tuple[RowList, ...]:
 
 
 def judged_of(lists: Iterable[RowList]) -> tuple[RowList, ...]:
+    """As `judged_lists`, of these lists."""
     found = []
     for rows in lists:
         leaves, inner = tuple(leaf for leaf in rows.leaves if leaf.compare != "skip"), judged_of(rows.lists)

@@ -267,6 +267,7 @@ def lists_below(of: ObjectField) -> Iterator[tuple[tuple[str, ...], ListField]]:
 
 
 def alike(value: Any, other: Any) -> bool:
+    """Whether two values are the same but for case and white space."""
     return value == other or str(value).casefold().split() == str(other).casefold().split()
 
 

@@ -258,4 +258,5 @@ def place_of(cell: Cell) -> str:
 
 
 def inner_or(value: Any, inner: Any) -> Any:
+    """`inner`, or `value` where it is None."""
     return value if inner is None else inner

@@ -56,6 +56,7 @@ FIRST_ROW = HeaderRows()
 
 
 def read_rows(path: Path, sheet: str | None = None, header: HeaderRows = FIRST_ROW) -> list[Located]:
+    """The rows of a labels file, each with its place."""
     return read_table(path, sheet, header=header).rows
 
 
@@ -95,6 +96,7 @@ def read_table(
 
 
 def json_table(path: Path, document_columns: list[str]) -> Table:
+    """A labels file in JSON as a table: a list of rows, or an object with one list."""
     value, name = read_json(path, lone_surrogates=True), shown(path)
     beside: dict[str, Any] = {}
     if isinstance(value, dict):
@@ -222,6 +224,7 @@ def sheet_rows(path: Path, sheet: str | None, header_rows: HeaderRows = FIRST_RO
 
 
 def cell_value(cell: Any) -> Any:
+    """An Excel cell's value: dates as YYYY-MM-DD, numbers with the leading zeros of their format."""
     value = cell.value
     if isinstance(value, datetime.datetime | datetime.date):
         return value.strftime("%Y-%m-%d")
@@ -319,4 +322,5 @@ def enum_value(value: Any, leaf: Leaf) -> Any:
 
 
 def enum_fold(text: str) -> str:
+    """A text by which two spellings of an enum value are the same."""
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()

@@ -54,6 +54,8 @@ class ListField(TypedDict):
 
 
 class Form(TypedDict):
+    """The fields of the review page's form."""
+
     header: list[Field]
     lists: list[ListField]
 
@@ -102,6 +104,7 @@ def document_column(schema: TargetSchema) -> str:
 
 
 def form_of(schema: TargetSchema) -> Form:
+    """The schema as the review page's form."""
     return {
         "header": [field_of(leaf) for leaf in schema.header],
         "lists": [list_of(rows, rows.name) for rows in schema.lists],
@@ -109,6 +112,7 @@ def form_of(schema: TargetSchema) -> Form:
 
 
 def list_of(rows: RowList, name: str) -> ListField:
+    """The table of a list, with the tables inside its rows."""
     made = ListField(name=name, path=list(rows.path), fields=[field_of(leaf) for leaf in rows.leaves])
     if rows.lists:
         made["lists"] = [list_of(inner, ".".join(inner.path) or "values") for inner in rows.lists]
@@ -116,6 +120,7 @@ def list_of(rows: RowList, name: str) -> ListField:
 
 
 def field_of(leaf: Leaf) -> Field:
+    """A value of the schema as a field of the form."""
     choices = leaf.schema.get("enum", [leaf.schema["const"]] if "const" in leaf.schema else [])
     if not choices and leaf.types - {"null"} == {"boolean"}:
         choices = [True, False]
@@ -129,6 +134,7 @@ def field_of(leaf: Leaf) -> Field:
 
 
 def takes_the_column(name: str, column: str) -> bool:
+    """Whether a field has the name of the document column."""
     return fold(name) == fold(column)
 
 
@@ -142,6 +148,7 @@ def left_out(document: ReviewDocument, column: str) -> list[str]:
 
 
 def encoded_answer(document: ReviewDocument, column: str) -> Any:
+    """An answer as the page holds it. Raises StageError for a number that JSON cannot write."""
     answer = {name: value for name, value in document.answer.items() if not takes_the_column(name, column)}
     try:
         return encoded(answer)
@@ -168,6 +175,7 @@ def encoded(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
+    """A short fingerprint of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 

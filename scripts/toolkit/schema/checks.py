@@ -91,6 +91,7 @@ def checked_leaves(leaves: Iterable[Leaf]) -> tuple[tuple[tuple[str, ...], str],
 
 
 def number_problem(name: str, number: str, severity: str) -> Problem:
+    """What is wrong with a container number."""
     return f"$.{name}", f"{number!r} is no ISO 6346 container number (form or check digit)", severity
 
 
@@ -117,6 +118,7 @@ class BusinessChecks:
 
 
 def count_equals_summary(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A printed count such as `3 CONTAINERS` that differs from the number of rows."""
     for rows, field in rows_together(answer, [check["list"], check["field"]]):
         printed = value_named(answer, field)
         wanted = summary_count(printed) if isinstance(printed, str) else None
@@ -136,6 +138,7 @@ def date_order(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[
 
 
 def count_looks_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    """The fields that the check compares; none where no count is printed."""
     names = []
     for rows, field in rows_together(answer, [check["list"], check["field"]]):
         printed = value_named(answer, field)
@@ -145,6 +148,7 @@ def count_looks_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
 
 
 def dates_looked_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    """The dates that the check compares; none where there are fewer than two."""
     found = []
     for names in rows_together(answer, check["fields"]):
         there = [name for name in names if (value := value_named(answer, name)) and iso_date(str(value))]
@@ -158,6 +162,7 @@ LOOKED_AT = {"count_equals_summary": count_looks_at, "date_order": dates_looked_
 
 @functools.lru_cache(maxsize=64)
 def checks_of(schema: TargetSchema) -> BusinessChecks:
+    """The business checks of a schema."""
     return BusinessChecks(schema)
 
 

@@ -417,6 +417,7 @@ def unshared(value: Any) -> Any:
 
 
 def put_at(target: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Put a value at `path`, making the objects on the way."""
     for step in path[:-1]:
         target = target.setdefault(step, {})
     target[path[-1]] = value

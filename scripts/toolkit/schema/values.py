@@ -52,6 +52,7 @@ def meant_after(before: str, core: str, after: str) -> str:
 
 
 def is_number(text: str) -> bool:
+    """Whether the whole text is one number."""
     try:
         read_number(text)
     except ValueError:
@@ -140,6 +141,7 @@ def ascii_digits(text: str) -> str:
 
 
 def date_of(year: int, month: int, day: int) -> str | None:
+    """The date as YYYY-MM-DD; None where there is no such day."""
     try:
         return datetime.date(year, month, day).isoformat()
     except ValueError:
