@@ -62,10 +62,10 @@ def agree(leaf: Leaf, gold: Any, predicted: Any) -> bool:
 
 def outcome(leaf: Leaf, gold: Any, predicted: Any) -> str:
     """One of OUTCOMES for one pair of values."""
+    if gold == predicted and type(gold) is type(predicted):
+        return "tn" if is_absent(gold) else "tp"  # by far the most pairs: nothing to normalise
     if is_absent(gold):
         return "tn" if is_absent(predicted) else "spurious"
     if is_absent(predicted):
         return "miss"
-    if gold == predicted and type(gold) is type(predicted):
-        return "tp"  # by far the most pairs: nothing to normalise
     return "tp" if agree(leaf, gold, predicted) else "wrong"

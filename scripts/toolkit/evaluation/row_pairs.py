@@ -91,6 +91,9 @@ def assigned(
     """
     if not of_gold or not of_predicted:
         return []
+    if len(of_gold) == len(of_predicted) == 1:
+        (g,), (p,) = of_gold, of_predicted
+        return [(g, p)] if similarity(rows, gold[g], predicted[p]) > 0 else []
     texts = {g: canonical(rows, gold[g]) for g in of_gold}, {p: canonical(rows, predicted[p]) for p in of_predicted}
     of_gold, of_predicted = sorted(of_gold, key=texts[0].__getitem__), sorted(of_predicted, key=texts[1].__getitem__)
     pairs: list[tuple[int, int]] = []
