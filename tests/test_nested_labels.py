@@ -9,9 +9,11 @@ from nested_schemas import MEET, closed, key, many
 from test_nested_lists import GIRLS, meet, result
 
 from toolkit.console import StageError
+from toolkit.records.fingerprints import free_values
 from toolkit.records.foreign_answers import in_schema
 from toolkit.records.label_join import LabelJoin
 from toolkit.records.label_table import HeaderRows, read_rows
+from toolkit.records.split_documents import choices_of
 from toolkit.schema.target import TargetSchema
 from toolkit.schema.values import iso_date
 
@@ -155,3 +157,9 @@ def test_json_has_no_header_row(tmp_path):
 )
 def test_dates_are_read_as_people_write_them(text, day_first, expected):
     assert iso_date(text, day_first=day_first) == expected
+
+
+def test_choices_inside_rows_identify_no_document():
+    assert choices_of(MEET) == {("age_groups", "results", "records")}
+    answer = meet(girls=[result("Ann", "1:00", records=["WR", "CR"])])
+    assert free_values(answer, choices_of(MEET)) == {"girls", "ann", "1:00"}

@@ -133,7 +133,8 @@ def schema_of(name: str | None) -> TargetSchema | None:
 def choices_of(schema: TargetSchema | None) -> frozenset[tuple[str, ...]]:
     """Paths of the fields whose value is one of a few that the schema lists."""
     leaves = schema.leaves if schema else []
-    return frozenset((leaf.list_path or ()) + leaf.path for leaf in leaves if {"enum", "const"} & set(leaf.schema))
+    chosen = [leaf for leaf in leaves if {"enum", "const"} & set(leaf.schema)]
+    return frozenset((*(step.rstrip("[]") for step in leaf.list_path or ()), *leaf.path) for leaf in chosen)
 
 
 def label_key(schema: TargetSchema | None, gold: dict[str, Any]) -> str:
