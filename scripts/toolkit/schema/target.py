@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError, did_you_mean
-from toolkit.files import read_json, shown
+from toolkit.files import MOST_SETTINGS_BYTES, read_json, shown
+from toolkit.schema.annotations import annotation_problem
 from toolkit.schema.number_text import CONVENTIONS, Convention
+from toolkit.schema.validation import explaining_validator, pattern_problem
 
 COMPARE_KINDS = ("exact", "text", "id", "number", "date", "enum", "skip")
 PLAIN_KINDS = ("id", "date", "number")  # values of these hold no quote, no back slash, no line break
@@ -173,7 +175,7 @@ class TargetSchema:
     @classmethod
     def load(cls, path: Path | str) -> TargetSchema:
         """Read and check a schema file. Raises StageError with one sentence where it is no target schema."""
-        raw = read_json(path)
+        raw = read_json(path, most=MOST_SETTINGS_BYTES)
         return cls.parse(raw, shown(path))
 
     @classmethod
@@ -188,6 +190,10 @@ class TargetSchema:
             jsonschema.Draft202012Validator.check_schema(raw)
         except jsonschema.SchemaError as error:
             raise StageError(f"{source}: {error.json_path}: not a valid JSON Schema: {error.message}") from None
+        except RecursionError:
+            raise StageError(f"{source}: the schema is nested too deep; make it flatter") from None
+        if sentence := annotation_problem(raw) or pattern_problem(raw):
+            raise StageError(f"{source}: {sentence}")
         return cls(raw, source)
 
     @property
@@ -395,9 +401,7 @@ class TargetSchema:
         return TargetSchema(made.raw, self.source)
 
     def validator(self) -> Any:
-        import jsonschema
-
-        return jsonschema.Draft202012Validator(self.raw)
+        return explaining_validator(self.raw)
 
 
 def value_at(value: Any, path: tuple[str, ...]) -> Any:
