@@ -92,7 +92,7 @@ def test_rendering_killed_at_random_moments_does_no_finished_work_again_and_ends
 
 def test_extraction_killed_at_random_moments_does_no_finished_work_again_and_ends_the_same(workspace):
     draw = random.Random(21)
-    members = [(f"{number:03d}.png", draw.randbytes(400_000)) for number in range(150)]
+    members = [(f"{number:03d}.png", draw.randbytes(100_000)) for number in range(150)]
     (workspace / "z.zip").write_bytes(zipped(members))
     extract = words("extract_combined_zip", "--zip", "z.zip", "--json")
     folder = workspace / "data/raw/z"
