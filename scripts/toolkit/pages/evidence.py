@@ -27,6 +27,7 @@ from toolkit.schema.values import iso_date
 _PIECES = re.compile(r"\d+|[^\W\d_]+")
 _AROUND_NUMBER = re.compile(r"^[^\d]*|[^\d]*$")
 _DECIMAL = re.compile(r"\d[.,]\d")
+_WRITTEN_DATE = re.compile(r"\d.*\bof\b.*\d[.,;:]?")  # 16th day of August 2019: more than three words
 NEAR = 0.7  # alike from here on; below, two texts are different ones
 
 
@@ -128,7 +129,9 @@ class DocumentWords:
                     continue
                 found[first, last] = self.span(first, last, value)
         if leaf.compare == "date" and (day := iso_date(str(value), day_first=bool(leaf.extract.get("day_first")))):
-            for first, last, text in self.short_spans(3):
+            for first, last, text in self.short_spans(6):
+                if last - first > 2 and not _WRITTEN_DATE.fullmatch(text):
+                    continue
                 if (first, last) not in found and iso_date(
                     text.strip(".,;:"), day_first=bool(leaf.extract.get("day_first", True))
                 ) == day:
