@@ -158,6 +158,7 @@ def test_a_model_server_that_is_gone_slow_or_wrong():
 
 def test_too_many_documents_are_sent_away():
     with FaultServer(lambda _: "slow", answer=reader(AnswerPlan(LADING, "json"))) as server:
+        server.slowness = 0.8
         with Gateway(server.url, contract_of(), Limits(seconds=30, documents=1, queue=1)) as gateway:
 
             async def all_at_once() -> list[int]:

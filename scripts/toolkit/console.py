@@ -6,10 +6,12 @@ People's text and progress bars go to stderr; stdout carries results, and with `
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import functools
 import inspect
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +55,26 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(ExitCode.USAGE, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """`did you mean 'consignee_name'?` with a blank behind it, or an empty text where no name is near."""
+    names: dict[str, str] = {}
+    for name in known:
+        names.setdefault(folded_name(name), name)
+        names.setdefault(folded_name(name.rpartition(".")[2]), name)
+    wanted = folded_name(wrong)
+    close = difflib.get_close_matches(wanted, names, n=1)
+    # consignee is meant for consignee_name, although hardly half of the two is alike.
+    close = close or [
+        name for name in names if len(wanted) > 2 and (wanted in name or (len(name) > 2 and name in wanted))
+    ]
+    return f"did you mean {names[close[0]]!r}? " if close else ""
+
+
+def folded_name(name: str) -> str:
+    """A name without case, blanks, hyphens and the brackets of lists."""
+    return re.sub(r"[\s_\-]+", "", name.casefold().replace("[]", ""))
 
 
 def one_line(message: object, most: int = 200) -> str:

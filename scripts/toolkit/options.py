@@ -61,6 +61,17 @@ def add_text_layer_dir(parser: argparse._ActionsContainer, use: str, default: Pa
     parser.add_argument("--text-layer-dir", type=argument_path, default=default, help=f"{use}{told}")
 
 
+def add_header_row(parser: argparse._ActionsContainer) -> None:
+    """`--header-row`; see `label_table.HeaderRows`."""
+    parser.add_argument(
+        "--header-row",
+        default="1",
+        metavar="N",
+        help="row of an Excel or CSV file that names the columns, below a title for example; 2-3 for two rows whose "
+        "names belong together (default: 1)",
+    )
+
+
 def add_decimal(parser: argparse._ActionsContainer, choices: tuple[str, ...], texts: str, default: str) -> None:
     """`--decimal`: the decimal sign of `texts` where a field of the schema states none."""
     help_text = f"decimal sign of {texts} (default: {default})"
