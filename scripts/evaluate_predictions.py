@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     schema = schema_of_records(args.schema, [first[2]], shown(args.gold)).with_decimals({}, args.decimal)
     floors = [floor_of(text) for text in args.fail_under]
     drops = [allowance_of(text) for text in args.max_drop]
-    files = prediction_files(args)
+    files = prediction_files(args, schema)
     if drops and len(files) == 1:
         raise StageError("--max-drop compares with other predictions; give them with --against NAME=FILE")
     tables = {label: ScoreTable(schema) for label in files}
@@ -109,7 +109,8 @@ def main(argv: list[str] | None = None) -> int:
     trust: dict[str, Trust] = {label: Trust() for label in files}
     shown_documents: list[tuple[Gold, DocumentScore]] = []
     ids: set[str] = set()
-    for document in console.progress(itertools.chain([first], gold), what="documents"):
+    normal = ((identity, schema.normal(answer), record) for identity, answer, record in itertools.chain([first], gold))
+    for document in console.progress(normal, what="documents"):
         if document[0] in ids:
             raise StageError(
                 f"{shown(args.gold)}: the id {document[0]!r} stands twice; which is its gold cannot be told"
@@ -148,13 +149,13 @@ def main(argv: list[str] | None = None) -> int:
     return console.finish(args, final, ExitCode.PROBLEMS if broken else ExitCode.OK)
 
 
-def prediction_files(args: Any) -> dict[str, PredictionFile]:
-    files = {args.name: PredictionFile(args.pred)}
+def prediction_files(args: Any, schema: TargetSchema) -> dict[str, PredictionFile]:
+    files = {args.name: PredictionFile(args.pred, schema)}
     for item in args.against:
         label, separator, path = item.partition("=")
         if not separator or not label or label in files:
             raise StageError(f"--against {item!r}: give NAME=FILE with a name of its own")
-        files[label] = PredictionFile(argument_path(path))
+        files[label] = PredictionFile(argument_path(path), schema)
     return files
 
 

@@ -187,6 +187,8 @@ def line_of(
     status = "truncated" if answer.truncated else "ok"
     if status == "ok" and strict and not validator.is_valid(prediction):
         status = "schema_error"
+    prediction, absent = schema.public(prediction)
+    warnings += absent
     if warnings := [*answer.warnings, *warnings]:
         more["warnings"] = warnings
     return prediction_line(identity, status, prediction, answer.text[:20_000], **more)

@@ -17,6 +17,7 @@ from toolkit.answers.answer import Usage
 from toolkit.answers.wire_format import WireFormat
 from toolkit.console import StageError
 from toolkit.files import decode_text, escaped_values, parsers, read_jsonl, shown, strict_json
+from toolkit.schema.target import TargetSchema
 
 STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "refused", "unreadable")
 
@@ -139,11 +140,13 @@ def finished_ids(path: Path) -> set[str]:
 class PredictionFile:
     """A prediction JSONL with access by id; the last line of each id counts. Holds file positions, not the lines.
 
+    With a `schema`, predictions come as this project works with them, not as the original schema has them.
+
     Raises StageError if a line is not a prediction.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, schema: TargetSchema | None = None) -> None:
+        self.path, self.schema = path, schema
         self.places: dict[str, tuple[int, int]] = {}
         self.lines: dict[str, dict[str, Any]] | None = None
         loads = parsers()[0]
@@ -177,6 +180,12 @@ class PredictionFile:
 
     def get(self, identity: str) -> dict[str, Any] | None:
         """The document's line, or None. Raises StageError if it is not strict JSON (a key twice, NaN)."""
+        line = self._line(identity)
+        if line is not None and self.schema is not None and isinstance(line.get("prediction"), dict):
+            line["prediction"] = self.schema.normal(line["prediction"])
+        return line
+
+    def _line(self, identity: str) -> dict[str, Any] | None:
         if self.lines is not None:
             return self.lines.get(identity)
         if identity not in self.places:

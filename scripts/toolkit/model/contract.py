@@ -55,7 +55,8 @@ class Contract:
 
     @property
     def target(self) -> TargetSchema:
-        return TargetSchema.parse(self.schema, self.schema_source)
+        # As it was trained: a contract's schema is explicit already.
+        return TargetSchema(self.schema, self.schema_source)
 
     @property
     def answer_plan(self) -> AnswerPlan:
