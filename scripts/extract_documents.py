@@ -14,6 +14,11 @@ status and its reason).
         --in data/pdfs --out data/predictions/new.jsonl
     python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged \\
         --in inbox --watch --out data/predictions/inbox.jsonl
+
+With --schema a base model answers without training: the baseline of an evaluation, or a first look without labels.
+
+    python scripts/extract_documents.py --model Qwen/Qwen3-VL-8B-Instruct --schema schemas/invoice.schema.json \\
+        --in data/pdfs --out data/predictions/zero_shot.jsonl
 """
 
 from __future__ import annotations
@@ -29,13 +34,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.answers.predictions import PredictionLine, finished_ids, unsure_values
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.extraction.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
 from toolkit.files import argument_path, json_line, open_to_append, shown
-from toolkit.model.contract import FILE_NAME, Contract, load_contract
+from toolkit.model.contract import FILE_NAME, UNTRAINED_ANSWER_TOKENS, Contract, Untrained, chosen_contract
 from toolkit.pages.evidence import TextLayers
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from toolkit.extraction.local_model import BatchingAsker
@@ -87,6 +93,7 @@ def build_parser() -> console.Parser:
         default=None,
         help=f"folder whose {FILE_NAME} to use (default: the adapter, else the model)",
     )
+    options.add_untrained(who, DEFAULT_MAX_TOKENS, UNTRAINED_ANSWER_TOKENS)
     who.add_argument(
         "--ray",
         nargs="?",
@@ -143,6 +150,9 @@ class Extraction:
     server: str | None
     served_model: str | None
     contract: Path | None
+    schema: Path | None
+    image_max_tokens: int | None
+    max_answer_tokens: int | None
     ray: str | None
     ray_actors: int | None
     batch_size: int
@@ -169,17 +179,21 @@ class Extraction:
             raise StageError("give either --server URL or --model FOLDER (with --adapter for a base model)")
         if self.server and (self.adapter or self.no_grammar or self.ray):
             raise StageError("--adapter, --no-grammar and --ray belong to --model; a server has its own")
-        if self.server and self.contract is None:
-            raise StageError("--server needs --contract FOLDER: the model or adapter folder that the server serves")
+        if self.server and self.contract is None and self.schema is None:
+            raise StageError(
+                "--server needs --contract FOLDER (the model or adapter folder that the server serves), "
+                "or --schema FILE where it serves a base model"
+            )
         if self.review_below is not None and (self.no_confidence or not 0 < self.review_below <= 1):
             raise StageError("--review-below takes a confidence over 0 and at most 1, and --no-confidence gives none")
         if self.batch_size < 1 or self.concurrency < 1 or self.tries < 1:
             raise StageError("--batch-size, --concurrency and --tries must be at least 1")
 
     @property
-    def contract_folder(self) -> Path:
-        """The folder that holds the contract."""
-        return Path(self.contract or self.adapter or str(self.model))
+    def contract_folder(self) -> Path | None:
+        """The folder that holds the contract; None for a server that --schema alone describes."""
+        folder = self.contract or self.adapter or self.model
+        return Path(folder) if folder else None
 
     @property
     def review_file(self) -> Path:
@@ -191,7 +205,8 @@ class Extraction:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     run = Extraction.of(args)
-    contract = load_contract(run.contract_folder)
+    settings = Untrained(run.schema, run.image_max_tokens, run.max_answer_tokens)
+    contract = chosen_contract(run.contract_folder, settings)
     if run.overwrite:
         run.out.unlink(missing_ok=True)
         run.review_file.unlink(missing_ok=True)

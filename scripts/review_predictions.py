@@ -52,10 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.records and not args.images_dir:
         raise StageError("give the pages with --records FILE or --images-dir FOLDER")
+    predictions = PredictionFile(args.pred)
     records = {record["id"]: record for record in read_records(args.records)} if args.records else {}
     where = shown(args.records) if args.records else "a prediction file"
     schema = schema_of_records(args.schema, records.values(), where)
-    predictions = PredictionFile(args.pred, schema)
+    predictions.schema = schema
     pages = pages_of(args, records, predictions)
     layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
     documents = []
