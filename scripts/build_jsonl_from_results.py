@@ -34,7 +34,9 @@ from toolkit.records.label_fields import Suggestions
 from toolkit.records.labels import LabelFile, Labels, read_labels
 from toolkit.records.origins import Source, merged_sources, noted, origin_of
 from toolkit.records.prompt import Prompt, generated_prompt
+from toolkit.records.record import gold_of
 from toolkit.records.record_merge import Dataset, Merge, check_schema, merged, updated_prompt
+from toolkit.schema.label_defaults import fitted_to_labels
 from toolkit.schema.number_text import CONVENTIONS
 from toolkit.schema.target import DEFAULT_SCHEMA, TargetSchema
 
@@ -117,10 +119,13 @@ def main(argv: list[str] | None = None) -> int:
     if not join.records:
         raise StageError(why_nothing(join), ExitCode.PROBLEMS)
     merge = merged(old, join.records)
+    schema, settled = fitted_to_labels(labels.schema, (gold_of(record) or {} for record in merge.records.values()))
+    for sentence in settled:
+        say(sentence)
     if old:
-        check_schema(old, labels.schema, {line["document"] for line in merge.changes})
+        check_schema(old, schema, {line["document"] for line in merge.changes})
     sources = merged_sources(origin_of(out), out, source) if args.update else [source]
-    write_json(schema_path, labels.join.numbers.stored_in(labels.schema).raw)
+    write_json(schema_path, labels.join.numbers.stored_in(schema).raw)
     with noted(out, sources):
         write_jsonl(out, merge.records.values())
 

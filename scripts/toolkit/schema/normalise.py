@@ -301,8 +301,10 @@ class Walk:
         numbers = {"integer", "number"}
         several = len(set(types) - {"null"}) > 1 and not set(types) - {"null"} <= numbers
         if several and "compare" not in (made.get("x-extract") or {}):
-            self.assume("a value of several types compares as text", path)
-            made["x-extract"] = {**(made.get("x-extract") or {}), "compare": "text"}
+            is_amount = set(types) - {"null"} <= {*numbers, "string"} and compare_by_name(path, {}) == "number"
+            kind = "number" if is_amount else "text"
+            self.assume(f"a value of several types compares as {kind}", path)
+            made["x-extract"] = {**(made.get("x-extract") or {}), "compare": kind}
         return in_order(made, schema)
 
     def text(self, made: dict[str, Any], path: str) -> None:
@@ -320,7 +322,10 @@ class Walk:
         if notes:
             made["x-extract"] = notes
         if not isinstance(made.get("maxLength"), int):
-            bound = 10 if made.get("format") == "date" else text_bound(notes.get("compare", "text"))
+            if made.get("format") == "date":
+                made["maxLength"] = 10
+                return
+            bound = text_bound(notes.get("compare", "text"))
             self.assume(f"texts without maxLength get {bound}", path)
             made |= bounded(made, "maxLength", max(bound, made.get("minLength", 0)))
 
