@@ -28,7 +28,7 @@ from toolkit.model.adapters import AdapterSettings, lora_model, parameter_groups
 from toolkit.model.encoding import IGNORED, collate, packed
 from toolkit.model.shapes import IMAGE_TOKEN, SHAPES, VOCABULARY, ModelShape, config_of
 from toolkit.training.log import peak_flops, work_per_token
-from toolkit.training.run import summed_loss
+from toolkit.training.loss import summed_loss
 from toolkit.training.token_batches import TokenBatches
 
 TOY = ModelShape("toy", 128, 2, 4, 2, 256, 64, 3, 128, tied=True, head_width=32)

@@ -101,34 +101,17 @@ def prepare(work: Path, documents: int, tokens: int) -> None:
         build_processor(tokenizer).save_pretrained(work / "model")
 
 
-def settings(work: Path, out: Path, args: Any) -> Any:
-    from train_lora import build_parser as training_parser
+def settings_of(args: Any) -> Any:
+    from toolkit.training.settings import TrainingSettings
 
-    return training_parser().parse_args(
-        [
-            "--train",
-            str(work / "train.jsonl"),
-            "--model",
-            str(work / "model"),
-            "--out",
-            str(out),
-            "--image-max-tokens",
-            str(args.tokens),
-            "--preset",
-            "none",
-            "--epochs",
-            str(args.epochs),
-            "--batch-size",
-            str(BATCH),
-            "--accumulate",
-            str(ACCUMULATE),
-            "--learning-rate",
-            str(RATE),
-            "--log-each",
-            "1000",
-            "--seed",
-            str(args.seed),
-        ]
+    return TrainingSettings(
+        image_max_tokens=args.tokens,
+        epochs=args.epochs,
+        batch_size=BATCH,
+        accumulate=ACCUMULATE,
+        learning_rate=RATE,
+        log_each=1000,
+        seed=args.seed,
     )
 
 
@@ -138,14 +121,16 @@ def run_arm(args: Any) -> dict[str, Any]:
 
     from toolkit.model.adapters import lora_model
     from toolkit.model.lengths import answer_lengths, record_length
-    from toolkit.model.loading import load_config, load_model, load_processor
+    from toolkit.model.loading import load_model, load_processor
     from toolkit.records.record import read_records
-    from toolkit.training.run import Validation, adapter_settings, measured_training
+    from toolkit.training.run import TrainingData, measured_training
+    from toolkit.training.settings import Run
+    from toolkit.training.validation import Validation
 
     os.chdir(REPOSITORY)
     work, out = args.work, args.work / f"out-{args.arm}"
-    options = settings(work, out, args)
-    processor = load_processor(options.model, args.tokens)
+    settings, base = settings_of(args), str(work / "model")
+    processor = load_processor(base, args.tokens)
     records = list(read_records(work / "train.jsonl"))
     answers = sum(answer_lengths(processor, records)) * args.epochs
     cpu = time.process_time()
@@ -159,15 +144,15 @@ def run_arm(args: Any) -> dict[str, Any]:
         )  # type: ignore[method-assign]
         contract = contract_of(records, args)
         lengths = [record_length(processor, record, Path(), args.tokens) for record in records]
-        measured_training(options, load_config(options.model), processor, contract, records, lengths, [])
+        measured_training(Run(base, out), settings, processor, contract, TrainingData(records, lengths, [], Path()))
         model, seconds = kept["trainer"].model, kept["outcome"].metrics["train_runtime"]
     else:
         torch.manual_seed(args.seed)
-        model = lora_model(load_model(options.model), adapter_settings(options))
+        model = lora_model(load_model(base), settings.adapter)
         model.get_base_model().accepts_loss_kwargs = True
         seconds = (plain_arm if args.arm == "plain" else trl_arm)(model, processor, records, args, out)
     cpu = time.process_time() - cpu
-    validation = Validation(options, processor, contract_of(records, args), records)
+    validation = Validation(processor, contract_of(records, args), records, Path(), model=base, documents=0)
     model.eval()
     judged = validation.loss(model)
     return {

@@ -36,6 +36,7 @@ from toolkit.files import argument_path, read_json, shown, write_json
 from toolkit.latency.measured import Load, Objective, measured, run_load, server_figures, spread, summary
 from toolkit.model.contract import load_contract
 from toolkit.model.token_counts import vision_tokens
+from toolkit.options import add_limit, add_root
 from toolkit.records.record import gold_of, read_records
 from toolkit.reports.latency_page import write_latency_page
 
@@ -60,10 +61,8 @@ def build_parser() -> console.Parser:
         metavar="PATH",
         help="one JSONL; or PDFs, images, folders, patterns",
     )
-    parser.add_argument(
-        "--root", type=argument_path, default=Path(), help="folder that a JSONL's image paths are relative to"
-    )
-    parser.add_argument("--limit", type=int, default=None, help="only the first N documents")
+    add_root(parser)
+    add_limit(parser)
     parser.add_argument(
         "--concurrency",
         type=int,

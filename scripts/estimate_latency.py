@@ -37,8 +37,10 @@ from toolkit.latency.predicted import (
 from toolkit.model.gpus import CPU, GPUS, Gpu
 from toolkit.model.shapes import SHAPES, ModelShape, shape_of_config
 from toolkit.model.token_counts import estimated_tokens, exact_tokens, page_tokens, rank
+from toolkit.options import add_image_max_tokens, add_input, add_root, add_schema
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.records.record import gold_of, read_records
+from toolkit.records.record_schema import schema_of_records
 from toolkit.schema.target import TargetSchema, value_at
 
 
@@ -54,7 +56,7 @@ class Request:
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--in", dest="input", type=argument_path, required=True, help="JSONL of documents with answers")
+    add_input(parser, "JSONL of documents with answers")
     parser.add_argument("--size", choices=list(SHAPES), default="8b", help="model size (default: 8b)")
     parser.add_argument(
         "--shape",
@@ -103,22 +105,15 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--price", action="append", default=[], metavar="GPU=PRICE", help="of an hour, for the cost of 1,000 documents"
     )
-    parser.add_argument(
-        "--image-max-tokens",
-        type=int,
-        default=DEFAULT_MAX_TOKENS,
-        help="vision tokens of a page at most (default: 1280)",
-    )
+    add_image_max_tokens(parser, DEFAULT_MAX_TOKENS)
     parser.add_argument(
         "--model",
         type=argument_path,
         default=None,
         help="model folder whose processor counts the text (default: estimated)",
     )
-    parser.add_argument(
-        "--schema", type=argument_path, default=None, help="target schema (default: the records' meta.schema)"
-    )
-    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    add_schema(parser)
+    add_root(parser)
     return parser
 
 
@@ -250,10 +245,7 @@ def requests_of(args: Any, forms: list[int]) -> dict[int, list[Request]]:
     found: dict[int, list[Request]] = {form: [] for form in forms}
     for record in console.progress(read_records(args.input), what="records"):
         if schema is None:
-            name = args.schema or record.get("meta", {}).get("schema")
-            if name is None:
-                raise StageError("the records name no schema in meta.schema; give --schema FILE")
-            schema = TargetSchema.load(Path(name))
+            schema = schema_of_records(args.schema, [record], "the first record")
             plans = {form: AnswerPlan(schema, args.wire, form, args.fields_per_shard if form else 0) for form in forms}
         gold = gold_of(record)
         if gold is None:

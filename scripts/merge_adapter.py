@@ -31,6 +31,7 @@ from toolkit.model.folder import (
     weight_bytes,
     write_provenance,
 )
+from toolkit.options import add_root
 
 
 def build_parser() -> console.Parser:
@@ -53,9 +54,7 @@ def build_parser() -> console.Parser:
         default=Decimal("0.9"),
         help="exit 1 where fewer answers agree, as a share (default: 0.9)",
     )
-    check.add_argument(
-        "--root", type=argument_path, default=Path(), help="folder that the records' image paths are relative to"
-    )
+    add_root(check)
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     return parser
 

@@ -12,7 +12,7 @@ kept, or recomputed if they do not fit (--checkpointing of train_lora.py).
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit import console
@@ -21,6 +21,7 @@ from toolkit.files import argument_path, shown
 from toolkit.model.gpus import GPUS, Gpu
 from toolkit.model.shapes import SHAPES, ModelShape
 from toolkit.model.token_counts import estimated_tokens, exact_tokens, page_tokens
+from toolkit.options import add_image_max_tokens, add_input, add_root
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.records.record import read_records
 from toolkit.training.plan import ASSUMED_MFU, optimizer_steps, training_hours, training_memory
@@ -28,7 +29,7 @@ from toolkit.training.plan import ASSUMED_MFU, optimizer_steps, training_hours, 
 
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
-    parser.add_argument("--in", dest="input", type=argument_path, required=True, help="the training JSONL")
+    add_input(parser, "the training JSONL")
     parser.add_argument("--gpu", choices=list(GPUS), default="a6000", help="GPU to plan for (default: a6000)")
     parser.add_argument("--size", choices=list(SHAPES), default=None, help="only this model size (default: all)")
     parser.add_argument("--epochs", type=float, default=3, help="passes over the data (default: 3)")
@@ -41,20 +42,25 @@ def build_parser() -> console.Parser:
         default=ASSUMED_MFU,
         help=f"share of the peak that training reaches (default: {ASSUMED_MFU}, assumed)",
     )
-    parser.add_argument(
-        "--image-max-tokens",
-        type=int,
-        default=DEFAULT_MAX_TOKENS,
-        help="vision tokens of a page at most (default: 1280)",
-    )
+    add_image_max_tokens(parser, DEFAULT_MAX_TOKENS)
     parser.add_argument(
         "--model",
         type=argument_path,
         default=None,
         help="model folder whose processor counts the text (default: estimated)",
     )
-    parser.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    add_root(parser)
     return parser
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is planned: passes over the data, LoRA rank, assumed share of the peak, the GPU's price an hour."""
+
+    epochs: float
+    rank: int
+    mfu: float
+    price: float | None
 
 
 @console.script
@@ -73,10 +79,11 @@ def main(argv: list[str] | None = None) -> int:
     gpu = GPUS[args.gpu]
     steps = optimizer_steps(records, args.epochs, args.batch)
     sizes = [args.size] if args.size else list(SHAPES)
+    what = Planned(args.epochs, args.rank, args.mfu, args.price)
     lines = [
         line
         for size in sizes
-        for line in plans(args, size, SHAPES[size], gpu, (longest, longest_answer), (total, answers, vision))
+        for line in plans(what, size, SHAPES[size], gpu, (longest, longest_answer), (total, answers, vision))
     ]
     print(
         f"{shown(args.input)}: {records} records, the longest {longest} tokens, {total} in all "
@@ -100,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plans(
-    args: Any, size: str, shape: ModelShape, gpu: Gpu, longest: tuple[int, int], totals: tuple[int, int, int]
+    what: Planned, size: str, shape: ModelShape, gpu: Gpu, longest: tuple[int, int], totals: tuple[int, int, int]
 ) -> list[dict[str, Any]]:
     """One line a method: the cheaper way of keeping activations that fits, or the smaller one if none does.
 
@@ -108,7 +115,7 @@ def plans(
     tokens.
     """
     lines: list[dict[str, Any]] = []
-    total, answers, vision = (count * args.epochs for count in totals)
+    total, answers, vision = (count * what.epochs for count in totals)
     for method in ("lora", "qlora"):
         if method == "qlora" and shape.experts:
             lines.append(
@@ -117,7 +124,7 @@ def plans(
             continue
         for checkpointing in (False, True):
             memory = training_memory(
-                shape, method, tokens=longest[0], answer_tokens=longest[1], rank=args.rank, checkpointing=checkpointing
+                shape, method, tokens=longest[0], answer_tokens=longest[1], rank=what.rank, checkpointing=checkpointing
             )
             if memory.total <= gpu.memory_gib or checkpointing:
                 break
@@ -128,7 +135,7 @@ def plans(
             answer_tokens=answers,
             vision_tokens=vision,
             checkpointing=checkpointing,
-            mfu=args.mfu,
+            mfu=what.mfu,
         )
         parts = {name: round(getattr(memory, name), 1) for name in ("weights", "adapter", "activations", "logits")}
         lines.append(
@@ -140,7 +147,7 @@ def plans(
                 "memory_gib": round(memory.total, 1),
                 **parts,
                 "hours": round(hours, 2),
-                "cost": None if args.price is None else round(hours * args.price, 2),
+                "cost": None if what.price is None else round(hours * what.price, 2),
             }
         )
     return lines

@@ -18,7 +18,6 @@ import random
 import sys
 import time
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from toolkit import console
@@ -27,6 +26,7 @@ from toolkit.evaluation.gates import Allowance, threshold
 from toolkit.files import argument_path, atomic_folder, shown
 from toolkit.model.contract import Contract, load_contract
 from toolkit.model.folder import check_model_folder, copy_companions, weight_bytes, write_provenance
+from toolkit.options import add_root
 from toolkit.records.record import read_records
 
 SCORES = ("micro_f1", "row_f1", "document_exact", "valid")
@@ -64,7 +64,7 @@ def build_parser() -> console.Parser:
         default=Decimal("0.02"),
         help="fall of micro-F1 that is accepted with --check (default: 0.02)",
     )
-    data.add_argument("--root", type=argument_path, default=Path(), help="folder that image paths are relative to")
+    add_root(data)
     data.add_argument("--batch-size", type=int, default=8, help="records answered together (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which records calibrate (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")

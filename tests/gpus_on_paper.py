@@ -100,7 +100,7 @@ def stop_at_the_wrapped_model(gpus: PaperGpus) -> None:
             "all zero": not any(parameter.is_meta or bool(parameter.any()) for parameter in base),
             "wrapped": type(wrap(self, model, *more, **named)).__name__,
             "records a pass": self.args.train_batch_size,
-            "preset": self.run.preset,
+            "tokens a pass": self.settings.tokens_per_batch,
         }
         sys.stdout.write(f"\nREPORT {json.dumps(found)}\n")
         sys.stdout.flush()

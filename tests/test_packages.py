@@ -48,6 +48,5 @@ def test_a_module_imports_only_from_packages_before_its_own():
 
 def test_the_library_knows_no_command_line():
     users = [path for path in modules() if "argparse" in path.read_text(encoding="utf-8")]
-    # console.py and options.py declare flags; presets are still filled into the parser in training/settings.py.
     names = {path.relative_to(TOOLKIT).as_posix() for path in users}
-    assert names <= {"console.py", "options.py", "training/settings.py"}
+    assert names == {"console.py", "options.py"}

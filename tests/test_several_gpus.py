@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.training.settings import PRESETS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -238,7 +240,7 @@ def test_each_launched_process_touches_its_own_gpu_only(easy_dataset, tiny_model
     assert codes == [0, 0], said[-3000:]
     assert [report["used"] for report in reports] == [["cuda:0"], ["cuda:1"]]
     assert [report["device"] for report in reports] == ["cuda:0", "cuda:1"]
-    assert [report["preset"] for report in reports] == ["48gb", "48gb"]
+    assert [report["tokens a pass"] for report in reports] == [PRESETS["48gb"]["tokens_per_batch"]] * 2
     assert all(report["parameters"] == ["GPU"] for report in reports)
     assert "GPUs" not in said
 

@@ -93,7 +93,7 @@ def test_packed_padded_and_single_records_have_the_same_loss_and_gradients(easy_
     from toolkit.model.adapters import AdapterSettings, lora_model
     from toolkit.model.encoding import encode_record
     from toolkit.model.loading import load_model, load_processor
-    from toolkit.training.run import summed_loss
+    from toolkit.training.loss import summed_loss
 
     processor = load_processor(str(tiny_model), 384)
     records = sorted(
@@ -145,7 +145,7 @@ def test_shards_over_shared_pages_have_the_loss_and_gradients_of_shards_alone(ea
     from toolkit.model.lengths import record_length
     from toolkit.model.loading import load_model, load_processor
     from toolkit.schema.target import TargetSchema
-    from toolkit.training.run import summed_loss
+    from toolkit.training.loss import summed_loss
 
     processor = load_processor(str(tiny_model), 384)
     plan = AnswerPlan(TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json"), "positional", 2, 5)
@@ -309,36 +309,63 @@ def test_a_loss_that_is_no_number_stops_with_the_records(run, easy_dataset, tiny
 
 
 def test_settings_come_from_flags_then_a_file_then_the_preset(tmp_path):
+    from toolkit.training.settings import preset_for, resolved
+
+    file = tmp_path / "earlier.json"
+    earlier = {"rank": 64, "accumulate": 3, "out": "elsewhere", "train_vision": True, "vision_rate": None}
+    file.write_text(json.dumps(earlier), encoding="utf-8")
+    settings = resolved({"rank": 8}, preset="48gb", file=file)
+    assert (settings.rank, settings.accumulate, settings.tokens_per_batch) == (8, 3, 4096)
+    assert settings.train_vision and settings.adapter.vision_rate == pytest.approx(1e-5)
+    assert resolved({}, preset="24gb").method == "qlora"
+    assert [preset_for(memory) for memory in (None, 22, 44.4, 79.2, 139.8)] == ["none", "24gb", "48gb", "80gb", "141gb"]
+
+
+def test_what_a_run_wrote_is_a_file_of_settings_and_every_setting_is_a_flag(tmp_path):
     from train_lora import build_parser
 
-    from toolkit.console import StageError
-    from toolkit.training.settings import parsed, preset_for
+    from toolkit.training.settings import known_settings, resolved
 
+    settings = resolved({"rank": 8, "schema": Path("schemas/x.schema.json"), "epochs": 2.5}, preset="80gb")
+    file = tmp_path / "training_settings.json"
+    file.write_text(json.dumps({"train": "t.jsonl", "json": False} | settings.as_json()), encoding="utf-8")
+    assert resolved({}, file=file) == settings
     required = ["--train", "t.jsonl", "--model", "m", "--out", "o"]
-    file = tmp_path / "earlier.json"
-    file.write_text(
-        json.dumps({"rank": 64, "accumulate": 3, "out": "elsewhere", "train_vision": True}), encoding="utf-8"
-    )
-    args = parsed(build_parser(), [*required, "--preset", "48gb", "--settings", str(file), "--rank", "8"], lambda: None)
-    assert (args.rank, args.accumulate, args.tokens_per_batch, args.train_vision, str(args.out)) == (
-        8,
-        3,
-        4096,
-        True,
-        "o",
-    )
-    args = parsed(build_parser(), required, lambda: 23.6)
-    assert (args.preset, args.method, args.checkpointing) == ("24gb", "qlora", "on")
-    assert [preset_for(memory) for memory in (None, 22, 44.4, 79.2, 139.8)] == ["none", "24gb", "48gb", "80gb", "141gb"]
-    for wrong, said in (
+    assert not set(vars(build_parser().parse_args(required))) & set(known_settings())
+    given = build_parser().parse_args([*required, "--rank", "8", "--train-vision", "--checkpointing", "off"])
+    assert (given.rank, given.train_vision, given.checkpointing) == (8, True, "off")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
         ({"ranks": 1}, "'ranks' is no setting"),
         ({"method": "dora"}, "none of lora, qlora"),
         ({"rank": "many"}, "no value"),
+        ({"rank": None}, "no value"),
+        ({"rank": [8]}, "no value"),
+        ({"rank": 0}, "from 1 on"),
+        ({"epochs": 0}, "above 0"),
+        ({"warmup": 1.5}, "up to 1"),
+        ({"learning_rate": "nan"}, "a number is needed"),
         ({"train_vision": "yes"}, "true or false"),
-    ):
-        file.write_text(json.dumps(wrong), encoding="utf-8")
-        with pytest.raises(StageError, match=said):
-            parsed(build_parser(), [*required, "--settings", str(file)], lambda: None)
+        ([8], "settings are an object"),
+    ],
+)
+def test_a_file_with_a_wrong_setting_is_refused_by_its_name(tmp_path, wrong, said):
+    from toolkit.console import StageError
+    from toolkit.training.settings import resolved
+
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(wrong), encoding="utf-8")
+    with pytest.raises(StageError, match=said) as caught:
+        resolved({}, file=file)
+    assert "settings.json" in str(caught.value) and (isinstance(wrong, list) or next(iter(wrong)) in str(caught.value))
+
+
+def test_a_flag_out_of_its_range_is_refused_before_anything_is_read(run, tmp_path):
+    done = run("train_lora", "--train", "none.jsonl", "--model", "m", "--out", tmp_path / "o", "--accumulate", 0)
+    assert done.code == 2 and "--accumulate: a number from 1 on is needed, not 0" in done.err
 
 
 @pytest.mark.slow
@@ -392,7 +419,7 @@ def test_a_batch_that_fits_no_memory_is_told_before_training(easy_dataset, tiny_
     """The trial step meets a GPU that is full: first activations are recomputed, then one sentence names the batch."""
     import torch
 
-    import toolkit.training.run as training
+    from toolkit.training import memory_trial
 
     calls = []
 
@@ -400,7 +427,7 @@ def test_a_batch_that_fits_no_memory_is_told_before_training(easy_dataset, tiny_
         calls.append(len(batch["ids"]))
         return fits and len(calls) == 2
 
-    monkeypatch.setattr(training, "fits_without_checkpointing", full)
+    monkeypatch.setattr(memory_trial, "fits_without_checkpointing", full)
     common = arguments(
         easy_dataset, tiny_model, tmp_path / "a", "--limit", 8, "--epochs", 1, "--tokens-per-batch", 1200
     )
@@ -421,7 +448,7 @@ def test_the_trial_step_leaves_no_trace(easy_dataset, tiny_model):
 
     from toolkit.model.encoding import Collator, RecordDataset
     from toolkit.model.loading import load_model, load_processor
-    from toolkit.training.run import fits_without_checkpointing
+    from toolkit.training.memory_trial import fits_without_checkpointing
 
     processor, model = load_processor(str(tiny_model), 384), load_model(str(tiny_model))
     dataset = RecordDataset(list(read_records(easy_dataset / "data/train.jsonl", 2)), processor, easy_dataset)
@@ -481,7 +508,7 @@ def test_four_bit_reaches_the_language_model_and_nothing_else(tiny_model):
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
-    from toolkit.training.run import newest_checkpoint
+    from toolkit.training.trainer import newest_checkpoint
 
     for step, whole in ((3, True), (12, True), (20, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
