@@ -133,7 +133,7 @@ def in_schema(
                     return row[key]
         return None
 
-    flat, used = flattened(schema.normal(value)), set[str]()
+    flat, used = flattened(value), set[str]()
     names = by_name(flat)
     answer: dict[str, Any] = {}
     for leaf in schema.header:
