@@ -42,6 +42,7 @@ from toolkit.files import argument_path, json_line, open_to_append, shown
 from toolkit.model.contract import FILE_NAME, UNTRAINED_ANSWER_TOKENS, Contract, Untrained, chosen_contract
 from toolkit.pages.evidence import TextLayers
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.schema.target import TargetSchema
 
 if TYPE_CHECKING:
     from toolkit.extraction.local_model import BatchingAsker
@@ -217,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     done = finished_ids(run.out)
     lines, total = lines_of(run, contract, done)
-    result, code = written(run, done, lines, total)
+    result, code = written(run, contract, done, lines, total)
     return console.finish(args, result, code)
 
 
@@ -341,14 +342,14 @@ async def as_async_lines(lines: Iterable[PredictionLine]) -> AsyncIterator[Predi
 
 
 def written(
-    run: Extraction, done: set[str], lines: AsyncIterator[PredictionLine], total: int | None
+    run: Extraction, contract: Contract, done: set[str], lines: AsyncIterator[PredictionLine], total: int | None
 ) -> tuple[dict[str, Any], ExitCode]:
     """Append each line as it comes and report the counts: `(result, exit code)`."""
     started = time.monotonic()
     counts: Counter[str] = Counter()
     failed: list[str] = []
     meter = console.Meter(total)
-    to_review = 0
+    to_review, schema = 0, contract.target
 
     async def write() -> None:
         nonlocal to_review
@@ -357,7 +358,7 @@ def written(
                 file.write(json_line(line))
                 file.flush()
                 if run.review_below is not None:
-                    to_review += append_review(run, line)
+                    to_review += append_review(run, schema, line)
                 counts[line["status"]] += 1
                 meter.step(failed=line["status"] != "ok")
                 if line["status"] != "ok":
@@ -393,12 +394,13 @@ def written(
     return result, ExitCode.PROBLEMS if failed else ExitCode.OK
 
 
-def append_review(run: Extraction, line: PredictionLine) -> int:
+def append_review(run: Extraction, schema: TargetSchema, line: PredictionLine) -> int:
     """Append what a person should review in one prediction line: each unsure value, or a document without an answer.
 
     Returns the number of entries.
     """
-    entries = [{"id": line["id"], **entry} for entry in unsure_values(line, float(run.review_below or 0))]
+    known = {**line, "prediction": schema.normal(line["prediction"])} if line["prediction"] else line
+    entries = [{"id": line["id"], **entry} for entry in unsure_values(known, float(run.review_below or 0))]
     with open_to_append(run.review_file) as file:
         for entry in entries:
             file.write(json_line(entry))

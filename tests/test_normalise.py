@@ -283,6 +283,39 @@ def test_what_the_grammar_cannot_force_stays_out_of_it():
     assert not schema.validator().is_valid(schema.ordered({"d": "2024-02-30"}))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("^[A-Z]{2}-?[0-9]+$", "AB-12"),
+        (r"^\d{4}(,\d{3})*\.\d\d$", "1234,567.00"),
+        ("^(INV|CN)/[0-9]+$", "CN/7"),
+        ("^a.c$", 'a"c'),
+        ("^[^x]+$", 'y"'),
+        (r"^\w+$", "\u00e9"),
+        ("[0-9]{2}", "x12y"),
+        ("^a|b$", "ax"),
+        (r"^(?!b)a$", "a"),
+        (r"^\bab$", "ab"),
+        (r"^(a)\1$", "aa"),
+        (r"^a\sb$", "a\nb"),
+    ],
+)
+def test_the_grammar_takes_every_text_that_a_pattern_takes(pattern, text):
+    testing = pytest.importorskip("xgrammar.testing")
+    import xgrammar
+
+    schema = TargetSchema.parse(document({"type": "string", "pattern": pattern}), "s")
+    assert schema.validator().is_valid({"a": text})
+    grammar = xgrammar.Grammar.from_json_schema(
+        json.dumps(schema.grammar()), any_whitespace=False, separators=(",", ":"), strict_mode=True
+    )
+    assert testing._is_grammar_accept_string(
+        grammar, json.dumps({"a": text}, separators=(",", ":"), ensure_ascii=False)
+    )
+    if "pattern" in schema.grammar()["properties"]["a"]:
+        assert not testing._is_grammar_accept_string(grammar, '{"a":"??"}')
+
+
 def public(raw, answer):
     return TargetSchema.parse(raw, "s").public(answer)
 

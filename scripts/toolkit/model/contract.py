@@ -76,7 +76,7 @@ class Contract:
     @property
     def target(self) -> TargetSchema:
         # As it was trained: a contract's schema is explicit already.
-        return TargetSchema(self.schema, self.schema_source)
+        return TargetSchema.explicit(self.schema, self.schema_source)
 
     @property
     def answer_plan(self) -> AnswerPlan:

@@ -15,6 +15,7 @@ from typing import Any
 
 from toolkit.console import StageError, one_line
 from toolkit.schema.defaults import LIST_BOUND, bounded, compare_by_name, text_bound
+from toolkit.schema.patterns import is_for_grammar
 from toolkit.schema.public import KEY, OR_LIST, VALUE
 from toolkit.schema.references import CannotMerge, Inliner, merged, unwrapped, without_all_of
 from toolkit.schema.unions import (
@@ -39,7 +40,6 @@ REFUSED = {
 # The grammar forces these formats as they are written; others (times without a zone, addresses with a space) are what
 # a page often does not keep, so they are only noted.
 FORMATS_OF_GRAMMAR = {"date"}
-NOT_IN_GRAMMAR = re.compile(r"\(\?|\\[bBdDwWsS1-9pPkKAzZuxc\"\\]|[\"]|\\\\")
 
 
 @dataclass(frozen=True)
@@ -339,7 +339,7 @@ class Walk:
         except (re.error, TypeError) as error:
             self.problem(path, f"the pattern {pattern!r} cannot be read ({error}); write it as Python reads it")
             return True
-        return pattern.startswith("^") and pattern.endswith("$") and not NOT_IN_GRAMMAR.search(pattern)
+        return is_for_grammar(pattern)
 
     def choice(self, made: dict[str, Any], path: str, *, nullable: bool, is_item: bool) -> dict[str, Any] | None:
         choices = made["enum"]

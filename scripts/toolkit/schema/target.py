@@ -184,6 +184,20 @@ class TargetSchema:
         """The target schema of any ordinary JSON Schema. Raises StageError as `load` does."""
         return cls(explicit_schema(raw, source)[0], source)
 
+    @classmethod
+    def explicit(cls, raw: Any, source: str) -> TargetSchema:
+        """A target schema that is explicit already, such as a contract's, as it stands. Raises StageError if not."""
+        import jsonschema
+
+        if not isinstance(raw, dict) or raw.get("type") != "object" or not isinstance(raw.get("properties"), dict):
+            told = 'it must be a JSON Schema with "type": "object" and "properties"'
+            raise StageError(f"{source}: no target schema; {told}")
+        try:
+            jsonschema.Draft202012Validator.check_schema(raw)
+        except jsonschema.SchemaError as error:
+            raise StageError(f"{source}: {error.json_path}: not a valid JSON Schema: {error.message}") from None
+        return cls(raw, source)
+
     @property
     def leaves(self) -> list[Leaf]:
         """Every leaf in schema order: the header's, then each list's."""
