@@ -41,7 +41,7 @@ def cpu_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def bare_raster(path: Path, out: Path) -> None:
+def bare_raster(path: Path, _: Path) -> None:
     """Raster only, at the size that the project renders to: nothing is encoded, nothing written."""
     with pymupdf.open(path) as document:
         for page in document:

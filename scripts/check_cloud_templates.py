@@ -19,7 +19,7 @@ from pathlib import Path
 from toolkit import console
 from toolkit.cloud.checks import checked
 from toolkit.console import ExitCode, StageError, say
-from toolkit.files import argument_path
+from toolkit.files import REPOSITORY, argument_path
 from toolkit.project import environments
 
 
@@ -29,7 +29,7 @@ def build_parser() -> console.Parser:
         "--in",
         dest="input",
         type=argument_path,
-        default=environments.REPOSITORY,
+        default=REPOSITORY,
         help="repository to check (default: this one)",
     )
     parser.add_argument("--here", action="store_true", help="use the current environment as it is")

@@ -21,6 +21,7 @@ from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
+from toolkit.files import REPOSITORY
 from toolkit.project import environments
 
 BASE_MODEL = "examples/reading_base"
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         environments.make("main")
         if not environments.is_inside("main"):
             return environments.start_inside("main", __file__, arguments)
-    os.chdir(environments.REPOSITORY)
+    os.chdir(REPOSITORY)
     if not Path(BASE_MODEL, "config.json").is_file():
         raise StageError(
             f"{BASE_MODEL} is not in this clone; make it with: python scripts/train_reading_base.py --out {BASE_MODEL}"

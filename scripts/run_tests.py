@@ -21,7 +21,7 @@ from pathlib import Path
 
 from toolkit import console
 from toolkit.console import say
-from toolkit.files import argument_path
+from toolkit.files import REPOSITORY, argument_path
 from toolkit.project import environments
 
 FAST_LANES, SLOW_LANES = 4, 2
@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         environments.make("dev")
         if not environments.is_inside("dev"):
             return environments.start_inside("dev", __file__, arguments)
-    today = environments.REPOSITORY / f"benchmarks/results/soak_{time.strftime('%Y-%m-%d')}.txt"
+    today = REPOSITORY / f"benchmarks/results/soak_{time.strftime('%Y-%m-%d')}.txt"
     out = args.out.absolute() if args.out else today
-    os.chdir(environments.REPOSITORY)
+    os.chdir(REPOSITORY)
     if args.soak:
         failed = ["pytest"] if run_soak(out, args.pytest) else []
     else:
@@ -120,7 +120,7 @@ def machine() -> str:
 
 def without_folders(line: str) -> str:
     """A line without the folders of this machine, because the file is kept in the repository."""
-    return line.replace(f"{environments.REPOSITORY}{os.sep}", "").replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
+    return line.replace(f"{REPOSITORY}{os.sep}", "").replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
 
 
 if __name__ == "__main__":

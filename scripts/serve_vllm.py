@@ -28,7 +28,7 @@ from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path, shown, write_json
 from toolkit.model.contract import UNTRAINED_ANSWER_TOKENS, Untrained, chosen_contract, load_contract
 from toolkit.model.folder import check_adapter_folder, check_model_folder, model_shapes
-from toolkit.model.gpus import GPUS, check_driver, installed_driver, known_gpu
+from toolkit.model.gpus import GPUS, Gpu, check_driver, installed_driver, known_gpu
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.project import environments
 from toolkit.serving import vllm_plan as serving
@@ -168,7 +168,7 @@ def cuda_of(python: Path) -> str | None:
     return done.stdout.strip() or None
 
 
-def tell(plan: serving.Plan, args: Any, gpu: serving.Gpu | None) -> None:
+def tell(plan: serving.Plan, args: Any, gpu: Gpu | None) -> None:
     """Every setting with its reason."""
     cache = f"{plan.kv_gib_per_request * 1024:.0f} MiB of cache a request"
     memory = f"weights {plan.weights_gib:.2f} GiB, {cache}, {plan.sequences} requests at once"

@@ -21,6 +21,13 @@ def document(field, **more):
     return {"type": "object", "properties": {"a": field}, **more}
 
 
+def deep(levels):
+    schema = {"type": "string"}
+    for _ in range(levels):
+        schema = document(schema)
+    return schema
+
+
 def field_of(schema, **more):
     """The field `a` as it is normalised, without its annotations."""
     found = normalise(document(schema, **more))
@@ -58,6 +65,7 @@ TEXT = {"type": ["string", "null"], "maxLength": 4000}
         ({}, TEXT),
         (True, TEXT),
         ({"minLength": 2}, {"minLength": 2, "type": ["string", "null"], "maxLength": 4000}),
+        ({"type": "string", "maxLength": 1e2}, {"type": ["string", "null"], "maxLength": 100}),
         ({"minimum": 0}, {"minimum": 0, "type": ["number", "null"]}),
         ({"type": "integer"}, {"type": ["integer", "null"]}),
         ({"type": "integer", "multipleOf": 5}, {"type": ["integer", "null"], "multipleOf": 5}),
@@ -245,6 +253,8 @@ def test_all_problems_come_at_once_with_place_way_out_and_page():
         (document({"anyOf": [{"type": "string"}, {"type": "object", "properties": {"b": {}}}]}), "keep one of them"),
         (document({"allOf": [{"type": "string"}, {"type": "integer"}]}), "do not make one schema"),
         (document({"$ref": "#/$defs/gone"}), "names nothing"),
+        (document({"type": "string", "x-extract": "id"}), "must be an object of annotations"),
+        (deep(400), "nested too deep"),
         (document({"enum": [{"x": 1}]}), "a choice is an object"),
     ],
 )

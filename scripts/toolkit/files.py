@@ -208,11 +208,13 @@ def name_problem(path: Path | str) -> str:
 
 
 def write_text(path: Path | str, text: str) -> None:
+    """Write a text file atomically: afterwards the old or the new file is there, never a part."""
     with atomic(path) as file:
         file.write(text)
 
 
 def write_json(path: Path | str, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
@@ -456,6 +458,7 @@ def safe_name(name: str) -> str:
 
 
 def sha256_of(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

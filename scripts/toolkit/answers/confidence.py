@@ -45,6 +45,7 @@ def row_of(name: str) -> str:
 
 
 def rounded(value: float | None) -> float | None:
+    """`value` with four decimals; None stays None."""
     return None if value is None else round(value, 4)
 
 

@@ -55,6 +55,7 @@ def azure_by_the_sdk(repository: Path) -> list[Problem]:
 
 
 def value_after(words: list[str], flag: str, default: float) -> float:
+    """The number behind `flag` in a command's words, or `default` where the flag is missing."""
     return float(words[words.index(flag) + 1]) if flag in words else default
 
 

@@ -142,6 +142,7 @@ def collate(examples: list[dict[str, Any]], pad_id: int, *, left: bool = False) 
 
 
 def collate_mask(lengths: list[int], length: int, left: bool) -> Any:
+    """The attention mask [records, length], int64, of records of these `lengths` padded on one side."""
     import torch
 
     positions = torch.arange(length)

@@ -88,6 +88,7 @@ def model_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def weight_bytes(folder: Path) -> int:
+    """Bytes of all weight files in the folder."""
     return sum(path.stat().st_size for path in weight_files(folder))
 
 
@@ -121,6 +122,7 @@ def check_model_folder(folder: Path, *, contract: bool = True) -> dict[str, Any]
 
 
 def has_chat_template(folder: Path) -> bool:
+    """Whether the folder brings a chat template, in a file of its own or in the tokenizer's configuration."""
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     path = folder / "tokenizer_config.json"

@@ -46,6 +46,7 @@ def load_config(model: str) -> Any:
 
 
 def is_moe(config: Any) -> bool:
+    """Whether a transformers configuration is Qwen3-VL's mixture of experts."""
     return bool(config.model_type == "qwen3_vl_moe")
 
 
@@ -105,6 +106,7 @@ def load_model(
 
 
 def compute_dtype(device: str) -> Any:
+    """float32 on the CPU, whose bfloat16 is slow; bfloat16 elsewhere."""
     import torch
 
     return torch.float32 if device == "cpu" else torch.bfloat16

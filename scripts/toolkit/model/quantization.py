@@ -49,7 +49,7 @@ def with_llmcompressor(
 ) -> Any:
     """`model` quantized in memory, ready to answer and to save with `save_pretrained(..., save_compressed=True)`."""
     import torch
-    from llmcompressor import oneshot
+    from llmcompressor.entrypoints.oneshot import oneshot
     from llmcompressor.modeling.moe.linearize import linearize_moe
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier

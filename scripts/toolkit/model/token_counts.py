@@ -12,6 +12,7 @@ from toolkit.records.record import answer_text, images_of, prompt_of
 
 
 def vision_tokens(path: Path, budget: int) -> int:
+    """Vision tokens of a page image under a budget of so many. Raises OSError where it cannot be read."""
     from PIL import Image
 
     with Image.open(path) as image:

@@ -13,7 +13,7 @@ class DeclareOperatorsFirst:
     library = None  # dropping the handle would withdraw the operators
 
     @classmethod
-    def find_spec(cls, name, *_):
+    def find_spec(cls, name: str, *_: object) -> None:
         if name == "torchvision":
             sys.meta_path.remove(cls)
             import torch

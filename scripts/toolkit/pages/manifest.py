@@ -210,6 +210,7 @@ def move_pages(lines: list[PageLine], made: Path, folder: Path) -> None:
 
 
 def remove_file(path: Path) -> bool:
+    """Remove a file; False where there was none."""
     try:
         path.unlink()
     except FileNotFoundError:
@@ -218,6 +219,7 @@ def remove_file(path: Path) -> bool:
 
 
 def is_text_layer_of(path: Path, source: str) -> bool:
+    """Whether the file is a text layer that was made from `source`."""
     if path.suffix != ".json" or not path.is_file():
         return False
     with contextlib.suppress(StageError):

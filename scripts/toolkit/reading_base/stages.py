@@ -64,6 +64,7 @@ def answer_loss(model: Any, hidden: Any, labels: Any) -> tuple[Any, float]:
 def language_step(
     model: Any, symbols: SymbolicPages, batch: dict[str, Any], shape: tuple[int, int], noise: float
 ) -> tuple[Any, float]:
+    """Loss (a tensor) and accuracy of the language model on symbolic pages; `noise`: of their vectors' spread."""
     import torch
 
     language = model.model.language_model
@@ -107,6 +108,7 @@ def held_out_score(model: Any, turns: Turns, atlas: GlyphAtlas, seed: int, pages
 def joint_hidden(
     model: Any, atlas: GlyphAtlas, sequences: list[dict[str, Any]], rng: random.Random
 ) -> tuple[Any, dict[str, Any]]:
+    """Last hidden states of the whole model over drawn pages, and the batch that they belong to."""
     import torch
 
     batch = batch_of(sequences)

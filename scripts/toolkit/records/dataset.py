@@ -192,7 +192,7 @@ def replaced_ids(out: Path, source: Source, labelled: list[LabelledDocument]) ->
     origin = origin_of(out)
     if origin is None:
         return []
-    reason = why_not_replace(out, origin, source)
+    reason = why_not_replace(origin, source)
     before: list[str] = []
     if not reason:
         before = [str(record["id"]) for _, record in read_jsonl(out)]

@@ -53,6 +53,7 @@ def holds_split(folder: Path) -> bool:
 
 
 def report_of(folder: Path) -> dict[str, Any]:
+    """The report of the split in this folder; empty where there is none."""
     path = folder / "report.json"
     value = read_json(path) if path.is_file() else None
     return value if isinstance(value, dict) and {"ratios", "input"} <= set(value) else {}
@@ -89,6 +90,7 @@ def records_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def mark_of(record: dict[str, Any]) -> Mark:
+    """What a document is known by, besides its id: its images and its answer, as two keys."""
     try:
         return key_of("images", "\0".join(images_of(record))), key_of("answer", answer_text(record))
     except (KeyError, TypeError, AttributeError):
@@ -120,6 +122,7 @@ def check_same_data(earlier: EarlierSplit, source: Path) -> set[str] | None:
 
 
 def removed_lines(removed: Iterable[tuple[str, int]]) -> list[dict[str, str]]:
+    """The documents that are gone, by id, with the split they were in."""
     return [{"id": identity, "split": NAMES[place]} for identity, place in sorted(removed)]
 
 

@@ -91,4 +91,5 @@ def count_values(value: Any) -> int:
 
 
 def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
     return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a single value"

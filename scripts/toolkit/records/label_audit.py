@@ -93,6 +93,7 @@ def audited(schema: TargetSchema, documents: list[Document]) -> list[Finding]:
 
 
 def audited_field(leaf: Leaf, documents: list[Document]) -> list[Finding]:
+    """What is wrong with a header field's labels, by what the pages say."""
     labelled = [(d, value_at(d.gold, leaf.path)) for d in documents]
     places = {d.identity: d.words.find(leaf, value) for d, value in labelled if not is_absent(value)}
     found_share = share(bool(found) for found in places.values())
@@ -271,6 +272,7 @@ def unlabelled_containers(rows: RowList, key: Leaf, document: Document) -> list[
 
 
 def place_it(finding: Finding, document: Document, place: Place) -> None:
+    """Note where on the pages the finding's value stands, and how it is printed."""
     finding.page, finding.box = document.words.box(place)
     finding.printed = place.text
     finding.status = place.how
@@ -295,5 +297,6 @@ def shape(text: str) -> str:
 
 
 def share(values: Any) -> float:
+    """The share of values that are true; 0 where there are none."""
     values = list(values)
     return sum(values) / len(values) if values else 0.0

@@ -29,6 +29,8 @@ class ValueField:
 
 @dataclass(frozen=True, eq=False)
 class ObjectField:
+    """An object of the schema with its fields by folded name."""
+
     key: str
     name: str
     fields: dict[str, Field]
@@ -66,6 +68,7 @@ def field_tree(schema: TargetSchema) -> ObjectField:
 
 
 def values_below(field: Field) -> Iterator[ValueField]:
+    """Every value field in or below `field`."""
     if isinstance(field, ValueField):
         yield field
     elif isinstance(field, ListField):
@@ -190,6 +193,7 @@ class FieldKeys:
 
 
 def declared_columns(field: Field) -> list[str]:
+    """The columns that the schema states for a field; none where it states none."""
     value = field.item if isinstance(field, ListField) else field
     if not isinstance(value, ValueField) or "column" not in value.leaf.extract:
         return []
@@ -197,6 +201,7 @@ def declared_columns(field: Field) -> list[str]:
 
 
 def could_be(routes: list[tuple[int, Route]]) -> str:
+    """What an ambiguous name could mean, as part of a sentence."""
     names = list(dict.fromkeys(route[-1].name for _, route in routes))
     return f"could be {' or '.join(names[:2])}{' ...' if len(names) > 2 else ''}; name it by its path"
 

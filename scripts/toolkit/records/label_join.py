@@ -224,6 +224,7 @@ def is_empty(value: Any) -> bool:
 
 
 def alike(value: Any, other: Any) -> bool:
+    """Whether two values are the same but for case and white space."""
     return value == other or str(value).casefold().split() == str(other).casefold().split()
 
 

@@ -253,4 +253,5 @@ def chosen(cells: list[tuple[int, Cell]]) -> list[Cell]:
 
 
 def inner_or(value: Any, inner: Any) -> Any:
+    """`inner`, or `value` where it is None."""
     return value if inner is None else inner

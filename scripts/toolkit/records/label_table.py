@@ -37,6 +37,7 @@ class Table:
 
 
 def read_rows(path: Path, sheet: str | None = None) -> list[Located]:
+    """The rows of a labels file, each with its place."""
     return read_table(path, sheet).rows
 
 
@@ -66,6 +67,7 @@ def read_table(path: Path, sheet: str | None = None, document_columns: list[str]
 
 
 def json_table(path: Path, document_columns: list[str]) -> Table:
+    """A labels file in JSON as a table: a list of rows, or an object with one list."""
     value, name = read_json(path, lone_surrogates=True), shown(path)
     beside: dict[str, Any] = {}
     if isinstance(value, dict):
@@ -145,6 +147,7 @@ def sheet_rows(path: Path, sheet: str | None) -> list[Located]:
 
 
 def cell_value(cell: Any) -> Any:
+    """An Excel cell's value: dates as YYYY-MM-DD, numbers with the leading zeros of their format."""
     value = cell.value
     if isinstance(value, datetime.datetime | datetime.date):
         return value.strftime("%Y-%m-%d")
@@ -242,4 +245,5 @@ def enum_value(value: Any, leaf: Leaf) -> Any:
 
 
 def enum_fold(text: str) -> str:
+    """A text by which two spellings of an enum value are the same."""
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()

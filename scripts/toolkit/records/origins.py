@@ -57,6 +57,7 @@ class Origin:
 
 
 def note_path(out: Path) -> Path:
+    """The file beside `out` that says what it was made from."""
     return out.with_suffix(".source.json")
 
 
@@ -75,8 +76,8 @@ def origin_of(out: Path) -> Origin | None:
     return Origin(sources, changed=known is not None and known != sha256_of(out))
 
 
-def why_not_replace(out: Path, origin: Origin, source: Source) -> str:
-    """Why `source` may not replace an output of this origin, as the rest of a sentence; empty where it may."""
+def why_not_replace(origin: Origin, source: Source) -> str:
+    """Why `source` may not replace the output of this origin, as the rest of a sentence; empty where it may."""
     if not origin.sources:
         return "exists, and which table it came from is not known"
     if origin.changed:

@@ -50,6 +50,7 @@ def generated_prompt(schema: TargetSchema) -> Prompt:
 
 
 def describe(leaf: Leaf, name: str) -> str:
+    """What the prompt says of one field."""
     parts = [str(leaf.schema[key]).rstrip(".") for key in ("title", "description") if leaf.schema.get(key)]
     if "enum" in leaf.schema:
         parts.append("one of " + ", ".join(str(choice) for choice in leaf.schema["enum"] if choice is not None))

@@ -50,6 +50,7 @@ def contents(record: dict[str, Any], role: str, kind: str) -> list[str]:
 
 
 def images_of(record: dict[str, Any]) -> list[str]:
+    """The paths of a record's page images, in page order."""
     return contents(record, "user", "image")
 
 
@@ -77,4 +78,5 @@ def gold_of(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def prompt_of(record: dict[str, Any]) -> Prompt:
+    """The prompt of a record: its system and user texts."""
     return Prompt("\n".join(contents(record, "system", "text")), "\n".join(contents(record, "user", "text")))

@@ -54,6 +54,7 @@ class Dataset:
 
 
 def schema_file(path: Path, records: dict[str, dict[str, Any]]) -> Path:
+    """The schema beside the records, or the one that they name."""
     beside = path.with_suffix(".schema.json")
     named = next(
         (record["meta"]["schema"] for record in records.values() if record.get("meta", {}).get("schema")), None
@@ -64,6 +65,7 @@ def schema_file(path: Path, records: dict[str, dict[str, Any]]) -> Path:
 
 
 def key_of(record: dict[str, Any]) -> str:
+    """What joins a record with its document's labels."""
     return document_key(str(record.get("meta", {}).get("source") or record["id"]))
 
 

@@ -33,15 +33,18 @@ class SchemaGuess:
 
 
 def empty_schema(title: str, document_column: str | None) -> dict[str, Any]:
+    """The start of a schema: its title, and the column of the documents' file names where there is one."""
     notes = {"x-extract": {"document_column": document_column}} if document_column else {}
     return {"$schema": DRAFT, "title": title, **notes, **closed_object()}
 
 
 def closed_object() -> dict[str, Any]:
+    """An object without fields yet."""
     return {"type": "object", "additionalProperties": False, "required": [], "properties": {}}
 
 
 def put(schema: dict[str, Any], name: str, child: dict[str, Any]) -> None:
+    """Add a field to an object of the schema, at its end."""
     schema["properties"][name] = child
     schema["required"].append(name)
 
@@ -78,6 +81,10 @@ def guess_from_table(path: Path, sheet: str | None, column: str | None, title: s
 
 
 def document_column(rows: list[Located], column: str | None, where: str) -> str:
+    """The column of the documents' file names: the named `column`, else by its name, else by its values.
+
+    Raises StageError where there is none.
+    """
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     if column is not None:
         for name in names:
@@ -105,6 +112,7 @@ def repeats(name: str, documents: dict[str, list[dict[str, Any]]]) -> bool:
 
 
 def first_value(name: str, group: list[dict[str, Any]]) -> Any:
+    """The first value of a column in a document's rows that is not blank."""
     return next((row[name] for row in group if not is_blank_cell(row.get(name))), None)
 
 
@@ -208,6 +216,7 @@ def guess_from_answers(answers: list[dict[str, Any]], title: str) -> SchemaGuess
 
 
 def object_of(guess: SchemaGuess, values: list[dict[str, Any]], prefix: str, made: dict[str, Any]) -> dict[str, Any]:
+    """`made` as the object whose examples are `values`; `prefix` leads the names of its fields."""
     made |= closed_object()
     for name in dict.fromkeys(name for value in values for name in value):
         found = [value.get(name) for value in values]

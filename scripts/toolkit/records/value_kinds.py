@@ -117,6 +117,7 @@ def choices(name: str, texts: list[str], is_id: bool) -> FieldGuess | None:
 
 
 def text_field(name: str, texts: list[str], is_id: bool) -> FieldGuess:
+    """A text, its bound, and how it is compared."""
     bound = max(SHORTEST_TEXT, rounded_up(max(map(len, texts))))
     codes = all(_CODE.fullmatch(text) for text in texts) or all(
         text.isdigit() and (len(text) >= LONG_DIGITS or _LEADING_ZERO.match(text)) for text in texts

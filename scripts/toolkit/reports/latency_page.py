@@ -72,6 +72,7 @@ def objectives(slo: list[dict[str, Any]]) -> str:
 
 
 def figures_table(named: list[tuple[str, dict[str, Any]]]) -> str:
+    """The percentiles of each load in seconds, with intervals, as an HTML table."""
     lines = [
         [
             name,
@@ -86,6 +87,7 @@ def figures_table(named: list[tuple[str, dict[str, Any]]]) -> str:
 
 
 def rows_table(named: list[tuple[str, dict[str, Any]]]) -> str:
+    """Percentiles by the number of rows of a document, as an HTML table."""
     lines = [
         [name, rows, str(f["n"]), with_interval(f, "p50"), with_interval(f, "p95")]
         for name, run in named
@@ -95,6 +97,8 @@ def rows_table(named: list[tuple[str, dict[str, Any]]]) -> str:
 
 
 def made_of(named: list[tuple[str, dict[str, Any]]], result: dict[str, Any]) -> str:
+    """What a document's seconds are made of, by load, as an HTML table."""
+
     def mean(figures: dict[str, Any], digits: int = 3) -> str:
         return f"{figures['mean']:.{digits}f}" if figures else ""
 
@@ -132,6 +136,7 @@ def answered(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def legend(named: list[tuple[str, dict[str, Any]]]) -> str:
+    """The loads' names with their colours, as HTML."""
     return "".join(
         f"<span class=key style='background:{COLOURS[i % len(COLOURS)]}'></span>{html.escape(name)}"
         for i, (name, _) in enumerate(named)
@@ -162,6 +167,7 @@ def axes(most_x: float, most_y: float, x_name: str, y_name: str, percent: bool =
 
 
 def ticks(most: float) -> list[float]:
+    """At most seven round numbers from 0 up to `most`."""
     step = 10 ** math.floor(math.log10(most / 4)) if most > 0 else 1.0
     step = next((step * factor for factor in (1, 2, 5, 10) if most / (step * factor) <= 6), step * 10)
     return [round(index * step, 10) for index in range(int(most / step) + 1)]

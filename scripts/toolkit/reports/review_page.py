@@ -50,6 +50,8 @@ class ListField(TypedDict):
 
 
 class Form(TypedDict):
+    """The fields of the review page's form."""
+
     header: list[Field]
     lists: list[ListField]
 
@@ -98,6 +100,7 @@ def document_column(schema: TargetSchema) -> str:
 
 
 def form_of(schema: TargetSchema) -> Form:
+    """The schema as the review page's form."""
     return {
         "header": [field_of(leaf) for leaf in schema.header],
         "lists": [
@@ -108,6 +111,7 @@ def form_of(schema: TargetSchema) -> Form:
 
 
 def field_of(leaf: Leaf) -> Field:
+    """A value of the schema as a field of the form."""
     choices = leaf.schema.get("enum", [leaf.schema["const"]] if "const" in leaf.schema else [])
     if not choices and leaf.types - {"null"} == {"boolean"}:
         choices = [True, False]
@@ -121,6 +125,7 @@ def field_of(leaf: Leaf) -> Field:
 
 
 def takes_the_column(name: str, column: str) -> bool:
+    """Whether a field has the name of the document column."""
     return fold(name) == fold(column)
 
 
@@ -134,6 +139,7 @@ def left_out(document: ReviewDocument, column: str) -> list[str]:
 
 
 def encoded_answer(document: ReviewDocument, column: str) -> Any:
+    """An answer as the page holds it. Raises StageError for a number that JSON cannot write."""
     answer = {name: value for name, value in document.answer.items() if not takes_the_column(name, column)}
     try:
         return encoded(answer)
@@ -160,6 +166,7 @@ def encoded(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
+    """A short fingerprint of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -186,6 +186,7 @@ def free_days_text(gold: dict[str, Any], rng: random.Random) -> list[str]:
 
 
 def container_table(sheet: Sheet, rows: list[dict[str, str]], style: int, rng: random.Random) -> None:
+    """Draw the containers as a table, continued on further pages where it is long."""
     if not rows:
         return
     heads = [
@@ -240,6 +241,7 @@ def terms_page(sheet: Sheet, carrier: str, rng: random.Random) -> None:
 
 
 def stamp(sheet: Sheet, text: str, rng: random.Random) -> None:
+    """Draw a turned, half transparent stamp near the foot of the page."""
     import pymupdf
 
     x, y = rng.randint(260, 340), rng.randint(560, 720)

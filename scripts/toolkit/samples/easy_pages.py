@@ -78,6 +78,7 @@ def easy_lines(gold: dict[str, Any], rng: random.Random) -> list[str]:
 
 
 def easy_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
+    """A document of one page in fixed-pitch letters, which a tiny model can learn to read."""
     import pymupdf
 
     document = pymupdf.open()

@@ -10,6 +10,7 @@ from toolkit.samples.sheet import Sheet, saved
 
 
 def invoice_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
+    """An invoice with these values, in one of two layouts."""
     style = rng.randrange(2)
     sheet = Sheet(["helv", "tiro"][style], 10)
     sheet.text(40, gold["seller_name"], size=15, bold=True)
@@ -40,6 +41,7 @@ def invoice_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
 
 
 def receipt_pdf(gold: dict[str, Any], rng: random.Random) -> bytes:
+    """A till receipt with these values and invented items that add up to its total."""
     import pymupdf
 
     document = pymupdf.open()

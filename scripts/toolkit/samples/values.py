@@ -133,6 +133,7 @@ def coined(rng: random.Random) -> str:
 
 
 def company(rng: random.Random, room: int = 40) -> str:
+    """An invented company name of at most `room` characters."""
     for _ in range(50):
         words = [coined(rng)]
         if rng.random() < 0.6:
@@ -145,10 +146,12 @@ def company(rng: random.Random, room: int = 40) -> str:
 
 
 def address(rng: random.Random) -> list[str]:
+    """An invented street and town, one line each."""
     return [f"{rng.randint(1, 400)} {rng.choice(_STREETS)} {coined(rng)}", f"{rng.randint(10000, 99999)} {coined(rng)}"]
 
 
 def vessel(rng: random.Random, room: int = 24) -> str:
+    """An invented vessel name of at most `room` characters."""
     for _ in range(50):
         name = rng.choice(["", "", "MV ", "EVER ", "STAR ", "CAPE "]) + coined(rng)
         if len(name) <= room:
@@ -157,14 +160,17 @@ def vessel(rng: random.Random, room: int = 24) -> str:
 
 
 def digits(rng: random.Random, count: int) -> str:
+    """Random digits."""
     return "".join(rng.choice("0123456789") for _ in range(count))
 
 
 def letters(rng: random.Random, count: int) -> str:
+    """Random capital letters."""
     return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(count))
 
 
 def bl_number(rng: random.Random) -> str:
+    """A bill of lading number in one of four styles."""
     style = rng.randrange(4)
     if style == 0:
         return digits(rng, 9)
@@ -226,10 +232,12 @@ def bill_of_lading(rng: random.Random, *, max_rows: int, easy: bool) -> dict[str
 
 
 def money(rng: random.Random, low: int = 100, high: int = 500000) -> float:
+    """An amount between `low` and `high` cents, in whole units."""
     return rng.randint(low, high) / 100
 
 
 def invoice(rng: random.Random) -> dict[str, object]:
+    """The values of an invoice whose lines add up."""
     lines: list[dict[str, object]] = []
     for _ in range(rng.randint(1, 12)):
         quantity, price = rng.randint(1, 40), money(rng, 100, 20000)
@@ -259,6 +267,7 @@ def invoice(rng: random.Random) -> dict[str, object]:
 
 
 def receipt(rng: random.Random) -> dict[str, object]:
+    """The values of a till receipt."""
     return {
         "company": company(rng),
         "date": f"{rng.randint(1, 28):02d}/{rng.randint(1, 12):02d}/20{rng.randint(18, 26)}",

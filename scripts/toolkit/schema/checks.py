@@ -85,6 +85,7 @@ class BusinessChecks:
 
 
 def count_equals_summary(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A printed count such as `3 CONTAINERS` that differs from the number of rows."""
     printed = value_at(answer, tuple(check["field"].split(".")))
     wanted = summary_count(printed) if isinstance(printed, str) else None
     listed = len(value_at(answer, tuple(check["list"].split("."))) or ())
@@ -102,12 +103,14 @@ def date_order(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[
 
 
 def count_looks_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    """The fields that the check compares; none where no count is printed."""
     printed = value_at(answer, tuple(check["field"].split(".")))
     known = isinstance(printed, str) and summary_count(printed) is not None
     return [check["list"], check["field"]] if known else []
 
 
 def dates_looked_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    """The dates that the check compares; none where there are fewer than two."""
     there = [n for n in check["fields"] if (v := value_at(answer, tuple(n.split(".")))) and iso_date(str(v))]
     return there if len(there) > 1 else []
 
@@ -118,6 +121,7 @@ LOOKED_AT = {"count_equals_summary": count_looks_at, "date_order": dates_looked_
 
 @functools.lru_cache(maxsize=64)
 def checks_of(schema: TargetSchema) -> BusinessChecks:
+    """The business checks of a schema."""
     return BusinessChecks(schema)
 
 

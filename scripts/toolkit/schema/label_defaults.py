@@ -97,4 +97,5 @@ def unique_field(fields: dict[str, Any], lists: list[list[Any]]) -> str | None:
 
 
 def compare_of(node: dict[str, Any]) -> str:
+    """How a field is compared."""
     return Leaf((), node).compare

@@ -72,10 +72,13 @@ def normalise(raw: Any) -> Normalised:
 
 def explicit_schema(raw: Any, source: str) -> tuple[dict[str, Any], list[str]]:
     """The target schema of `raw`, and what was assumed. Raises StageError with every problem, where there is one."""
-    schema = unwrapped(raw)
-    made = Normalised({}, [], invalid(schema) if isinstance(schema, dict) else [])
-    if not made.problems:
-        made = normalise(raw)
+    try:
+        schema = unwrapped(raw)
+        made = Normalised({}, [], invalid(schema) if isinstance(schema, dict) else [])
+        if not made.problems:
+            made = normalise(raw)
+    except RecursionError:
+        raise StageError(f"{source}: it is nested too deep; write it with fewer levels (see {PAGE})") from None
     problems = made.problems
     if len(problems) == 1:
         raise StageError(f"{source}: {problems[0]} (see {PAGE})")
@@ -143,7 +146,10 @@ class Walk:
             else:
                 self.assume("left out, because it may hold nothing", path)
             return None
-        schema = self.without_all_of(schema, path)
+        schema = whole_bounds(self.without_all_of(schema, path))
+        if not isinstance(schema.get("x-extract", {}), dict):
+            self.problem(path, '"x-extract" must be an object of annotations')
+            schema = {word: value for word, value in schema.items() if word != "x-extract"}
         for word, way_out in REFUSED.items():
             if word in schema:
                 self.problem(path, f"the keyword {word!r} is not followed; {way_out}")
@@ -359,7 +365,17 @@ class Walk:
         return made
 
 
+def whole_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """Bounds of lengths as whole numbers: a JSON Schema may say 100.0 or 1e2."""
+    words = ("maxLength", "minLength", "maxItems", "minItems", "maxProperties")
+    return {
+        word: int(value) if word in words and isinstance(value, float) and value.is_integer() else value
+        for word, value in schema.items()
+    }
+
+
 def is_row_key(schema: dict[str, Any]) -> bool:
+    """Whether a field is marked as the key of its row."""
     return bool((schema.get("x-extract") or {}).get("key"))
 
 
@@ -378,6 +394,7 @@ def number_bounds(made: dict[str, Any]) -> None:
 
 
 def fits(value: Any, types: list[str]) -> bool:
+    """Whether a value is of one of the JSON Schema types."""
     kind = type_of_value(value)
     return kind in types or (kind == "integer" and "number" in types)
 

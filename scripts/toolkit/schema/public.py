@@ -159,12 +159,14 @@ def any_of(schema: Any) -> tuple[bool, Any]:
 
 
 def first_list(node: Node) -> Node | None:
+    """The node of a list, or of the first list among a union's branches."""
     if node.kind == "union":
         return next((found for branch, _ in node.branches if (found := first_list(branch))), None)
     return node if node.kind == "list" else None
 
 
 def fits_kind(value: Any, node: Node) -> bool:
+    """Whether a value has the shape of a node."""
     kinds = {"object": dict, "map": dict, "list": list}
     return isinstance(value, kinds[node.kind]) if node.kind in kinds else not isinstance(value, dict | list)
 
@@ -230,8 +232,10 @@ def without_maps(value: Any, schema: dict[str, Any], *, single: bool = True) -> 
 
 
 def map_kind(schema: dict[str, Any]) -> Any:
+    """The `map` annotation of a list; None where it is no map."""
     return (schema.get("x-extract") or {}).get("map")
 
 
 def is_row(value: Any) -> bool:
+    """Whether a value is a row of a map: a key and a value."""
     return isinstance(value, dict) and set(value) == {KEY, VALUE}

@@ -178,6 +178,7 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def merged_child(first: Any, second: Any) -> Any:
+    """Two schemas of one place as one; true says nothing, and false wins. Raises CannotMerge."""
     if first is True or first == {}:
         return second
     if second is True or second == {}:
@@ -198,6 +199,7 @@ def without_all_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def both_types(first: Any, second: Any) -> Any:
+    """The types that two `type` keywords both allow. Raises CannotMerge where there is none."""
     one = [first] if isinstance(first, str) else list(first)
     other = [second] if isinstance(second, str) else list(second)
     both = [kind for kind in one if kind in other or (kind == "integer" and "number" in other)]

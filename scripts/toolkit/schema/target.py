@@ -434,6 +434,7 @@ def value_at(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def put_at(target: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Put a value at `path`, making the objects on the way."""
     for step in path[:-1]:
         target = target.setdefault(step, {})
     target[path[-1]] = value

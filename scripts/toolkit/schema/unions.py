@@ -37,6 +37,7 @@ def types_of(schema: dict[str, Any]) -> list[str]:
 
 
 def type_of_value(value: Any) -> str:
+    """The JSON Schema type of a JSON value."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -51,6 +52,7 @@ def is_map(schema: dict[str, Any]) -> bool:
 
 
 def is_empty_object(schema: dict[str, Any]) -> bool:
+    """Whether an object may hold no field but those it names."""
     return schema.get("additionalProperties") is False and not schema.get("patternProperties")
 
 
@@ -60,7 +62,7 @@ def branches_of(schema: dict[str, Any]) -> tuple[list[Any], bool]:
     What stands beside the union is part of each branch. Branches that contradict it are left out.
     """
     rest = {key: value for key, value in schema.items() if key not in ("anyOf", "oneOf")}
-    several = [rest]
+    several: list[Any] = [rest]
     for word in ("anyOf", "oneOf"):
         if word in schema:
             several = [merged_or_none(one, branch) for one in several for branch in schema[word]]
@@ -85,6 +87,7 @@ def branches_of(schema: dict[str, Any]) -> tuple[list[Any], bool]:
 
 
 def merged_or_none(rest: dict[str, Any], branch: Any) -> Any:
+    """A branch with what stands beside its union; None where they contradict each other."""
     if not isinstance(branch, dict):
         return rest if branch is True and rest else branch
     try:
@@ -154,6 +157,7 @@ def with_texts(made: dict[str, Any], branches: list[dict[str, Any]]) -> dict[str
 
 
 def union_or_one(schemas: list[Any]) -> Any:
+    """The one schema where all are equal, else their union."""
     different: list[Any] = []
     for schema in schemas:
         if schema not in different:
@@ -162,6 +166,7 @@ def union_or_one(schemas: list[Any]) -> Any:
 
 
 def united_objects(branches: list[dict[str, Any]]) -> dict[str, Any]:
+    """One object with the fields of all branches; required is what all require."""
     fields: dict[str, list[Any]] = {}
     for branch in branches:
         for name, child in branch.get("properties", {}).items():
@@ -174,6 +179,7 @@ def united_objects(branches: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def united_lists(branches: list[dict[str, Any]]) -> dict[str, Any]:
+    """One list whose items are those of all branches."""
     made = {**branches[0], "type": "array", "items": union_or_one([b.get("items", True) for b in branches])}
     if all("maxItems" in branch for branch in branches):
         made["maxItems"] = max(branch["maxItems"] for branch in branches)
@@ -238,6 +244,7 @@ def united_plain(branches: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
 
 
 def choices_of(schema: dict[str, Any]) -> list[Any]:
+    """The choices of a `const` or an `enum`."""
     return [schema["const"]] if "const" in schema else list(schema["enum"])
 
 

@@ -51,6 +51,7 @@ def meant_after(before: str, core: str, after: str) -> str:
 
 
 def is_number(text: str) -> bool:
+    """Whether the whole text is one number."""
     try:
         read_number(text)
     except ValueError:

@@ -193,7 +193,7 @@ def attention_for(settings: TrainingSettings) -> str:
         return "sdpa"
     if settings.attention != "auto":
         return settings.attention
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 

@@ -258,6 +258,7 @@ def _hints() -> dict[str, Any]:
 
 
 def flag_of(name: str) -> str:
+    """The flag of a setting: `--batch-size` for `batch_size`."""
     return f"--{name.replace('_', '-')}"
 
 

@@ -31,14 +31,19 @@ BEST = "best"
 # Their types are those of every kind of training.
 Trainer: Any = transformers.Trainer
 DataLoader: Any = torch.utils.data.DataLoader
+TrainerCallback: Any = transformers.TrainerCallback
 
 
 class Loader(DataLoader):
+    """A data loader that tells its batches which epoch it is."""
+
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
 
 
 class AnswerTrainer(Trainer):
+    """transformers' Trainer with our batches, loss, evaluation and checkpoints; `prepare_run` comes before `train`."""
+
     optimizer: Any
     control: Any
 
@@ -89,7 +94,7 @@ class AnswerTrainer(Trainer):
         return found
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: dict[str, Any], *_: Any, num_items_in_batch: Any = None, **__: Any
     ) -> Any:
         inputs = dict(inputs)
         ids, labels = inputs.pop("ids"), inputs.pop("labels")
@@ -182,14 +187,20 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def stop_at_signal(trainer: Any) -> Any:
-    """SIGTERM (a spot machine that is taken back) writes a checkpoint after the step at hand and ends the run."""
-    from transformers import TrainerCallback
+class Stop(TrainerCallback):
+    """Writes a checkpoint and ends the run after the step in which a signal came."""
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if trainer.stop_signal:
-                control.should_save = control.should_training_stop = True
+    def __init__(self, trainer: AnswerTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        if self.trainer.stop_signal:
+            control = self.trainer.control
+            control.should_save = control.should_training_stop = True
+
+
+def stop_at_signal(trainer: AnswerTrainer) -> Any:
+    """SIGTERM (a spot machine that is taken back) writes a checkpoint after the step at hand and ends the run."""
 
     def caught(number: int, _: Any) -> None:
         trainer.stop_signal = signal.Signals(number).name
@@ -197,7 +208,7 @@ def stop_at_signal(trainer: Any) -> Any:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, caught)
-    return Stop()
+    return Stop(trainer)
 
 
 def save_result(trainer: Any, processor: Any, out: Path) -> None:
