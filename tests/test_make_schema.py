@@ -215,3 +215,60 @@ def test_an_annotated_schema_gets_no_key_from_its_labels():
     schema = TargetSchema.parse(raw, "s")
     answers = [{"lines": [{"note": "same", "sku": f"S{n}{k}"} for k in range(2)]} for n in range(3)]
     assert fitted_to_labels(schema, answers) == (schema, [])
+
+
+LABEL = {
+    "number": "A1",
+    "day": "29 Feb 2024",
+    "total": 12.5,
+    "kind": "a",
+    "reference": "R",
+    "notes": {"colour": "red"},
+    "lines": [{"sku": "S1", "amount": 12.5}],
+}
+
+
+def test_labels_shaped_like_the_model_build_records_and_a_perfect_prediction_scores_one(run, model):
+    made(run, "--from", "models.py:Order", "--trust-code")
+    write_json("labels.json", [LABEL | {"Filename": f"d{n}.pdf", "number": f"A{n}"} for n in range(3)])
+    for n in range(3):
+        png(model.parent / f"images/d{n}_page_0001.png", (64, 96))
+    words = [
+        "--results",
+        "labels.json",
+        "--images-dir",
+        "images",
+        "--schema",
+        "new.schema.json",
+        "--out",
+        "train.jsonl",
+    ]
+    done = run("build_jsonl_from_results", *words, "--json")
+    assert done.code == 0, done.err
+    assert run("validate_jsonl", "train.jsonl").code == 0
+    given = [
+        {"id": f"d{n}.pdf", "status": "ok", "prediction": LABEL | {"number": f"A{n}", "day": "2024-02-29"}}
+        for n in range(3)
+    ]
+    Path("pred.jsonl").write_text("".join(json.dumps(line) + "\n" for line in given), encoding="utf-8")
+    scored = run("evaluate_predictions", "--pred", "pred.jsonl", "--gold", "train.jsonl", "--json")
+    assert scored.code == 0 and scored.json["micro_f1"] == 1 and scored.json["document_exact"] == 1
+
+
+@pytest.mark.slow
+def test_a_model_trained_on_a_pydantic_schema_answers_what_its_class_accepts(run, model, tiny_model, monkeypatch):
+    """Two steps of training prove the road, not the answers: each that keeps the schema is one that the class takes."""
+    test_labels_shaped_like_the_model_build_records_and_a_perfect_prediction_scores_one(run, model)
+    words = ["--model", tiny_model, "--train", "train.jsonl", "--out", "adapter", "--image-max-tokens", 16]
+    trained = run("train_lora", *words, "--max-steps", 2, "--rank", 4, "--threads", 1, "--eval-documents", 0)
+    assert trained.code == 0, trained.err
+    contract = json.loads(Path("adapter/extraction_config.json").read_text(encoding="utf-8"))
+    assert contract["schema"]["x-extract"]["original"]["title"] == "Order"
+    how = ["--model", tiny_model, "--adapter", "adapter", "--in", "train.jsonl", "--out", "out.jsonl", "--tries", 1]
+    assert run("extract_documents", *how).code in (0, 1)
+    monkeypatch.syspath_prepend(str(model.parent))
+    import models
+
+    for line in map(json.loads, Path("out.jsonl").read_text(encoding="utf-8").splitlines()):
+        if line["status"] == "ok" and not any("absent but required" in warning for warning in line.get("warnings", [])):
+            models.Order.model_validate_json(json.dumps(line["prediction"]))

@@ -302,8 +302,6 @@ class Walk:
             types = types_in_order(types, made.get("type"))
         made["type"] = types[0] if len(types) == 1 else types
         number_bounds(made)
-        if "string" in types:
-            self.text(made, path)
         numbers = {"integer", "number"}
         several = len(set(types) - {"null"}) > 1 and not set(types) - {"null"} <= numbers
         if several and "compare" not in (made.get("x-extract") or {}):
@@ -311,6 +309,8 @@ class Walk:
             kind = "number" if is_amount else "text"
             self.assume(f"a value of several types compares as {kind}", path)
             made["x-extract"] = {**(made.get("x-extract") or {}), "compare": kind}
+        if "string" in types:
+            self.text(made, path)
         return in_order(made, schema)
 
     def text(self, made: dict[str, Any], path: str) -> None:

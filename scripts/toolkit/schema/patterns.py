@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 # After a back slash: a digit, or a character that stands for itself. xgrammar knows neither word boundaries nor back
 # references, reads \w as ASCII alone, and would let \s be a line break inside a JSON text.
 PLAIN_ESCAPES = set("d.+*?^$()[]{}|/-")
 # They would have to be written with a back slash before them, which a pattern of the grammar does not know.
 ESCAPED_IN_JSON = set('"\\')
+
+# xgrammar 0.2.8 cannot compile a class that repeats up to 200 times ("per_rule_fsm_hashes"), and takes half a minute
+# to say so at 4,000. 128 compile.
+MOST_REPEATS = 128
+_COUNTS = re.compile(r"\{(\d*,?\d*)\}")
 
 
 def is_for_grammar(pattern: str) -> bool:
@@ -16,6 +23,8 @@ def is_for_grammar(pattern: str) -> bool:
     what must not stand would take quotes, which end a JSON text.
     """
     if not (pattern.startswith("^") and pattern.endswith("$") and not pattern.endswith("\\$")):
+        return False
+    if any(int(count or 0) > MOST_REPEATS for count in re.findall(r"\d+", " ".join(_COUNTS.findall(pattern)))):
         return False
     depth, in_class, place, body = 0, False, 0, pattern[1:-1]
     while place < len(body):

@@ -26,6 +26,7 @@ from toolkit.console import StageError, say_once
 from toolkit.files import read_json, shown
 from toolkit.schema.normalise import explicit_schema
 from toolkit.schema.number_text import CONVENTIONS, Convention
+from toolkit.schema.patterns import MOST_REPEATS
 from toolkit.schema.public import PublicForm, date_checker, with_maps, without_maps
 
 COMPARE_KINDS = ("exact", "text", "id", "number", "date", "enum", "skip")
@@ -314,7 +315,8 @@ class TargetSchema:
 
         `maxLength` of a string is replaced. xgrammar (0.2.8) builds such a string from any characters but quotes and
         back slashes, so that `12" pipe` could not be written and control characters could. Ids, dates and numbers hold
-        neither, and get a bounded `pattern`. Texts become free strings, whose length is checked afterwards.
+        neither, and get a `pattern`, bounded as far as a grammar can count. Texts become free strings, whose
+        length is checked afterwards.
         """
 
         def strip(value: Any) -> Any:
@@ -330,7 +332,8 @@ class TargetSchema:
                 result["required"] = list(value["properties"])
             leaf = Leaf((), value)
             if "maxLength" in value and not {"enum", "const", "pattern"} & set(result) and leaf.compare in PLAIN_KINDS:
-                result["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{value.get("minLength", 0)},{value["maxLength"]}}}$'
+                most = value["maxLength"] if value["maxLength"] <= MOST_REPEATS else ""
+                result["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{value.get("minLength", 0)},{most}}}$'
             return result
 
         return strip(self.raw)
