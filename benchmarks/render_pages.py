@@ -31,7 +31,8 @@ import pymupdf  # noqa: E402
 import pypdfium2  # noqa: E402
 
 from toolkit.pages.images import fitted_size  # noqa: E402
-from toolkit.pages.rendering import MAX_DPI, render_document, save_image  # noqa: E402
+from toolkit.pages.rendered_page import MAX_DPI  # noqa: E402
+from toolkit.pages.rendering import render_document, save_image  # noqa: E402
 
 TOKENS = 1280
 

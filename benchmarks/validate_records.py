@@ -24,9 +24,11 @@ sys.path.insert(0, str(SCRIPTS))
 
 import jsonschema  # noqa: E402
 
-from toolkit.files import read_json, strict_json  # noqa: E402
+from toolkit.files import read_json  # noqa: E402
+from toolkit.json_text import strict_json  # noqa: E402
+from toolkit.records.line_form import RECORD_SCHEMA  # noqa: E402
 from toolkit.records.prompt import generated_prompt  # noqa: E402
-from toolkit.records.record import RECORD_SCHEMA, answer_text, make_record  # noqa: E402
+from toolkit.records.record import answer_text, make_record  # noqa: E402
 from toolkit.records.record_check import RecordCheck  # noqa: E402
 from toolkit.samples.values import container_number  # noqa: E402
 from toolkit.schema.target import TargetSchema, compact_json  # noqa: E402

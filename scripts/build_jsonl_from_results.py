@@ -20,13 +20,15 @@ Records that came from another table are not replaced. --update merges by docume
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from toolkit import console, options
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import argument_path, read_text, shown, write_json, write_jsonl, write_text
+from toolkit.files import MOST_SETTINGS_BYTES, argument_path, json_line, read_text, shown, write_jsonl, write_text
+from toolkit.outputs import atomic_group, check_outputs, finish_group
 from toolkit.pages.images import KINDS
 from toolkit.records.dataset import ImageJoin, PageChoice, join_images, replaced_ids
 from toolkit.records.label_account import NotUsed
@@ -101,6 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     if not results.exists():
         raise StageError(f"file not found: {shown(results)}")
     out: Path = args.out
+    check_outputs([(out, "")], [results, args.mapping, args.prompt, args.schema])
+    if out.parent.is_dir():
+        finish_group(out.parent)
     old = Dataset.read(out) if args.update and origin_of(out) is not None else None
     labels = read_labels(LabelFile(results, args.sheet, args.mapping, args.decimal), args.schema, old)
     prompt = prompt_of(args.prompt, labels.schema, old)
@@ -125,9 +130,12 @@ def main(argv: list[str] | None = None) -> int:
     if old:
         check_schema(old, schema, {line["document"] for line in merge.changes})
     sources = merged_sources(origin_of(out), out, source) if args.update else [source]
-    write_json(schema_path, labels.join.numbers.stored_in(schema).raw)
-    with noted(out, sources):
-        write_jsonl(out, merge.records.values())
+    raw = labels.join.numbers.stored_in(schema).raw
+    if args.schema and args.schema.resolve() == schema_path.resolve() and raw != TargetSchema.load(args.schema).raw:
+        raise StageError(f"{shown(args.schema)} would be replaced by the dataset's schema; choose another --out")
+    with noted(out, sources), atomic_group(out.parent, [schema_path.name, out.name]) as (schema_out, records_out):
+        schema_out.write(json.dumps(raw, ensure_ascii=False, indent=2) + "\n")
+        records_out.writelines(map(json_line, merge.records.values()))
 
     if join.not_used:
         why = "another kind of picture of the same document (--prefer chooses), or a copy"
@@ -155,7 +163,7 @@ def results_table() -> Path:
 def prompt_of(file: Path | None, schema: TargetSchema, old: Dataset | None) -> Prompt:
     """The instruction of the records: the text of --prompt, that of the old records, or one made from the schema."""
     # Line ends of Windows would be tokens of the prompt.
-    named = Prompt(read_text(file).replace("\r\n", "\n").strip()) if file else None
+    named = Prompt(read_text(file, MOST_SETTINGS_BYTES).replace("\r\n", "\n").strip()) if file else None
     return updated_prompt(old, schema, named) if old else named or generated_prompt(schema)
 
 

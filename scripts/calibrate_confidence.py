@@ -28,6 +28,7 @@ from toolkit.console import ExitCode, StageError, say
 from toolkit.evaluation.scoring import judged_values
 from toolkit.files import argument_path, shown
 from toolkit.model.contract import FILE_NAME, load_contract
+from toolkit.schema.answer_shape import in_shape
 from toolkit.schema.target import TargetSchema
 
 FOLDS = 5
@@ -110,11 +111,13 @@ def values_of(schema: TargetSchema, predictions: Path, gold: Path) -> list[Value
         if not known:
             bare += 1
             continue
+        gold_answer, said = in_shape(schema.raw, answer), in_shape(schema.raw, line["prediction"])
         judged = [
-            (name, known[name], right)
-            for name, right in judged_values(schema, answer, line["prediction"])
-            if name in known
+            (name, known[name], right) for name, right in judged_values(schema, gold_answer, said) if name in known
         ]
+        if not judged:
+            bare += 1
+            continue
         documents.append(Values(*(list(column) for column in zip(*judged, strict=True))))
     if bare:
         causes = "a server without log-probabilities, --no-confidence, or an older file"

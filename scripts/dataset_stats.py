@@ -25,10 +25,13 @@ from toolkit.latency.predicted import WEIGHT_BYTES, predicted_latency, weight_gi
 from toolkit.model.gpus import GPUS, Gpu
 from toolkit.model.shapes import SHAPES, ModelShape
 from toolkit.model.token_counts import estimated_tokens, exact_tokens, rank, spread, vision_tokens
+from toolkit.outputs import check_outputs
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.records.record import answer_text, gold_of, images_of, read_records
 from toolkit.records.record_schema import schema_of_records
+from toolkit.reports.base import PAGE_MARK
 from toolkit.reports.dataset_page import write_dataset_page
+from toolkit.schema.answer_shape import in_shape
 from toolkit.schema.target import TargetSchema, value_at
 from toolkit.training.plan import optimizer_steps, training_hours, training_memory
 
@@ -59,6 +62,7 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    check_outputs([(args.html, PAGE_MARK)], [args.input, args.schema])
     schema = schema_of_records(args.schema, read_records(args.input, 1), shown(args.input))
     counter = exact_tokens(args.model, args.image_max_tokens) if args.model else estimated_tokens
     stats = Statistics(schema, args.root, args.image_max_tokens, counter)
@@ -90,7 +94,7 @@ class Statistics:
         self.unreadable: list[str] = []
 
     def add(self, record: dict[str, Any]) -> None:
-        gold = gold_of(record) or {}
+        gold = in_shape(self.schema.raw, gold_of(record) or {})
         for leaf in self.schema.header:
             self.count(leaf.name, value_at(gold, leaf.path))
         for rows in self.schema.lists:
@@ -103,7 +107,7 @@ class Statistics:
         self.characters.append(len(answer_text(record)))
         try:
             vision = sum(vision_tokens(self.root / image, self.budget) for image in images_of(record))
-        except OSError:
+        except Exception:  # Pillow raises of every kind on a damaged picture
             self.unreadable.append(record["id"])
             return
         prompt, answer = self.tokens(record)

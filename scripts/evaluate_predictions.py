@@ -20,6 +20,7 @@ import csv
 import itertools
 import sys
 from array import array
+from pathlib import Path
 from typing import Any
 
 from toolkit import console, options
@@ -29,11 +30,16 @@ from toolkit.evaluation.gates import Allowance, Floor, allowance_of, floor_of
 from toolkit.evaluation.score_table import RATES, ScoreTable, compared
 from toolkit.evaluation.scoring import DocumentScore, judged_values, score_document
 from toolkit.files import argument_path, atomic, shown, write_json, write_text
+from toolkit.outputs import check_outputs
+from toolkit.records.record import images_of, inside_root
 from toolkit.records.record_schema import schema_of_records
+from toolkit.reports.base import PAGE_MARK
+from toolkit.schema.answer_shape import in_shape
 from toolkit.schema.checks import business_problems
 from toolkit.schema.number_text import CONVENTIONS
 from toolkit.schema.target import TargetSchema, value_at
 
+CSV_HEAD = ("run", "field", "metric", "value", "low", "high")
 HEADLINE = ("micro_f1", "macro_f1", "header_macro_f1", "row_f1", "cell_f1", "document_exact")
 Gold = tuple[str, dict[str, Any], dict[str, Any]]
 
@@ -96,12 +102,15 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    files = prediction_files(args)
     gold = read_gold(args.gold)
     first = next(gold)
     schema = schema_of_records(args.schema, [first[2]], shown(args.gold)).with_decimals({}, args.decimal)
+    check_outputs(outputs_of(args), [args.pred, args.gold, args.schema, *(f.path for f in files.values())])
     floors = [floor_of(text) for text in args.fail_under]
     drops = [allowance_of(text) for text in args.max_drop]
-    files = prediction_files(args, schema)
+    for file in files.values():
+        file.schema = schema
     if drops and len(files) == 1:
         raise StageError("--max-drop compares with other predictions; give them with --against NAME=FILE")
     tables = {label: ScoreTable(schema) for label in files}
@@ -149,13 +158,29 @@ def main(argv: list[str] | None = None) -> int:
     return console.finish(args, final, ExitCode.PROBLEMS if broken else ExitCode.OK)
 
 
-def prediction_files(args: Any, schema: TargetSchema) -> dict[str, PredictionFile]:
-    files = {args.name: PredictionFile(args.pred, schema)}
+def outputs_of(args: Any) -> list[tuple[Path | None, str]]:
+    """The files to write, each with a mark of the files that this script writes there."""
+    table_head = ",".join(CSV_HEAD)
+    return [
+        (args.report, PAGE_MARK),
+        (metrics_file(args), '"micro_f1"'),
+        (args.csv, table_head),
+        (args.markdown, "## Scores"),
+    ]
+
+
+def metrics_file(args: Any) -> Path | None:
+    """Where the metrics go: as named, or beside the report."""
+    return args.metrics or (args.report.with_suffix(".json") if args.report else None)
+
+
+def prediction_files(args: Any) -> dict[str, PredictionFile]:
+    files = {args.name: PredictionFile(args.pred)}
     for item in args.against:
         label, separator, path = item.partition("=")
         if not separator or not label or label in files:
             raise StageError(f"--against {item!r}: give NAME=FILE with a name of its own")
-        files[label] = PredictionFile(argument_path(path), schema)
+        files[label] = PredictionFile(argument_path(path))
     return files
 
 
@@ -163,12 +188,11 @@ def scored(
     schema: TargetSchema, document: Gold, file: PredictionFile, table: ScoreTable, bucket_by: list[str]
 ) -> DocumentScore:
     """Score one gold document into the run's table; a document without a prediction counts as all missed."""
-    from toolkit.records.record import images_of
-
     identity, answer, record = document
     line = file.get(identity)
     status = "missing" if line is None else str(line.get("status", "ok"))
     prediction = line.get("prediction") if line else None
+    answer, prediction = in_shape(schema.raw, answer), prediction and in_shape(schema.raw, prediction)
     pages = len(images_of(record)) if "messages" in record else 0
     score = score_document(schema, identity, answer, prediction, status, pages)
     checked = status == "ok" and isinstance(prediction, dict) and not business_problems(schema, prediction)
@@ -192,7 +216,8 @@ class Trust:
             return
         if not isinstance(line.get("prediction"), dict):
             return
-        for name, right in judged_values(schema, gold, line["prediction"]):
+        gold, answer = in_shape(schema.raw, gold), in_shape(schema.raw, line["prediction"])
+        for name, right in judged_values(schema, gold, answer):
             if name in line["confidence"]:
                 self.confidence.append(line["confidence"][name])
                 self.right.append(right)
@@ -293,14 +318,13 @@ def write_outputs(
     predictions: PredictionFile,
     documents: list[tuple[Gold, DocumentScore]],
 ) -> None:
-    metrics = args.metrics or (args.report.with_suffix(".json") if args.report else None)
-    if metrics:
+    if metrics := metrics_file(args):
         write_json(metrics, results)
         say(f"metrics -> {shown(metrics)}")
     if args.csv:
         with atomic(args.csv) as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["run", "field", "metric", "value", "low", "high"])
+            table.writerow(CSV_HEAD)
             table.writerows(csv_lines(results))
         say(f"table -> {shown(args.csv)}")
     if args.markdown:
@@ -311,8 +335,18 @@ def write_outputs(
         from toolkit.reports.evaluation_page import write_report
 
         layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
+        tell_outside(args.root, documents)
         write_report(args.report, schema, documents, predictions, results, args.root, args.note, layers)
         say(f"report -> {shown(args.report)}")
+
+
+def tell_outside(root: Path, documents: list[tuple[Gold, DocumentScore]]) -> None:
+    """Say how many page images lie outside --root, so that the report shows none of them."""
+    records = [record for (_, _, record), _ in documents if "messages" in record]
+    outside = [image for record in records for image in images_of(record) if inside_root(root, image) is None]
+    if outside:
+        where = f"{len(outside)} page images lie outside {shown(root)} and are not shown: {first_few(outside)}"
+        say(f"{where}; name the folder that holds them with --root")
 
 
 def csv_lines(results: dict[str, dict[str, Any]]) -> list[list[Any]]:

@@ -2,8 +2,9 @@
 
 Reads --zip FILE (repeat it for more; without it every data/*.zip). Writes data/raw/<zip stem>/... with safe names.
 Only images and PDFs come out (--all for everything). Members are refused one by one, and reported, when their name
-leaves the folder, or when they are a link, encrypted, damaged or a zip bomb. The other members still come out, and the
-exit code is 1. A second run changes nothing.
+leaves the folder, or when they are a link, encrypted, damaged or a zip bomb. The other members, and the other zips,
+still come out, and the exit code is 1. A second run changes nothing. Two zips of one name do not share a folder: the
+second is a problem.
 
     python scripts/extract_combined_zip.py --zip data/combined.zip
     python scripts/extract_combined_zip.py --zip data/combined.zip --zip data/bls_another.zip
@@ -11,26 +12,42 @@ exit code is 1. A second run changes nothing.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import stat
-import struct
+import os
+import re
 import sys
 import unicodedata
 import zipfile
-import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit import console
 from toolkit.console import ExitCode, StageError, say
-from toolkit.files import argument_path, atomic, expand_inputs, safe_name, shown, write_problems
+from toolkit.files import (
+    argument_path,
+    expand_inputs,
+    json_line,
+    open_to_append,
+    read_jsonl,
+    safe_name,
+    shown,
+    write_problems,
+)
 from toolkit.pages.rendering import SOURCE_SUFFIXES
+from toolkit.pages.zips import (
+    Allowance,
+    UnreadableZip,
+    copy_member,
+    fitting,
+    member_name,
+    opened_zip,
+    refused,
+    same_content,
+)
 
 WANTED = set(SOURCE_SUFFIXES)
-CHUNK = 1 << 20
-# Of Windows' 260 characters: the rest is for the repository's own path, data/raw/<zip>/ and a temporary file's name.
-LONGEST_PLACE = 170
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # as `atomic` names them
+OWNERS = "zips.jsonl"  # in --out-dir: which zip each folder belongs to
 
 
 def build_parser() -> console.Parser:
@@ -67,199 +84,154 @@ def main(argv: list[str] | None = None) -> int:
     except LookupError:
         raise StageError(f"--names-encoding {args.names_encoding!r}: Python knows no such codec") from None
     zips = [argument_path(name) for name in args.zip] or expand_inputs(["data/*.zip"], [".zip"])
-    total: dict[str, Any] = {"zips": 0, "extracted": 0, "unchanged": 0, "other_files": 0, "problems": 0, "folders": []}
+    owners = read_owners(args.out_dir / OWNERS)
+    told: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
+    total = dict.fromkeys(("members", "extracted", "unchanged", "other_files"), 0)
     for path in zips:
         folder = args.out_dir / safe_name(path.stem)
-        counts, refused_members = extract(path, folder, args)
-        problems += refused_members
-        total["zips"] += 1
-        total["folders"].append(shown(folder))
-        for key, value in counts.items():
-            total[key] += value
-        other = f", {counts['other_files']} files of other kinds left inside" if counts["other_files"] else ""
-        done = f"{counts['extracted']} extracted, {counts['unchanged']} already there"
-        say(f"{shown(path)}: {done}{other} -> {shown(folder)}")
-    if problems:
-        named = console.first_few(f"{p['zip']}: {p['member']!r} {p['problem']}" for p in problems)
-        say(f"{len(problems)} members were not extracted: {named}")
-    write_problems(args.out_dir / "problems.jsonl", problems, say)
-    total["problems"] = len(problems)
-    return console.finish(args, total, ExitCode.PROBLEMS if problems else ExitCode.OK)
+        owner = owners.get(folder.name.casefold())
+        try:
+            if owner and owner != shown(path) and (Path(owner).is_file() and not args.overwrite):
+                raise UnreadableZip(f"its folder {shown(folder)} belongs to {owner}; rename one, or give --overwrite")
+            done = extract(path, folder, args, replace=args.overwrite or owner is not None)
+        except UnreadableZip as error:
+            problems.append({"zip": shown(path), "member": None, "problem": str(error)})
+            continue
+        if owner != shown(path):
+            owners[folder.name.casefold()] = shown(path)
+            note_owner(args.out_dir / OWNERS, folder, path)
+        problems += done.problems
+        told.append({"folder": shown(folder)})
+        for name in total:
+            total[name] += getattr(done, name)
+        other = f", {done.other_files} files of other kinds left inside" if done.other_files else ""
+        came = f"{done.extracted} extracted, {done.unchanged} already there"
+        say(f"{shown(path)}: {came}{other} -> {shown(folder)}")
+    return tell(args, zips, [line["folder"] for line in told], total, problems)
 
 
-def extract(path: Path, folder: Path, args: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Extract one zip; `(counts, problems)`. Raises StageError where it is no readable zip."""
-    counts = {"extracted": 0, "unchanged": 0, "other_files": 0}
-    problems: list[dict[str, Any]] = []
+def tell(args: Any, zips: list[Path], folders: list[str], total: dict[str, int], problems: list[dict[str, Any]]) -> int:
+    """Say and file what did not come out, and end the script. Raises StageError where no zip could be opened."""
+    whole = [f"{problem['zip']}: {problem['problem']}" for problem in problems if problem["member"] is None]
+    members = [
+        f"{problem['zip']}: {problem['member']!r} {problem['problem']}"
+        for problem in problems
+        if problem["member"] is not None
+    ]
+    write_problems(args.out_dir / "problems.jsonl", problems, say if folders else lambda _: None)
+    if not folders:
+        raise StageError(console.first_few(whole))
+    if whole:
+        say(f"{len(whole)} of {len(zips)} zips were not extracted: {console.first_few(whole)}")
+    if members:
+        say(f"{len(members)} members were not extracted: {console.first_few(members)}")
+    result = {"zips": len(zips), **total, "unreadable_zips": len(whole), "problems": len(problems), "folders": folders}
+    return console.finish(args, result, ExitCode.PROBLEMS if problems else ExitCode.OK)
+
+
+def read_owners(path: Path) -> dict[str, str]:
+    """`{folder's name in lower case: its zip}` of what was extracted before; the last line of a folder counts."""
+    if not path.is_file():
+        return {}
+    lines = [value for _, value in read_jsonl(path)]
+    if not all(isinstance(line, dict) and isinstance(line.get("folder"), str) for line in lines):
+        raise StageError(f"{shown(path)} does not say which zip each folder belongs to; remove it and run again")
+    return {line["folder"]: str(line.get("zip")) for line in lines}
+
+
+def note_owner(path: Path, folder: Path, owner: Path) -> None:
+    with open_to_append(path) as file:
+        file.write(json_line({"folder": folder.name.casefold(), "zip": shown(owner)}))
+
+
+@dataclass
+class Extracted:
+    """What became of the members of one zip: each is counted in one of these, or is a problem."""
+
+    allowance: Allowance
+    members: int = 0
+    extracted: int = 0
+    unchanged: int = 0
+    other_files: int = 0
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+
+def extract(path: Path, folder: Path, args: Any, *, replace: bool) -> Extracted:
+    """Extract one zip; with `replace` also over files of another content. Raises UnreadableZip."""
+    file, archive = opened_zip(path)
+    remove_cut_off(folder)
+    done = Extracted(Allowance(path.stat().st_size, args.max_total_gb * 2**30, args.max_ratio))
+    taken: dict[str, str] = {}
     try:
-        file, archive = opened_zip(path)
-    except FileNotFoundError:
-        raise StageError(f"file not found: {shown(path)}") from None
-    except IsADirectoryError:
-        raise StageError(f"{shown(path)} is a folder, a zip is needed here") from None
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise StageError(f"{shown(path)}: not a zip file ({error})") from None
-    written = 0
-    owners: dict[str, str] = {}
-    with file, archive:
-        for member in archive.infolist():
-            try:
-                called = member_name(member, args.names_encoding)
-            except UnicodeDecodeError:
-                problem = f"its name is not {args.names_encoding} (--names-encoding)"
-                problems.append({"zip": shown(path), "member": member.filename, "problem": problem})
-                continue
-            name = called.replace("\\", "/")
-            if name.endswith("/"):
-                continue
-            refusal = refused(member, name, args.max_ratio)
-            if not refusal and not args.all and Path(name).suffix.lower() not in WANTED:
-                if Path(name).suffix.lower() == ".zip":
-                    refusal = "is a zip inside the zip; extract it by itself"
-                else:
-                    counts["other_files"] += 1
-                    continue
-            target = folder / fitting([safe_name(part) for part in name.split("/") if part not in ("", ".")] or ["_"])
-            identity = unicodedata.normalize("NFC", target.as_posix()).casefold()
-            if not refusal and identity in owners:
-                refusal = f"has the same name as {owners[identity]!r} on Windows or macOS"
-            if not refusal and written + member.file_size > args.max_total_gb * 2**30:
-                refusal = f"would exceed --max-total-gb {args.max_total_gb:g}"
-            if not refusal:
-                owners[identity] = called
-                if not args.overwrite and target.is_file() and same_content(target, member):
-                    counts["unchanged"] += 1
-                    continue
-                refusal = copy_member(archive, member, target)
-            if refusal:
-                problems.append({"zip": shown(path), "member": called, "problem": refusal})
-            else:
-                counts["extracted"] += 1
-                written += member.file_size
-    return counts, problems
-
-
-class ZipReader(io.BufferedReader):
-    """A zip's file, in which a name that is marked as UTF-8 and is not loses the mark.
-
-    Python would refuse the whole zip for one such name.
-    """
-
-    reads_directory = True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        if self.reads_directory and data.startswith(b"PK\x01\x02"):
-            entries, at = bytearray(data), 0
-            while entries[at : at + 4] == b"PK\x01\x02" and at + 46 <= len(entries):
-                name, extra, comment = struct.unpack_from("<HHH", entries, at + 28)
-                unmarked(entries, at + 9, entries[at + 46 : at + 46 + name])
-                at += 46 + name + extra + comment
-            return bytes(entries)
-        if size == 30 and data.startswith(b"PK\x03\x04") and len(data) == 30:
-            header, place = bytearray(data), self.tell()
-            unmarked(header, 7, super().read(int.from_bytes(header[26:28], "little")))
-            self.seek(place)
-            return bytes(header)
-        return data
-
-
-def unmarked(header: bytearray, place: int, name: bytes | bytearray) -> None:
-    """Clear the UTF-8 mark (bit 11 of the flags, whose upper byte is at `place`) where the name is none."""
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        header[place] &= ~0x08
-
-
-def opened_zip(path: Path) -> tuple[ZipReader, zipfile.ZipFile]:
-    """The zip's file, and the zip with every member whatever its name. Raises as zipfile does."""
-    file = ZipReader(io.FileIO(path))
-    try:
-        archive = zipfile.ZipFile(file)
-    except BaseException:
-        file.close()
+        with file, archive:
+            for member in archive.infolist():
+                if member.filename.endswith(("/", "\\")) and not member.file_size:
+                    continue  # a folder
+                done.members += 1
+                called, problem = member.filename, ""
+                try:
+                    called = member_name(member, args.names_encoding)
+                except UnicodeDecodeError:
+                    problem = f"its name is not {args.names_encoding} (--names-encoding)"
+                problem = problem or take(archive, member, called, folder, args, done, taken, replace=replace)
+                if problem:
+                    done.problems.append({"zip": shown(path), "member": called, "problem": problem})
+    except KeyboardInterrupt:
+        remove_cut_off(folder)
         raise
-    file.reads_directory = False
-    return file, archive
+    if done.extracted and hasattr(os, "sync"):
+        os.sync()  # once, not per member
+    return done
 
 
-def fitting(parts: list[str]) -> Path:
-    """A member's place below its zip's folder.
-
-    Where the path would be too long for Windows (260 characters in all), one short name replaces the folders. The file
-    keeps its own name, because labels are joined by it.
-    """
-    place = Path(*parts)
-    if len(place.as_posix()) <= LONGEST_PLACE:
-        return place
-    return Path(f"folders~{hashlib.sha256('/'.join(parts[:-1]).encode()).hexdigest()[:8]}", parts[-1])
+def remove_cut_off(folder: Path) -> None:
+    """Remove the temporary files that a killed run left in a zip's folder."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            if TEMPORARY.fullmatch(name):
+                Path(root, name).unlink(missing_ok=True)
 
 
-def member_name(member: zipfile.ZipInfo, encoding: str) -> str:
-    """The member's name as its maker meant it.
-
-    A name without the UTF-8 mark is cp437 by the standard, and Python reads it so. macOS writes UTF-8 without the mark,
-    Windows the machine's own code page. Info-ZIP's Unicode path field (0x7075) wins where it fits the name.
-    Raises UnicodeDecodeError where the name is not in `encoding`.
-    """
-    if member.flag_bits & 0x800:
-        return member.filename
-    try:
-        raw = member.orig_filename.encode("cp437")
-    except UnicodeEncodeError:
-        return member.filename  # this Python read the Unicode path field by itself
-    extra = member.extra
-    while len(extra) >= 4:
-        kind, size = int.from_bytes(extra[:2], "little"), int.from_bytes(extra[2:4], "little")
-        field = extra[4 : 4 + size]
-        if kind == 0x7075 and len(field) > 5 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw):
-            return field[5:].decode("utf-8")
-        extra = extra[4 + size :]
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode(encoding)
-
-
-def refused(member: zipfile.ZipInfo, name: str, max_ratio: float) -> str:
-    """Why this member must not be extracted; empty where it may."""
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":"):
-        return "leaves the folder"
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or a device"
-    if member.flag_bits & 0x1:
-        return "is encrypted"
-    if member.file_size > 10 * CHUNK and member.file_size > max_ratio * max(1, member.compress_size):
-        return f"unpacks to {member.file_size / max(1, member.compress_size):.0f} times its size (--max-ratio)"
-    return ""
-
-
-def same_content(target: Path, member: zipfile.ZipInfo) -> bool:
-    if target.stat().st_size != member.file_size:
-        return False
-    check = 0
-    with target.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            check = zlib.crc32(chunk, check)
-    return check == member.CRC
-
-
-def copy_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> str:
-    """Stream one member into place; a sentence where it is damaged (nothing is written then)."""
-    try:
-        with archive.open(member) as source, atomic(target, "wb") as file:
-            size = 0
-            while chunk := source.read(CHUNK):
-                size += len(chunk)
-                if size > member.file_size:
-                    return "is larger than the zip says"
-                file.write(chunk)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        return f"is damaged ({error})"
+def take(
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    called: str,
+    folder: Path,
+    args: Any,
+    done: Extracted,
+    taken: dict[str, str],
+    *,
+    replace: bool,
+) -> str:
+    """Extract one member and count it; a sentence part where it does not come out. `taken`: places, and whose."""
+    name = called.replace("\\", "/")
+    suffix = Path(name).suffix.lower()
+    if problem := refused(member, name):
+        return problem
+    if not args.all and suffix not in WANTED:
+        if suffix == ".zip":
+            return "is a zip inside the zip; extract it by itself"
+        done.other_files += 1
+        return ""
+    target = folder / fitting([safe_name(part) for part in name.split("/") if part not in ("", ".")] or ["_"])
+    identity = unicodedata.normalize("NFC", target.as_posix()).casefold()
+    if identity in taken:
+        return f"has the same name as {taken[identity]!r} on Windows or macOS"
+    if problem := done.allowance.refusal(member):
+        return problem
+    taken[identity] = called
+    if target.is_file():
+        if not args.overwrite and same_content(target, member):
+            done.unchanged += 1
+            done.allowance.take(member)
+            return ""
+        if not replace:
+            return "is there already with other content, of an unknown origin; move that file, or give --overwrite"
+    if problem := copy_member(archive, member, target):
+        return problem
+    done.extracted += 1
+    done.allowance.take(member)
     return ""
 
 

@@ -25,7 +25,8 @@ from typing import Any
 from toolkit import console, options
 from toolkit.answers.predictions import PredictionLine, prediction_line, read_gold
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import argument_path, read_json, read_text, shown, write_jsonl
+from toolkit.files import MOST_SETTINGS_BYTES, argument_path, read_json, read_text, shown, write_jsonl
+from toolkit.outputs import check_outputs
 from toolkit.pages.images import document_key
 from toolkit.records.foreign_answers import Foreign, foreign_answer, in_schema, number_columns, rows_as_answers
 from toolkit.records.label_table import fold, read_rows
@@ -69,6 +70,7 @@ def build_parser() -> console.Parser:
 @console.script
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    check_outputs([(args.out, "")], [args.input, args.gold, args.schema, args.mapping])
     origin = origin_of(args.out)
     if origin is not None and not args.overwrite and (origin.changed or not origin.sources):
         raise StageError(
@@ -78,7 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     gold = [(identity, record) for identity, _, record in read_gold(args.gold)]
     schema = schema_of_records(args.schema, [gold[0][1]], shown(args.gold))
     if args.mapping:
-        schema = schema.with_columns(read_json(args.mapping), shown(args.mapping))
+        mapping = read_json(args.mapping, most=MOST_SETTINGS_BYTES)
+        if not isinstance(mapping, dict):
+            raise StageError(f"{shown(args.mapping)}: a JSON object is needed")
+        schema = schema.with_columns(mapping, shown(args.mapping))
     documents = {document_key(record.get("meta", {}).get("source") or identity): identity for identity, record in gold}
     documents |= {document_key(identity): identity for identity, _ in gold}
     validator = schema.validator()

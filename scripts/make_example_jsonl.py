@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     import pymupdf
 
-    from toolkit.pages.rendering import page_image
+    from toolkit.pages.pdf_pages import page_image
     from toolkit.samples import values as sample_values
     from toolkit.samples.bills import realistic_pdf
 

@@ -214,7 +214,7 @@ def zipped_pages(
     import pymupdf
     from PIL import Image
 
-    from toolkit.pages.rendering import page_image
+    from toolkit.pages.pdf_pages import page_image
 
     stem = re.sub(r"\.pdf$", "", name, flags=re.IGNORECASE)
     stem = rng.choice([stem, stem.replace(" ", "_"), re.sub(r"[()]", "", stem).replace(" ", "_")])

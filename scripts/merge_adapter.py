@@ -110,10 +110,6 @@ def merged_into(folder: Path, base: str, adapter: Path, dtype: str) -> dict[str,
             if not hasattr(module, "lora_A") or not module.lora_A:
                 continue
             (key,) = module.lora_A.keys()
-            if getattr(module, "lora_magnitude_vector", None):
-                raise StageError(
-                    f"{shown(adapter)}: a DoRA adapter; train without DoRA, its merge loses the magnitudes"
-                )
             if hasattr(module, "parameter_name"):  # LoRA on a parameter: the fused experts, [experts, out, in]
                 weight, delta = module.get_param(), expert_delta(module, key)
             else:

@@ -4,7 +4,8 @@ Reads PDFs, images, folders or patterns. Writes <document>_page_0001.png ... and
 --text-layer it also writes the PDF's own words and their boxes into data/ocr.
 
 - A file that did not change is not rendered again.
-- A file that cannot be read is reported and stops no other file (exit code 1).
+- A file that cannot be read is reported and stops no other file (exit code 1). So is a page of which the two engines
+  show different things, and a picture that decodes to more than --max-decoded-mb.
 - The pages of a document appear together or not at all. Pages of the manifest are removed when their document was
   replaced or can no longer be rendered.
 - --shard 2/4 renders the second of four shares. Each share has its own manifest, so each machine can take one.
@@ -25,7 +26,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from toolkit import console, options
 from toolkit.console import ExitCode, say
 from toolkit.files import (
     argument_path,
-    expand_inputs,
+    is_machine_failure,
     name_problem,
     read_text,
     safe_name,
@@ -44,7 +45,9 @@ from toolkit.files import (
 from toolkit.pages.batch_rendering import Rendered, Rendering, in_processes, on_cluster
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.pages.manifest import PageLine, PageManifest, move_pages
+from toolkit.pages.pictures import DEFAULT_MAX_DECODED_MB
 from toolkit.pages.rendering import SOURCE_SUFFIXES
+from toolkit.pages.sources import document_sources
 
 step: Any = None  # the arguments of an Azure ML parallel step, set by init()
 
@@ -69,6 +72,7 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--time-limit", type=float, default=120, help="seconds a document may take before it is given up (default: 120)"
     )
+    options.add_max_decoded_mb(parser, DEFAULT_MAX_DECODED_MB)
     parser.add_argument(
         "--workers", type=int, default=0, help="processes; 0: one below 100 documents, else one a core (default: 0)"
     )
@@ -93,9 +97,11 @@ def main(argv: list[str] | None = None) -> int:
         raise console.StageError("--image-max-tokens must be at least 4")
     if problem := name_problem(args.out_dir):
         raise console.StageError(f"--out-dir: {problem}")
-    sources = expand_inputs(with_lists(args.inputs), SOURCE_SUFFIXES)[: args.limit]
-    sources, tag = share_of(sources, args.shard)
+    in_share, tag = share(args.shard)
+    found = document_sources(with_lists(args.inputs), SOURCE_SUFFIXES)
+    sources = [source for source in found.files[: args.limit] if in_share(source)]
     sources, problems = without_collisions(sources)
+    problems += [{"source": shown(path), "problem": why} for path, why in found.problems.items() if in_share(path)]
 
     done: dict[str, list[PageLine]] = {}
     todo: list[Path] = []
@@ -105,7 +111,12 @@ def main(argv: list[str] | None = None) -> int:
             name = shown(source)
             old = manifest.documents.get(name, [])
             owner = owners.get(safe_name(source.stem).casefold(), name)
-            if old and not args.overwrite and is_current(old, source, args):
+            try:
+                current = bool(old) and not args.overwrite and is_current(old, source, args)
+            except OSError as error:  # a locked file, no permission: what was rendered of it stays
+                problems.append({"source": name, "problem": f"it cannot be read ({error.strerror})"})
+                continue
+            if current:
                 done[name] = old
             elif owner != name and Path(owner).is_file() and not args.overwrite:
                 sentence = f"its page images would replace those of {owner}; rename one, or give --overwrite"
@@ -123,7 +134,14 @@ def main(argv: list[str] | None = None) -> int:
             if owner != name:
                 manifest.refuse(owner)  # a document that is gone, or that --overwrite gives up
             lines = placed_lines(made.lines, args)
-            manifest.place(name, lines, made.folder)
+            try:
+                manifest.place(name, lines, made.folder)
+            except OSError as error:
+                if is_machine_failure(error):
+                    raise
+                where = shown(error.filename2 or error.filename or args.out_dir)
+                problems.append({"source": name, "problem": f"{where} cannot be replaced ({error.strerror})"})
+                continue
             done[name] = lines
     order = {shown(source): number for number, source in enumerate(todo)}
     problems.sort(key=lambda problem: order.get(problem["source"], -1))
@@ -170,22 +188,23 @@ def with_lists(inputs: list[str]) -> list[str]:
     return found
 
 
-def share_of(sources: list[Path], shard: str | None) -> tuple[list[Path], str]:
-    """The I-th of N shares, and what its files' names carry; every source lies in exactly one share.
+def share(shard: str | None) -> tuple[Callable[[Path], bool], str]:
+    """Whether a source lies in the I-th of N shares, and what the share's files carry in their names.
 
     A share holds whole names: two files whose images would collide meet in the same share, where that is reported.
     """
     if shard is None:
-        return sources, ""
+        return lambda _: True, ""
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise console.StageError(f"--shard {shard!r}: give I/N with I from 1 to N, for example 2/4")
     index, count = int(match[1]), int(match[2])
 
-    def place(source: Path) -> int:
-        return int.from_bytes(hashlib.sha256(safe_name(source.stem).casefold().encode()).digest()[:8], "big") % count
+    def in_share(source: Path) -> bool:
+        name = safe_name(source.stem).casefold().encode()
+        return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") % count == index - 1
 
-    return [source for source in sources if place(source) == index - 1], f".shard-{index:04d}-of-{count:04d}"
+    return in_share, f".shard-{index:04d}-of-{count:04d}"
 
 
 def without_collisions(sources: list[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
@@ -269,7 +288,7 @@ def rendered(todo: list[Path], args: Any, run_name: str) -> Iterator[Rendered]:
     if not todo:
         return
     passwords = tuple(line for line in read_text(args.password_file).splitlines() if line) if args.password_file else ()
-    how = Rendering(args.image_max_tokens, args.format, args.text_layer, passwords)
+    how = Rendering(args.image_max_tokens, args.format, args.text_layer, passwords, args.max_decoded_mb)
     workers = args.workers or (1 if len(todo) < 100 else os.cpu_count() or 1)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     # On the file system of the images, so that moving them is renaming them.

@@ -24,11 +24,14 @@ from toolkit.answers.predictions import PredictionFile, unsure_values
 from toolkit.console import StageError, first_few, say
 from toolkit.evaluation.scoring import as_rows, cell
 from toolkit.files import argument_path, expand_inputs, shown
+from toolkit.outputs import check_outputs
 from toolkit.pages.evidence import DocumentWords, TextLayers
 from toolkit.pages.images import IMAGE_SUFFIXES, document_key, match_images
-from toolkit.records.record import images_of, read_records
+from toolkit.records.record import images_of, inside_root, read_records
 from toolkit.records.record_schema import schema_of_records
+from toolkit.reports.base import PAGE_MARK
 from toolkit.reports.review_page import ReviewDocument, write_review
+from toolkit.schema.answer_shape import in_shape
 from toolkit.schema.checks import business_problems
 from toolkit.schema.target import TargetSchema, value_at
 
@@ -52,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.records and not args.images_dir:
         raise StageError("give the pages with --records FILE or --images-dir FOLDER")
+    check_outputs([(args.out, PAGE_MARK)], [args.pred, args.records, args.schema])
     predictions = PredictionFile(args.pred)
     records = {record["id"]: record for record in read_records(args.records)} if args.records else {}
     where = shown(args.records) if args.records else "a prediction file"
@@ -82,7 +86,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def pages_of(args: Any, records: dict[str, dict[str, Any]], predictions: PredictionFile) -> dict[str, list[str]]:
     """The page images of each document, from its record or by its name among --images-dir."""
-    pages = {identity: images_of(record) for identity, record in records.items()}
+    pages, outside = {}, []
+    for identity, record in records.items():
+        pages[identity] = [image for image in images_of(record) if inside_root(args.root, image)]
+        outside += [image for image in images_of(record) if not inside_root(args.root, image)]
+    if outside:
+        where = f"{len(outside)} page images lie outside {shown(args.root)} and are not shown: {first_few(outside)}"
+        say(f"{where}; name the folder that holds them with --root")
     if args.images_dir:
         images = [path.as_posix() for path in expand_inputs(args.images_dir, IMAGE_SUFFIXES)]
         keys = {document_key(identity): identity for identity in predictions.ids() if identity not in pages}
@@ -97,6 +107,8 @@ def reasons_of(
 ) -> list[tuple[int, str]]:
     """`(weight, sentence)` of what a person should look at."""
     answer, status = line.get("prediction"), str(line.get("status", "ok"))
+    if isinstance(answer, dict):
+        answer = in_shape(schema.raw, answer)
     if status != "ok" or not isinstance(answer, dict):
         return [(1000, f"no usable answer: {line.get('error') or status}")]
     reasons = [(10, f"{where}: {sentence}") for where, sentence, _ in business_problems(schema, answer)]

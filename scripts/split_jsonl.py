@@ -16,14 +16,15 @@ Writes data/splits/{train,val,test}.jsonl and report.json.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from toolkit import console, options
 from toolkit.console import ExitCode, StageError, first_few, say
-from toolkit.files import argument_path, atomic, iter_data_lines, read_text, shown, write_json, write_problems
+from toolkit.files import argument_path, decode_text, iter_data_lines, read_text, shown, write_json, write_problems
+from toolkit.outputs import atomic_group, finish_group
+from toolkit.pages.pictures import DEFAULT_MAX_DECODED_MB
 from toolkit.records.earlier_split import (
     REMOVED,
     EarlierSplit,
@@ -86,6 +87,7 @@ def build_parser() -> console.Parser:
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another split (default: 0)")
     options.add_root(parser)
+    options.add_max_decoded_mb(parser, DEFAULT_MAX_DECODED_MB)
     parser.add_argument("--workers", type=int, default=0, help="threads that read images; 0: one a core (default: 0)")
     return parser
 
@@ -97,8 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     held_out = (
         {line.strip() for line in read_text(args.holdout_file).splitlines()} - {""} if args.holdout_file else set()
     )
+    if args.out_dir.is_dir():
+        finish_group(args.out_dir)
     kept = earlier_places(args)
-    reading = Reading(args.root, args.compare_images, tuple(args.group_by), args.workers)
+    reading = Reading(args.root, args.compare_images, tuple(args.group_by), args.workers, args.max_decoded_mb)
     documents = read_documents(args.input, reading)
     grouping = grouped(documents)
     places, moved = assign(
@@ -276,10 +280,9 @@ def parse_ratios(text: str) -> list[float]:
 
 def write_splits(path: Path, out_dir: Path, places: bytearray) -> None:
     """Copy every line of `path` to the file of its split; all three appear when all are written."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(atomic(out_dir / f"{name}.jsonl", "wb")) for name in NAMES]
+    with atomic_group(out_dir, [f"{name}.jsonl" for name in NAMES]) as files:
         for place, (_, line) in zip(places, iter_data_lines(path), strict=True):
-            files[place].write(line + b"\n")
+            files[place].write(decode_text(line, shown(path)) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 from made_once import free_port, give_each_lane_its_threads, made_once, shared_folder
 
@@ -18,6 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 READING_BASE = REPOSITORY / "examples/reading_base"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 give_each_lane_its_threads()
+# How long one example takes says something about the machine: the first one imports, and other lanes run beside it.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,6 +34,7 @@ class FaultServer:
         writing: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.fault, self.target, self.answer, self.vllm, self.writing = fault, target, answer, vllm, writing
+        self.retry_after = 0.2  # seconds that a 429 asks for
         self.requests: list[dict[str, Any]] = []
         self.faults: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -106,7 +107,7 @@ class FaultServer:
                     fault = outer.fault(number)
                     outer.faults[str(fault)] = outer.faults.get(str(fault), 0) + 1
                 if fault == "429":
-                    self.reply(429, b'{"error":{"message":"slow down"}}', {"Retry-After": "0.2"})
+                    self.reply(429, b'{"error":{"message":"slow down"}}', {"Retry-After": str(outer.retry_after)})
                 elif fault == "500":
                     self.reply(500, b'{"error":{"message":"engine fell over"}}')
                 elif fault == "refuse":

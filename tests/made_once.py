@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock  # torch and huggingface_hub bring it
+from filelock import FileLock
 
 LANE = "PYTEST_XDIST_WORKER"
 LANES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

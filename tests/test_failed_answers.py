@@ -156,7 +156,7 @@ def test_the_scripts_rates_of_a_run_that_answered_nothing_are_all_zero(run, work
     )
     lines = [
         {"id": "0", "status": "truncated", "prediction": None},
-        {"id": "1", "status": "ok", "prediction": None, "confidence": {"number": 0.9}},
+        {"id": "1", "status": "not_json", "prediction": None, "confidence": {"number": 0.9}},
         {"id": "2", "prediction": None},
     ]
     (workspace / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -164,8 +164,8 @@ def test_the_scripts_rates_of_a_run_that_answered_nothing_are_all_zero(run, work
     done = run("evaluate_predictions", *words.split())
     assert done.code == 0, done.err
     assert {done.json[name] for name in HIGHER} == {0.0} and (done.json["anls_star"], done.json["nted"]) == (0, 0)
-    assert done.json["funnel"] == {"missing": 3, "truncated": 1} and done.json["valid"] == 0
-    assert "3 gold documents have no prediction" in done.err
+    assert done.json["funnel"] == {"missing": 2, "not_json": 1, "truncated": 1} and done.json["valid"] == 0
+    assert "2 gold documents have no prediction" in done.err
 
 
 def test_companion_scores_of_a_failed_answer_are_zero_though_gold_has_empty_fields():

@@ -120,8 +120,6 @@ def test_errors_of_the_machine_are_told_from_errors_of_a_file(name):
 def test_a_full_disk_is_503_at_the_gateway_and_no_fault_of_the_document(small_disk, monkeypatch, kind):
     """The PNG is itself too large for the disk; the JPEG fits, its page does not."""
     from PIL import Image
-
-    pytest.importorskip("fastapi")
     from served_gateway import LIMITS, Gateway, contract_of, reader
 
     contract = contract_of()

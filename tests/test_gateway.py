@@ -4,11 +4,9 @@ import asyncio
 import json
 import time
 
+import httpx
 import pytest
 from fault_server import FaultServer
-
-pytest.importorskip("fastapi")
-import httpx
 from served_gateway import (
     FORM,
     LADING,

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer
-from test_page_workers import kill_workers, killing, slow_picture, until
-
-pytest.importorskip("fastapi")
 from served_gateway import LADING, LIMITS, SECRET, Gateway, bill, contract_of, page, pdf, reader
+from test_page_workers import kill_workers, killing, slow_picture, until
 
 from toolkit.answers.answer import NoAnswer
 from toolkit.answers.row_shards import AnswerPlan

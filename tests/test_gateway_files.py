@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from fault_server import FaultServer
-from test_page_workers import kill_workers, slow_picture, until
-
-pytest.importorskip("fastapi")
 from served_gateway import FORM, LADING, Gateway, contract_of, encrypted, page, part, pdf, reader
+from test_page_workers import kill_workers, slow_picture, until
 
 from toolkit.answers.row_shards import AnswerPlan
 from toolkit.extraction.documents import Document, PageRenderer

@@ -6,8 +6,6 @@ from functools import partial
 
 import pytest
 from fault_server import FaultServer
-
-pytest.importorskip("fastapi")
 from served_gateway import (
     FORM,
     LADING,

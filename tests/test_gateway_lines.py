@@ -6,8 +6,6 @@ import time
 
 import pytest
 from fault_server import FaultServer
-
-pytest.importorskip("fastapi")
 from served_gateway import LADING, LIMITS, Gateway, bill, contract_of, pdf, reader, sharded_gateway
 
 from toolkit.answers.row_shards import AnswerPlan

@@ -58,19 +58,20 @@ def test_letter_spaced_text_is_read_as_words():
 
 
 def test_injected_errors_are_found_and_right_labels_left_alone(run, workspace):
-    run("make_sample_documents", "--out-dir", "s", "--documents", 84, "--seed", 4, "--no-mess")
-    run("pdf_to_images", "--in", "s/pdfs", "--text-layer", "--image-max-tokens", 300)
+    run("make_sample_documents", "--out-dir", "s", "--documents", 48, "--seed", 4, "--no-mess")
+    run("pdf_to_images", "--in", "s/pdfs", "--text-layer", "--image-max-tokens", 100)
     run("build_jsonl_from_results", "--results", "s/results.json", "--images-dir", "data/images", "--allow-problems")
     clean = run("audit_labels", "--in", "data/train.jsonl", "--json")
-    assert clean.json["documents"] == 28 and clean.json["suspicious"] <= 0.02 * clean.json["values"]
+    # 6 false alarms in 15,053 values (benchmarks/label_audit.py): one in 875 is chance, two are not.
+    assert clean.json["documents"] == 16 and clean.json["values"] > 800 and clean.json["suspicious"] <= 1
     truth = with_errors(workspace / "data/train.jsonl", 6)
     done = run("audit_labels", "--in", "data/train.jsonl", "--json")
     found = [json.loads(line) for line in (workspace / "data/reports/audit/findings.jsonl").read_text().splitlines()]
     right, made, false = outcome(truth, found)
-    assert done.code == 1 and len(truth) > 40
+    assert done.code == 1 and len(truth) >= 50
     # Measured at 0.96 on 100 documents (benchmarks/label_audit.py); fewer documents teach the anchors less.
     assert sum(right.values()) >= 0.9 * len(truth), (right, made)
-    assert false <= 0.02 * done.json["values"]
+    assert false <= 1
     page = (workspace / "data/reports/audit/report.html").read_text(encoding="utf-8")
     assert page.count("<article>") == min(300, done.json["suspicious"]) and "data:image/jpeg;base64," in page
     evidence = next(f for f in found if f["status"] == "exact")

@@ -269,6 +269,8 @@ def test_a_model_trained_on_a_pydantic_schema_answers_what_its_class_accepts(run
     monkeypatch.syspath_prepend(str(model.parent))
     import models
 
-    for line in map(json.loads, Path("out.jsonl").read_text(encoding="utf-8").splitlines()):
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 3
+    for line in lines:
         if line["status"] == "ok" and not any("absent but required" in warning for warning in line.get("warnings", [])):
             models.Order.model_validate_json(json.dumps(line["prediction"]))

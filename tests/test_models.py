@@ -1,6 +1,7 @@
 """From records to answers with a real Qwen3-VL in miniature: masking, training, adapters, constrained decoding."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -315,6 +316,77 @@ def test_records_that_are_too_long_are_listed_and_never_cut(run, easy_dataset, t
     assert done.code == 1 and "longer than --max-length 450" in done.err
     listed = [json.loads(line) for line in (tmp_path / "o/too_long.jsonl").read_text().splitlines()]
     assert listed and all(item["tokens"] > 450 for item in listed)
+    assert not (tmp_path / "o/adapter_model.safetensors").exists()
+
+
+def test_records_that_are_too_long_can_be_left_out_and_are_named(run, easy_dataset, tiny_model, tmp_path, records):
+    """Training goes on with the others; none is cut, and nothing is left out silently."""
+    from toolkit.model.lengths import record_length
+    from toolkit.model.loading import load_processor
+
+    processor = load_processor(str(tiny_model), 384)
+    lengths = {r["id"]: record_length(processor, r, easy_dataset, 384) for r in records[:4]}
+    longest = sorted(lengths.values())[1]  # two records fit
+    done = run(
+        "train_lora",
+        *("--model", tiny_model),
+        *data_words(easy_dataset),
+        *("--out", tmp_path / "o", "--max-length", longest),
+        *"--image-max-tokens 384 --limit 4 --batch-size 2 --accumulate 1 --epochs 1 --on-too-long skip --json".split(),
+    )
+    assert done.code == 1, done.err
+    listed = [json.loads(line) for line in (tmp_path / "o/too_long.jsonl").read_text().splitlines()]
+    assert {one["id"]: one["tokens"] for one in listed} == {i: n for i, n in lengths.items() if n > longest}
+    assert len(listed) == 2 and all(one["id"] in done.err for one in listed)
+    assert done.json["steps"] == 1 and (tmp_path / "o/adapter_model.safetensors").is_file()
+
+
+MLFLOW = """
+import json
+from types import SimpleNamespace
+
+__version__ = "3.0.0"
+utils = SimpleNamespace(validation=SimpleNamespace(MAX_PARAM_VAL_LENGTH=6000, MAX_PARAMS_TAGS_PER_BATCH=100))
+ActiveRun = SimpleNamespace
+
+def active_run():
+    return SimpleNamespace(info=SimpleNamespace(run_id="r"))
+
+def log_metrics(metrics, step, **_):
+    with open({file!r}, "a") as file:
+        file.write(json.dumps(metrics | {{"step": step}}) + "\\n")
+
+def __getattr__(name):
+    return lambda *_, **__: None
+"""
+
+
+@pytest.fixture
+def training_with_mlflow(run, easy_dataset, tiny_model, tmp_path, monkeypatch):
+    """Two steps of training where MLFLOW_TRACKING_URI is set, as on Azure ML."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    words = ["--model", tiny_model, *data_words(easy_dataset), "--out", tmp_path / "o"]
+    words += "--image-max-tokens 384 --limit 2 --batch-size 1 --accumulate 1 --epochs 1 --log-each 1".split()
+    yield lambda: run("train_lora", *words)
+    sys.modules.pop("mlflow", None)  # the stand-in of the first test
+
+
+def test_training_reports_its_loss_to_mlflow_where_its_address_is_set(training_with_mlflow, tmp_path, monkeypatch):
+    """The client library is a stand-in that writes the metrics to a file."""
+    (tmp_path / "mlflow.py").write_text(MLFLOW.format(file=str(tmp_path / "metrics.jsonl")))
+    monkeypatch.syspath_prepend(tmp_path)
+    done = training_with_mlflow()
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert set(losses) == {1, 2} and all(loss > 0 for loss in losses.values())
+
+
+def test_mlflow_that_is_asked_for_and_not_installed_stops_training_with_one_sentence(training_with_mlflow, tmp_path):
+    """A run whose curves would go nowhere is not begun."""
+    done = training_with_mlflow()
+    assert done.code == 3 and "mlflow is not installed" in done.err.splitlines()[-1]
+    assert not (tmp_path / "o/adapter_model.safetensors").exists()
 
 
 def test_the_shipped_reading_base_says_where_it_comes_from():

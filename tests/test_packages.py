@@ -7,8 +7,8 @@ from conftest import REPOSITORY
 
 TOOLKIT = REPOSITORY / "scripts/toolkit"
 ORDER = (
-    "console files options schema pages records evaluation answers model reading_base extraction training serving "
-    "latency reports samples cloud project"
+    "console json_text files outputs options schema pages records evaluation answers model reading_base extraction "
+    "training serving latency reports samples cloud project"
 ).split()
 
 

@@ -38,3 +38,47 @@ def test_broken_lines_and_missing_files(run, workspace):
     assert run("validate_jsonl", "missing.jsonl").err == "error: file not found: missing.jsonl\n"
     (workspace / "e.jsonl").write_text("")
     assert run("validate_jsonl", "e.jsonl").code == 2
+
+
+def lines_of(*records: dict) -> str:
+    return "".join(json.dumps(one) + "\n" for one in records)
+
+
+@pytest.mark.parametrize("between", [0, 1, 700])
+def test_an_id_that_stands_twice_is_named_with_both_lines_however_far_apart(run, workspace, between):
+    others = [record(id=f"other {n}") for n in range(between)]
+    (workspace / "d.jsonl").write_text(lines_of(record(id="twice"), *others, record(id="twice")))
+    done = run("validate_jsonl", "d.jsonl", "--json")
+    assert done.code == 1 and done.json["invalid"] == 1
+    assert f"d.jsonl:{between + 2}: $.id: the id 'twice' stands twice, first in d.jsonl:1" in done.out
+
+
+def test_an_id_that_stands_in_two_files_is_named(run, workspace):
+    (workspace / "a.jsonl").write_text(lines_of(record(id="one"), record(id="both")))
+    (workspace / "b.jsonl").write_text(lines_of(record(id="two"), record(id="both"), record(id="both")))
+    done = run("validate_jsonl", "a.jsonl", "b.jsonl", "--json")
+    assert done.code == 1 and done.json["invalid"] == 2
+    for line in (2, 3):
+        assert f"b.jsonl:{line}: $.id: the id 'both' stands twice, first in a.jsonl:2" in done.out
+
+
+def test_fix_out_writes_the_valid_records_as_they_were_and_names_the_others(run, workspace):
+    good = [record(id="ä"), record(id="b")]
+    text = lines_of(good[0]) + '{"id": \n' + lines_of(record("no JSON", id="c"), good[1])
+    (workspace / "d.jsonl").write_text(text, encoding="utf-8")
+    done = run("validate_jsonl", "d.jsonl", "--fix-out", "out/valid.jsonl")
+    assert done.code == 1 and "2 valid records" in done.err
+    assert (workspace / "out/valid.jsonl").read_text(encoding="utf-8") == lines_of(*good)
+    problems = [json.loads(line) for line in (workspace / "out/valid.problems.jsonl").read_text().splitlines()]
+    assert [problem["line"] for problem in problems] == [2, 3]
+    assert "not only JSON" in problems[1]["problem"]
+    assert run("validate_jsonl", "out/valid.jsonl").code == 0
+
+
+def test_fix_out_never_chooses_between_two_records_of_one_id(run, workspace):
+    (workspace / "valid.jsonl").write_text("what was there\n")
+    two = '{"company":"B","date":null,"address":null,"total":"2"}'
+    (workspace / "d.jsonl").write_text(lines_of(record(id="x"), record(id="y"), record(two, id="x")))
+    done = run("validate_jsonl", "d.jsonl", "--fix-out", "valid.jsonl")
+    assert done.code == 1 and "cannot choose" in done.err and "'x'" in done.err
+    assert (workspace / "valid.jsonl").read_text() == "what was there\n"

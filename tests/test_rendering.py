@@ -172,10 +172,10 @@ def test_a_page_that_one_engine_renders_blank_goes_to_the_other(workspace, monke
     """MuPDF leaves some JBIG2 pages blank; none can be made here, so its answer is replaced by a blank one."""
     from PIL import Image
 
-    from toolkit.pages import rendering
+    from toolkit.pages import pdf_pages, rendering
 
     pdf(workspace / "a.pdf", pages=2)
-    monkeypatch.setattr(rendering, "page_image", lambda *_: Image.new("RGB", (64, 96), "white"))
+    monkeypatch.setattr(pdf_pages, "page_image", lambda *_: Image.new("RGB", (64, 96), "white"))
     lines = rendering.render_document(str(workspace / "a.pdf"), str(workspace / "img"), 64, "png", None, ())
     assert [(line["engine"], line["blank"]) for line in lines] == [("pypdfium2", False)] * 2
     assert "rendered by the second engine" in lines[0]["warnings"][-1]

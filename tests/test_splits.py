@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 from conftest import png
 from receipt_records import record, write_records
 
@@ -130,21 +131,57 @@ def test_held_out_documents_go_to_test_and_unknown_ids_are_named(run, workspace)
     assert places["doc 3"] == places["doc 7"] == "test"
 
 
-def test_near_duplicates_on_both_sides_are_listed_and_stay(run, workspace):
-    records = []
-    words = [f"word{n}" for n in range(400)]
+def noisy_page(path: Path, seed: int, grain: int = 0, other_rows: int = 0) -> None:
+    """A page of 16 rows of random grey cells. `grain` changes each pixel by so much at most, as a second scan does;
+    `other_rows` are those of another page."""
+    import numpy
+    from PIL import Image
+
+    cells, others = (numpy.random.default_rng(n).integers(0, 256, (16, 17)) for n in (seed, seed + 1000))
+    cells[:other_rows] = others[:other_rows]
+    pixels = cells.repeat(6, axis=0).repeat(6, axis=1)
+    noise = numpy.random.default_rng(seed + 2000).integers(-grain, grain + 1, pixels.shape)
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray((pixels + noise).clip(0, 255).astype("uint8")).convert("RGB").save(path)
+
+
+def pairs_of_documents(workspace: Path, *, words: int = 0, rows: int = 0) -> list[dict]:
+    """Sixty documents. Two neighbours share so many of the 30 words of their answers, and of the 16 rows of pages."""
+    pool, records = [f"word{n}" for n in range(4000)], []
     for number in range(60):
-        own = random.Random(number // 2).sample(words, 30)  # pairs share all words but one
-        own[0] = f"only{number}"
-        answer = json.dumps({"company": " ".join(own), "date": None, "address": None, "total": str(number)})
+        own = random.Random(number // 2).sample(pool[:2000], words)
+        own += random.Random(100 + number).sample(pool[2000:], 30 - words)
+        answer = json.dumps({"company": " ".join(own), "date": None, "address": None, "total": f"{number} only"})
         records.append(record(answer, id=f"doc {number}"))
-        page = png(workspace / f"i/{number}.png", shade=number, size=(64 + number, 64))
+        page = workspace / f"i/{number}.png"
+        second = number % 2
+        noisy_page(page, number // 2 if rows else 5000 + number, grain=second, other_rows=(16 - rows) * second)
         set_page(records[-1], page.relative_to(workspace).as_posix())
+    return records
+
+
+@pytest.mark.parametrize("like", ["words", "pages"])
+def test_near_duplicates_on_both_sides_are_listed_and_stay(run, workspace, like):
+    """Revised answers that share all words but two, or second scans of one page; both with the script's own limits."""
+    records = pairs_of_documents(workspace, words=30) if like == "words" else pairs_of_documents(workspace, rows=16)
     write_records(workspace / "d.jsonl", records)
-    outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--near-bits", "-1", "--json")
+    outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--json")
     places = splits_of(workspace)
     across = {n for n in range(60) if places[f"doc {n}"] != "train" and places[f"doc {n ^ 1}"] == "train"}
     listed = [json.loads(line) for line in (workspace / "data/splits/near_duplicates.jsonl").read_text().splitlines()]
     assert across and {pair["held_out"] for pair in listed} == {f"doc {n}" for n in across}
-    assert all(int(p["held_out"][4:]) ^ 1 == int(p["train"][4:]) and p["text"] > 0.8 for p in listed)
+    assert all(int(pair["held_out"][4:]) ^ 1 == int(pair["train"][4:]) for pair in listed)
+    if like == "words":
+        assert all(pair["text"] > 0.8 and pair["image_bits"] is None for pair in listed)
+    else:
+        assert all(pair["image_bits"] <= 6 and pair["text"] is None for pair in listed)
     assert outcome.code == 0 and outcome.json["near_duplicates"] == len(across) and len(places) == 60
+    assert outcome.json["groups"] == 60, "what is only nearly the same joins no group"
+
+
+@pytest.mark.parametrize(("words", "rows"), [(0, 0), (20, 0), (0, 13)])
+def test_what_is_less_alike_is_not_listed(run, workspace, words, rows):
+    """Two thirds of the words, and pages with three of sixteen rows of cells of their own, are other documents."""
+    write_records(workspace / "d.jsonl", pairs_of_documents(workspace, words=words, rows=rows))
+    outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--json")
+    assert outcome.code == 0 and outcome.json["near_duplicates"] == 0

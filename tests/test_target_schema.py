@@ -11,7 +11,8 @@ from toolkit.schema.checks import business_problems, is_container_number, summar
 from toolkit.schema.target import TargetSchema, compact_json
 from toolkit.schema.values import iso_date
 
-SHIPPED = sorted(p for p in (REPOSITORY / "schemas").glob("*.schema.json") if "qwen" not in p.name)
+OTHERS = ("qwen_vl_pdf_extract", "prediction_line")  # they describe files of this project, not documents
+SHIPPED = sorted(p for p in (REPOSITORY / "schemas").glob("*.schema.json") if not p.name.startswith(OTHERS))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)

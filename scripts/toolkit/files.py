@@ -1,4 +1,4 @@
-"""Files between the stages: atomic writes, text by byte-order mark, strict JSON, JSONL streams, inputs, safe names.
+"""Files between the stages: atomic writes, text by byte-order mark, JSON files, JSONL streams, inputs, safe names.
 
 Half of a surrogate pair is no character and has no UTF-8. Strict reading refuses it and says where; every text written
 here shows it as `\\udXXX`, so that no output ends with an encoding error.
@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import unicodedata
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolkit.console import StageError
+from toolkit.json_text import strict_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "scripts"
@@ -34,8 +36,12 @@ TEXT_OPTIONS: dict[str, Any] = {"encoding": "utf-8", "newline": "\n", "errors": 
 MACHINE_ERRORS = {
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ENOMEM") if hasattr(errno, name)
 }
+JOURNAL = ".files_in_transit.json"  # of a folder, while a group of files is moved into place
+MIB = 2**20
+MOST_TEXT_BYTES = 1024 * MIB  # of a file that is read whole, such as a table
+MOST_SETTINGS_BYTES = 16 * MIB  # of a schema, a mapping, settings, a prompt
+MOST_LINE_BYTES = 256 * MIB  # of one line of JSONL
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class NotWritten(OSError):
@@ -59,10 +65,11 @@ def is_machine_failure(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def atomic(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic(path: Path | str, mode: str = "w", *, sync: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` and move it into place on success; on any failure `path` is left as it was.
 
-    Text is UTF-8 with `\\n`, a lone surrogate in it `\\udXXX`; mode is "w" or "wb".
+    Text is UTF-8 with `\\n`, a lone surrogate in it `\\udXXX`; mode is "w" or "wb". Without `sync` a power failure may
+    leave an empty file, and a killed process none: for many files whose content is checked later.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,14 +78,29 @@ def atomic(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     try:
         with os.fdopen(handle, mode, **options) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~umask())
         replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def half_replaced(path: Path) -> bool:
+    """Whether a file is one of a group that a run was killed in the middle of replacing."""
+    return path.name in {name for _, name in moves_of(path.parent)}
+
+
+def moves_of(folder: Path) -> list[tuple[str, str]]:
+    """The moves in the folder's journal, as names in it: from, to. None where there is no journal."""
+    try:
+        moves = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
+        return [(Path(part).name, Path(name).name) for part, name in moves]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 @contextlib.contextmanager
@@ -94,7 +116,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent))
     try:
-        os.chmod(made, 0o777 & ~_umask())
+        os.chmod(made, 0o777 & ~umask())
         yield made
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.", suffix=".old", dir=path.parent))
@@ -108,7 +130,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that this process takes from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -174,30 +197,6 @@ def escaped_values(value: Any) -> Any:
     return value
 
 
-class LoneSurrogate(ValueError):
-    """A text holds half of a surrogate pair, which is no character; the message says where."""
-
-
-def lone_surrogate(value: Any) -> str:
-    """Where a JSON value holds half of a surrogate pair, as a sentence that starts with the place; else empty."""
-    stack: list[tuple[str, Any]] = [("$", value)]
-    while stack:
-        where, item = stack.pop()
-        if isinstance(item, str):
-            if not item.isascii() and (found := _SURROGATE.search(item)):
-                half = escaped(found[0])
-                return f"{where} holds {half}, half of a surrogate pair, which is no character; correct the text"
-        elif isinstance(item, dict):
-            for key, child in item.items():
-                name = escaped(str(key))
-                if name != str(key):
-                    return f"{where} has the key {name!r} with half of a surrogate pair; correct the text"
-                stack.append((f"{where}.{name}", child))
-        elif isinstance(item, list | tuple):
-            stack += [(f"{where}[{index}]", child) for index, child in enumerate(item)]
-    return ""
-
-
 def name_problem(path: Path | str) -> str:
     """A sentence where a file's path is not valid UTF-8 (no file of ours can name it); else empty."""
     # Only a suspect is resolved, which asks the file system: the folder that we work in may be called anything.
@@ -257,83 +256,59 @@ def decode_text(data: bytes, where: str) -> str:
         ) from None
 
 
-def read_text(path: Path | str) -> str:
-    """The file's text. Raises StageError where it does not exist, is a folder, or is no text."""
+@contextlib.contextmanager
+def opened(path: Path | str, what: str = "a file") -> Iterator[IO[bytes]]:
+    """A regular file, open to read bytes. Raises StageError where it does not exist, cannot be read, or is a folder, a
+    named pipe or a device, which may never end; `what` says what is needed instead."""
     path = Path(path)
-    if path.is_dir():
-        raise StageError(f"{shown(path)} is a folder, a file is needed here")
     try:
-        data = path.read_bytes()
+        # A named pipe would wait here for a writer.
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise StageError(f"{shown(path)} is a folder, {what} is needed here")
+        if not stat.S_ISREG(mode):
+            raise StageError(f"{shown(path)} is a pipe or a device, {what} is needed here; save the data as a file")
+        if half_replaced(path):
+            again = "run the command that wrote it again, which finishes that first"
+            raise StageError(f"{shown(path)} and the files beside it were being replaced when a run was ended; {again}")
+        file = path.open("rb")
     except FileNotFoundError:
         raise StageError(f"file not found: {shown(path)}") from None
-    return decode_text(data, shown(path))
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        raise unreadable(path, error) from None
+    with file:
+        yield file
 
 
-class DuplicateKey(ValueError):
-    """A JSON object holds one key twice; both parsers of the standard library would keep the last silently."""
+def unreadable(path: Path | str, error: Exception) -> StageError:
+    """The sentence for a file that the system does not let us read."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    remedy = "close programs that have it open, or correct its permissions"
+    return StageError(f"{escaped(str(path))} cannot be read ({reason}); {remedy}")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise DuplicateKey(f"the key {key!r} stands twice in one object")
-            seen.add(key)
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def strict_json(text: str, *, lone_surrogates: bool = False) -> Any:
-    """`json.loads` that refuses (ValueError) a key twice, NaN and Infinity, deep nesting, and half a surrogate pair.
-
-    With `lone_surrogates` these pass: the caller looks for them itself.
-    """
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if not lone_surrogates and _may_hold_surrogates(text) and (sentence := lone_surrogate(value)):
-        raise LoneSurrogate(sentence)
-    return value
-
-
-def _may_hold_surrogates(text: str) -> bool:
-    if not text.isascii():
+def read_bytes(path: Path | str, most: int = MOST_TEXT_BYTES) -> bytes:
+    """The file's content. Raises StageError where it cannot be read (see opened) or has more than `most` bytes."""
+    with opened(path) as file:
         try:
-            text.encode()  # faster than a search of the text
-        except UnicodeEncodeError:
-            return True
-    return "\\u" in text and _SURROGATE_ESCAPE.search(text) is not None
+            large = os.fstat(file.fileno()).st_size > most
+            data = b"" if large else file.read(most + 1)
+        except OSError as error:
+            raise unreadable(path, error) from None
+    if large or len(data) > most:
+        raise StageError(f"{shown(path)} is larger than {most // MIB} MiB, the most that is read here; is it the file?")
+    return data
 
 
-def parsers() -> tuple[Any, Any]:
-    """`(loads, dumps)` of orjson, or of json with the same bytes where orjson is not installed.
-
-    Both refuse half a surrogate pair (ValueError); neither is strict otherwise.
-    """
-    try:
-        import orjson
-    except ModuleNotFoundError:
-
-        def loads(data: bytes) -> Any:
-            text = data.decode()
-            value = json.loads(text)
-            if _may_hold_surrogates(text) and (sentence := lone_surrogate(value)):
-                raise LoneSurrogate(sentence)
-            return value
-
-        return loads, lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return orjson.loads, orjson.dumps
+def read_text(path: Path | str, most: int = MOST_TEXT_BYTES) -> str:
+    """The file's text. Raises StageError where it cannot be read (see read_bytes), or is no text."""
+    return decode_text(read_bytes(path, most), shown(path))
 
 
-def read_json(path: Path | str, *, lone_surrogates: bool = False) -> Any:
-    """The file's JSON value, strictly (see strict_json). Raises StageError with line and column where it is none."""
-    text = read_text(path)
+def read_json(path: Path | str, *, lone_surrogates: bool = False, most: int = MOST_TEXT_BYTES) -> Any:
+    """The file's JSON value, strictly (see strict_json). Raises StageError with line and column where it is none, and
+    where the file has more than `most` bytes."""
+    text = read_text(path, most)
     if not text.strip():
         raise StageError(f"{shown(path)}: the file is empty, JSON is needed here")
     try:
@@ -347,26 +322,23 @@ def read_json(path: Path | str, *, lone_surrogates: bool = False) -> Any:
 def iter_data_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
     """`(line number, line as UTF-8 bytes without its end)` of the non-empty lines, streamed.
 
-    A byte-order mark at the start decides the encoding.
+    A byte-order mark at the start decides the encoding. Raises StageError where the file cannot be read (see opened).
     """
-    path = Path(path)
-    if path.is_dir():
-        raise StageError(f"{shown(path)} is a folder, a JSONL file is needed here")
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise StageError(f"file not found: {shown(path)}") from None
-    with file:
+    with opened(path, "a JSONL file") as file:
         start = file.read(4)
         file.seek(0)
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (len(start) == 4 and 0 in start):
-            for number, line in enumerate(decode_text(file.read(), shown(path)).splitlines(), 1):
+            for number, line in enumerate(read_text(path).splitlines(), 1):
                 if line.strip():
                     yield number, line.encode()
             return
         if start.startswith(codecs.BOM_UTF8):
             file.seek(3)
-        for number, raw in enumerate(file, 1):
+        number = 0
+        while raw := file.readline(MOST_LINE_BYTES + 1):
+            number += 1
+            if len(raw) > MOST_LINE_BYTES:
+                raise StageError(f"{shown(path)}:{number}: a line of over {MOST_LINE_BYTES // MIB} MiB; is it JSONL?")
             line_data = raw.rstrip(b"\r\n")
             if line_data and not line_data.isspace():
                 yield number, line_data
@@ -396,9 +368,12 @@ def shown(path: Path | str) -> str:
 
 
 def _from_here(path: Path | str) -> str:
-    path = Path(path)
-    with contextlib.suppress(ValueError):
-        return path.resolve().relative_to(Path.cwd().resolve()).as_posix() or "."
+    path, here = Path(path), Path.cwd().resolve()
+    if ".." not in path.parts:  # a link keeps its own name: two links to one file are two documents
+        with contextlib.suppress(ValueError):
+            return path.absolute().relative_to(here).as_posix() or "."
+    with contextlib.suppress(ValueError, OSError, RuntimeError):  # below another folder; a loop of links
+        return path.resolve().relative_to(here).as_posix() or "."
     return path.as_posix()
 
 

@@ -44,6 +44,17 @@ def add_image_max_tokens(parser: argparse._ActionsContainer, default: int | None
     parser.add_argument("--image-max-tokens", type=int, default=default, help=f"{PAGE_TOKENS}{more}{told}")
 
 
+def add_max_decoded_mb(parser: argparse._ActionsContainer, default: float) -> None:
+    """`--max-decoded-mb`: the memory that one picture may take when it is decoded, in MB of 2**20 bytes."""
+    parser.add_argument(
+        "--max-decoded-mb",
+        type=float,
+        default=default,
+        metavar="MB",
+        help=f"refuse a picture that takes more memory when decoded (default: {default:g})",
+    )
+
+
 def add_text_layer_dir(parser: argparse._ActionsContainer, use: str, default: Path | None = None) -> None:
     """`--text-layer-dir`: the folder of the pages' words; `use` says what they are for."""
     told = "" if default is None else f" (default: {default.as_posix()})"

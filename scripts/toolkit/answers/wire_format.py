@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import strict_json
+from toolkit.json_text import strict_json
 from toolkit.records.record import answer_text, with_answer
 from toolkit.schema.target import TargetSchema, compact_json
 

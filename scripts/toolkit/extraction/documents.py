@@ -277,7 +277,8 @@ def rendered_pages(
 
     Raises OSError if the machine fails (a full disk).
     """
-    from toolkit.pages.rendering import UnreadableDocument, render_document, said
+    from toolkit.pages.rendered_page import UnreadableDocument, said
+    from toolkit.pages.rendering import render_document
 
     if problem := name_problem(source):
         return [], problem

@@ -20,7 +20,7 @@ from toolkit.answers.row_shards import AnswerPlan, Shard
 from toolkit.answers.token_confidence import ValueScore, value_scores
 from toolkit.console import StageError
 from toolkit.extraction.documents import Document, PageRenderer, Unreadable
-from toolkit.files import LoneSurrogate, strict_json
+from toolkit.json_text import LoneSurrogate, strict_json
 from toolkit.pages.evidence import DocumentWords, evidence_of
 from toolkit.pages.opening import UnreadablePage
 from toolkit.records.record import images_of

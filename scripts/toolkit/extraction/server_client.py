@@ -47,15 +47,15 @@ def page_url(path: Path) -> str:
     Plain PNG and JPEG files are sent as they are. What a server might open differently from training
     (transparency, EXIF rotation, other formats) is sent as the PNG of what training saw.
     """
-    from PIL import Image
-
     from toolkit.pages.opening import open_page
+    from toolkit.pages.pictures import opened_picture
 
     try:
-        with Image.open(path) as image:
-            plain = image.mode in ("RGB", "L") and image.getexif().get(0x0112, 1) == 1
+        with opened_picture(path) as image:
+            plain = image.mode in ("RGB", "L") and not image.has_transparency_data
+            plain = plain and image.getexif().get(0x0112, 1) == 1
             kind = {"PNG": "png", "JPEG": "jpeg"}.get(str(image.format), "")
-    except (OSError, ValueError):
+    except Exception:  # open_page says what is wrong with it
         kind, plain = "", False
     if kind and plain:
         open_page(path)  # a truncated file must be reported here, not by the server

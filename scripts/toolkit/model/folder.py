@@ -132,11 +132,14 @@ def has_chat_template(folder: Path) -> bool:
 def check_adapter_folder(folder: Path, base: dict[str, tuple[int, ...]] | None) -> dict[str, Any]:
     """The LoRA config of a complete adapter. With `base` (weight shapes) every LoRA pair must find its weight there.
 
-    Raises StageError: not an adapter, damaged, made for another base or for a text-only model, or on the vision tower.
+    Raises StageError: not an adapter, damaged, a DoRA adapter, made for another base or for a text-only model.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
         raise StageError(f"{shown(folder)}: no {ADAPTER_CONFIG} here; give the folder that train_lora.py wrote")
     config = dict(read_json(folder / ADAPTER_CONFIG))
+    if config.get("use_dora"):
+        advice = "its magnitudes are lost in a merge and in serving; train without DoRA"
+        raise StageError(f"{shown(folder)}: a DoRA adapter: {advice}")
     shapes = tensor_shapes(folder / ADAPTER_WEIGHTS)
     if not shapes:
         raise StageError(f"{shown(folder)}: the adapter holds no weights")

@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.console import StageError
 from toolkit.model.encoding import END_OF_ANSWER, prompt_ids, shard_prompts
 from toolkit.pages.images import image_tokens, processor_size
+from toolkit.pages.pictures import UnreadablePicture, picture_size
 from toolkit.records.record import answer_text, images_of, prompt_of
 
 
@@ -31,7 +32,6 @@ def prompt_length(processor: Any, prompt: Any) -> int:
 
 def record_length(processor: Any, record: dict[str, Any], root: Path, image_max_tokens: int) -> int:
     """Tokens of a whole record without decoding its images: their headers tell their sizes."""
-    from PIL import Image
 
     def ids(text: str) -> int:
         return len(processor.tokenizer.encode(text, add_special_tokens=False))
@@ -44,9 +44,8 @@ def record_length(processor: Any, record: dict[str, Any], root: Path, image_max_
     total += sum(ids(text + END_OF_ANSWER) for text in answers_of(record))
     for image in images_of(record):
         try:
-            with Image.open(root / image) as opened:
-                total += image_tokens(*processor_size(*opened.size, image_max_tokens)) - 1
-        except OSError:
+            total += image_tokens(*processor_size(*picture_size(root / image), image_max_tokens)) - 1
+        except (OSError, UnreadablePicture):
             raise StageError(
                 f"record {record['id']!r}: the image {image} cannot be read; run verify_image_paths.py"
             ) from None

@@ -7,6 +7,7 @@ that was started.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
@@ -18,6 +19,7 @@ from typing import Any
 from toolkit.console import say
 from toolkit.files import SCRIPTS, is_machine_failure, name_problem
 from toolkit.pages.manifest import PageLine
+from toolkit.pages.pictures import DEFAULT_MAX_DECODED_MB
 from toolkit.pages.workers import NoWorkers, WorkerDied, WorkerPool
 
 
@@ -29,6 +31,12 @@ class Rendering:
     image_format: str
     text_layer: bool = False
     passwords: tuple[str, ...] = ()
+    max_decoded_mb: float = DEFAULT_MAX_DECODED_MB
+
+    @property
+    def worker_memory_mb(self) -> float:
+        """The memory of a worker: a picture is there up to four times while it is turned, scaled and coloured."""
+        return 1024 + 4 * self.max_decoded_mb
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def in_processes(
     killed by something else (the kernel, when memory is short) is tried once more. Raises OSError where no document
     could be rendered (a full disk), NoWorkers where no process can be started.
     """
-    pool = WorkerPool(max(1, min(workers, len(todo))))
+    pool = WorkerPool(max(1, min(workers, len(todo))), memory_mb=how.worker_memory_mb)
     try:
         places: dict[Future[Any], tuple[Path, Path]] = {}
         for number, source in enumerate(todo, 1):
@@ -66,6 +74,8 @@ def in_processes(
                 sentence = str(error)
             except NoWorkers:
                 raise  # no document can be rendered
+            except MemoryError:
+                sentence = f"it needs more than the {how.worker_memory_mb:.0f} MB of memory that a worker may use"
             except Exception as error:
                 if is_machine_failure(error):
                     raise
@@ -78,16 +88,24 @@ def in_processes(
 
 def outcome_of(source: str, folder: str, how: Rendering) -> tuple[list[PageLine], str]:
     """`(manifest lines, "")` or `([], sentence)`; runs in a worker. Raises OSError for this machine's failure."""
-    from toolkit.pages.rendering import UnreadableDocument, render_document, said
+    from toolkit.pages.rendered_page import UnreadableDocument, said
+    from toolkit.pages.rendering import render_document
 
     if problem := name_problem(source):
         return [], problem
     layer = folder if how.text_layer else None
     try:
-        return render_document(source, folder, how.image_max_tokens, how.image_format, layer, how.passwords), ""
+        return render_document(
+            *(source, folder, how.image_max_tokens, how.image_format, layer, how.passwords),
+            max_decoded_mb=how.max_decoded_mb,
+        ), ""
     except UnreadableDocument as error:
         return [], str(error)
+    except MemoryError:
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise MemoryError from None  # the worker's limit, not the machine's
         if is_machine_failure(error):
             raise  # a full disk concerns every document
         if isinstance(error, OSError) and error.errno is not None:

@@ -27,9 +27,9 @@ from toolkit.files import (
     read_jsonl,
     sha256_of,
     shown,
-    strict_json,
     write_jsonl,
 )
+from toolkit.json_text import strict_json
 from toolkit.pages.images import DocumentImages
 
 MANIFEST_NAME = re.compile(r"(manifest(?:\.shard-\d{4}-of-\d{4})?)\.(?:jsonl|journal)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -60,10 +61,15 @@ class Job(Future[Any]):
 
 
 class WorkerPool:
-    """`workers` processes that run what is scheduled, in order. `prepare` runs in each worker before its first job."""
+    """`workers` processes that run what is scheduled, in order. `prepare` runs in each worker before its first job.
 
-    def __init__(self, workers: int, prepare: Callable[[], None] | None = None) -> None:
-        self.prepare = prepare
+    On Linux a worker has at most `memory_mb` of its own memory (MB of 2**20 bytes); beyond, its job gets a MemoryError.
+    """
+
+    def __init__(
+        self, workers: int, prepare: Callable[[], None] | None = None, *, memory_mb: float | None = None
+    ) -> None:
+        self.prepare, self.memory_mb = prepare, memory_mb
         # Spawned, not forked: this process may run an event loop, threads and CUDA.
         self.context = multiprocessing.get_context("spawn")
         self.changed = threading.Condition()
@@ -167,8 +173,9 @@ class _Keeper(threading.Thread):
             with self.starting:
                 self.pipe, theirs = self.pool.context.Pipe()
                 with theirs:
+                    arguments = (theirs, self.pool.prepare, self.pool.memory_mb)
                     self.process = self.pool.context.Process(
-                        target=_worker, args=(theirs, self.pool.prepare), daemon=True, name="page-worker"
+                        target=_worker, args=arguments, daemon=True, name="page-worker"
                     )
                     self.process.start()
             complaint = self._ready()
@@ -277,6 +284,8 @@ class _Keeper(threading.Thread):
             return
         except Exception as error:  # an exception that does not survive the way from its process
             fine, value = False, RuntimeError(f"{type(error).__name__}: {error}")
+        if isinstance(value, MemoryError):
+            self._end()  # what its engines still hold would be missing to the next job
         if job.abandoned:
             job.set_exception(CancelledError())
         elif fine:
@@ -306,10 +315,12 @@ def _give_up(job: Job, error: BaseException) -> None:
         job.set_exception(error)
 
 
-def _worker(pipe: Connection[Any, Any], prepare: Callable[[], None] | None) -> None:
+def _worker(pipe: Connection[Any, Any], prepare: Callable[[], None] | None, memory_mb: float | None) -> None:
     """The worker's process: runs jobs from the pipe until that closes. Ends with its parent, also in a job."""
     import signal
 
+    if memory_mb is not None:
+        limit_memory(memory_mb)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
@@ -319,6 +330,22 @@ def _worker(pipe: Connection[Any, Any], prepare: Callable[[], None] | None) -> N
         pipe.send("ready")
         while True:
             _send(pipe, _outcome(pipe))
+
+
+def limit_memory(megabytes: float) -> None:
+    """Let this process have so much memory of its own (Linux; elsewhere nothing happens).
+
+    RLIMIT_DATA counts what is allocated, and not the files that are mapped, such as libraries.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = int(megabytes * 2**20)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _outcome(pipe: Connection[Any, Any]) -> tuple[bool, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import StageError, first_few
+from toolkit.console import StageError, first_few, sentence_of
 from toolkit.files import is_temporary, name_problem, read_jsonl, sha256_of, shown
 from toolkit.pages.images import IMAGE_SUFFIXES, DocumentImages, match_images, page_gaps
 from toolkit.pages.manifest import PageCatalog, path_in_records
@@ -128,23 +128,32 @@ def add_document(
 
 
 def list_images(folders: list[Path]) -> tuple[list[str], list[dict[str, Any]]]:
-    """POSIX paths of every image below the folders, sorted, and a problem for each whose path no record can hold."""
+    """POSIX paths of every image below the folders, sorted; a problem for each that no record can hold (its path is not
+    UTF-8, it is no file) and for each folder that cannot be read."""
     images: set[str] = set()
-    unnameable: dict[str, str] = {}
+    unusable: dict[str, str] = {}
+    waiting = list(folders)
     for folder in folders:
         if not folder.is_dir():
             raise StageError(f"image folder not found: {shown(folder)}")
-        for root, below, names in os.walk(folder):
-            below[:] = [name for name in below if not is_temporary(Path(name))]
-            for name in names:
-                if not name.lower().endswith(IMAGE_SUFFIXES):
-                    continue
-                path = Path(root, name)
-                if problem := name_problem(path):
-                    unnameable[shown(path)] = problem
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except OSError as error:
+            unusable[shown(folder)] = f"the folder cannot be read ({error.strerror})"
+            continue
+        for entry in found:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                waiting += [path] if not is_temporary(Path(entry.name)) else []
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                if problem := name_problem(path) or ("" if entry.is_file() else "no file: a pipe, or a dead link"):
+                    unusable[shown(path)] = problem
                 else:
                     images.add(path_in_records(path))
-    problems = [{"document": path, "problems": [problem]} for path, problem in sorted(unnameable.items())]
+    problems = [{"document": path, "problems": [problem]} for path, problem in sorted(unusable.items())]
     return sorted(images), problems
 
 
@@ -176,8 +185,11 @@ def choose_pages(
     pages = []
     for number in sorted(numbers):
         paths = numbers[number]
-        if len(paths) > 1 and len({sha256_of(path) for path in paths}) > 1:
-            problems.append(f"page {number}: {paths[0]} and {paths[1]} differ and both claim to be it")
+        try:
+            if len(paths) > 1 and len({sha256_of(path) for path in paths}) > 1:
+                problems.append(f"page {number}: {paths[0]} and {paths[1]} differ and both claim to be it")
+        except OSError as error:
+            problems.append(f"page {number}: {sentence_of(error)}")
         pages.append(paths[0])
     if kind == "pages" and (gaps := page_gaps(numbers)):
         problems.append(f"page {first_few(map(str, gaps))} missing before {Path(pages[-1]).name}")
@@ -195,7 +207,7 @@ def replaced_ids(out: Path, source: Source, labelled: list[LabelledDocument]) ->
     reason = why_not_replace(origin, source)
     before: list[str] = []
     if not reason:
-        before = [str(record["id"]) for _, record in read_jsonl(out)]
+        before = [str(record.get("id")) if isinstance(record, dict) else "" for _, record in read_jsonl(out)]
         names = {document.file_name for document in labelled}
         if before and names.isdisjoint(before) and all(known.sha256 != source.sha256 for known in origin.sources):
             reason = f"holds records of other documents, from an earlier {source.name}"

@@ -5,9 +5,11 @@ Equal keys decide. Sketches only report: a similarity hash calls many *different
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
+import threading
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,8 +17,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from toolkit.pages.pictures import (
+    DEFAULT_MAX_DECODED_MB,
+    UnreadablePicture,
+    eight_bit,
+    file_problem,
+    is_white_zero,
+    on_ground,
+    opened_picture,
+)
+from toolkit.pages.rendered_page import is_blank
+
 SKETCH_HASHES = 64  # of 16 bits each; four neighbours are one band of the search
 IDENTIFYING_VALUES = 3  # an answer that says less is shared by documents that have nothing else in common
+LARGE_PIXELS = 8_000_000  # larger pages are decoded one at a time, however many threads there are
+LARGE = threading.Lock()
+STRIP = 256  # rows of a page that are hashed at once
 LOOK_SIDE = 16  # 16 x 16 comparisons of neighbouring cells: 256 bits
 
 
@@ -37,29 +53,37 @@ class PageFingerprint:
     look: bytes | None = None
 
 
-def page_fingerprint(path: Path, compare: str) -> PageFingerprint:
+def page_fingerprint(path: Path, compare: str, max_decoded_mb: float = DEFAULT_MAX_DECODED_MB) -> PageFingerprint:
     """The fingerprint of one page image, by what `compare` names.
 
     `pixels`: the decoded image, so that a PNG and its lossless copy are equal; `bytes`: the file; `names`: its name.
 
-    Raises OSError (and Pillow's errors) where the image cannot be read.
+    Raises OSError (and Pillow's errors) where the image cannot be read, UnreadablePicture where it is no file or
+    decodes to more than `max_decoded_mb`.
     """
     if compare == "names":
         return PageFingerprint(key_of("image", path.as_posix()))
+    if problem := file_problem(path):
+        raise UnreadablePicture(problem)
     if compare == "bytes":
         with path.open("rb") as file:
             return PageFingerprint(key_of("image", hashlib.file_digest(file, "sha256").digest()))
-    from PIL import Image
+    with opened_picture(path, max_decoded_mb) as opened:
+        with LARGE if opened.width * opened.height > LARGE_PIXELS else contextlib.nullcontext():
+            return _pixel_fingerprint(opened)
 
-    from toolkit.pages.rendering import is_blank
 
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    if is_blank(image):
+def _pixel_fingerprint(opened: Any) -> PageFingerprint:
+    image = eight_bit(opened, white_is_zero=is_white_zero(opened))
+    image.load()
+    gray = on_ground(image).convert("L") if image.has_transparency_data else image.convert("L")
+    if is_blank(gray):
         return PageFingerprint(None)
     digest = hashlib.sha256(f"{image.size}".encode())
-    digest.update(image.tobytes())
-    return PageFingerprint(key_of("image", digest.digest()), look_of(image))
+    for top in range(0, image.height, STRIP):  # a gray sheet takes three times as much as RGB
+        strip = image.crop((0, top, image.width, min(image.height, top + STRIP)))
+        digest.update(on_ground(strip).tobytes())
+    return PageFingerprint(key_of("image", digest.digest()), look_of(gray))
 
 
 def look_of(image: Any) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.files import lone_surrogate, strict_json
+from toolkit.json_text import DEEPEST, lone_surrogate, strict_json
 from toolkit.records.label_table import coerce, fold, is_blank_cell
 from toolkit.schema.number_columns import NumberColumns
 from toolkit.schema.number_text import Convention
@@ -63,17 +63,28 @@ def foreign_answer(found: Any) -> Foreign:
 def response_text(value: dict[str, Any]) -> tuple[str | None, bool]:
     """`(text of the answer, was it cut)` of a chat response of a known service; a text of None where it is unknown."""
     if isinstance(value.get("choices"), list) and value["choices"]:  # OpenAI, Azure OpenAI, vLLM
-        choice = value["choices"][0]
-        return joined((choice.get("message") or {}).get("content")), choice.get("finish_reason") in CUT
+        choice = members(value["choices"][0])
+        return joined(members(choice.get("message")).get("content")), is_cut(choice.get("finish_reason"))
     if isinstance(value.get("candidates"), list) and value["candidates"]:  # Gemini
-        candidate = value["candidates"][0]
-        return joined((candidate.get("content") or {}).get("parts")), candidate.get("finishReason") in CUT
+        candidate = members(value["candidates"][0])
+        return joined(members(candidate.get("content")).get("parts")), is_cut(candidate.get("finishReason"))
     if value.get("type") == "message" and isinstance(value.get("content"), list):  # Anthropic
-        return joined(value["content"]), value.get("stop_reason") in CUT
+        return joined(value["content"]), is_cut(value.get("stop_reason"))
     if value.get("object") == "response" and isinstance(value.get("output"), list):  # OpenAI responses
-        parts = [part for item in value["output"] for part in item.get("content") or []]
-        return joined(parts), value.get("status") in CUT
+        contents = [members(item).get("content") for item in value["output"]]
+        parts = [part for content in contents if isinstance(content, list) for part in content]
+        return joined(parts), is_cut(value.get("status"))
     return None, False
+
+
+def members(value: Any) -> dict[str, Any]:
+    """The members of an object; none where a malformed response has something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def is_cut(reason: Any) -> bool:
+    """Whether an API's finish reason says that the answer was cut off."""
+    return isinstance(reason, str) and reason in CUT
 
 
 def joined(content: Any) -> str:
@@ -85,8 +96,7 @@ def joined(content: Any) -> str:
 
 def json_in(text: str) -> Any:
     """The JSON in `text`: all of it, its code fence, or its first object. Raises ValueError with a sentence."""
-    fence = re.search(r"```(?:json)?\s*\n(.*?)```", text, flags=re.DOTALL)
-    candidates = [text.strip(), *([fence[1].strip()] if fence else [])]
+    candidates = [text.strip(), *fenced(text)]
     reason = "no JSON object in the answer"
     for candidate in candidates:
         if candidate[:1] in "{[" and candidate:
@@ -100,12 +110,19 @@ def json_in(text: str) -> Any:
             _, end = decoder.raw_decode(text, start)
             return strict_json(text[start:end])
         except RecursionError:
-            reason = "nested too deep"
+            reason = f"not JSON: nested deeper than {DEEPEST} levels"
             break
         except ValueError:
             # An object inside the broken one is no answer, and whether a later one is inside cannot be told.
             break
     raise ValueError(reason)
+
+
+def fenced(text: str) -> list[str]:
+    """What stands in the code fences that may hold JSON."""
+    parts = text.split("```")
+    inside = [part.partition("\n") for part in parts[1 : len(parts) - 1 : 2]]
+    return [body.strip() for first, _, body in inside if first.strip() in ("", "json")]
 
 
 def in_schema(

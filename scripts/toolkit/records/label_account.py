@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.files import strict_json
+from toolkit.json_text import strict_json
 from toolkit.records.label_table import is_blank_cell
 
 NESTED = (dict, list)

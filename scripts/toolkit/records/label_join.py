@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import escaped, lone_surrogate
+from toolkit.files import escaped
+from toolkit.json_text import lone_surrogate
 from toolkit.pages.images import document_key
 from toolkit.records.label_account import NESTED, Account, LabelledDocument, count_values, kind_of
 from toolkit.records.label_fields import Field, FieldKeys, ListField, ObjectField, ValueField, values_below

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import functools
 import io
 import math
+import os
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import read_json, read_jsonl, read_text, shown
+from toolkit.files import MIB, opened, read_json, read_jsonl, read_text, shown
+from toolkit.records.excel_table import UnsavedFormula, sheet_lines
 from toolkit.schema.number_columns import NumberColumns, read_alone
 from toolkit.schema.target import Leaf
 from toolkit.schema.values import is_ambiguous_date, is_number, iso_date
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
-NOT_EXCEL = (KeyError, ValueError, OSError, SyntaxError)  # SyntaxError: of the XML parsers
+MOST_TABLE_BYTES = 512 * MIB
+# What a spreadsheet shows where it could not calculate; it stands in exported texts too.
+SHEET_ERRORS = {"#REF!", "#N/A", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#FIELD!"}
 ABSENT_TEXTS = {"", "null", "none", "nan", "n/a"}
 
 
@@ -48,6 +51,9 @@ def read_table(path: Path, sheet: str | None = None, document_columns: list[str]
     A cell may hold half a surrogate pair: that is its document's problem (see LabelJoin), not the table's.
     """
     suffix, name = path.suffix.lower(), shown(path)
+    with opened(path, "a table") as file:
+        if os.fstat(file.fileno()).st_size > MOST_TABLE_BYTES:
+            raise StageError(f"{name}: a table of over {MOST_TABLE_BYTES // MIB} MiB; build from its parts, --update")
     if suffix in (".jsonl", ".ndjson"):
         table = Table([(f"{name}:{number}", value) for number, value in read_jsonl(path, lone_surrogates=True)])
     elif suffix in (".csv", ".tsv"):
@@ -88,7 +94,7 @@ def json_table(path: Path, document_columns: list[str]) -> Table:
 def csv_rows(path: Path) -> list[Located]:
     """Rows of a CSV by the names in its first line; rows without any value are left out, as in a sheet."""
     text, name = read_text(path), shown(path)
-    first = text.splitlines()[0] if text.strip() else ""
+    first = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count), strict=True)
     rows: list[Located] = []
     try:
@@ -109,51 +115,29 @@ def column_names(header: list[Any], path: Path) -> list[str]:
     names = [str(name).strip() if name is not None else "" for name in header]
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise StageError(f"{shown(path)}: the column {twice[0]!r} stands twice; rename one")
-    return [name or f"column {number} (no name)" for number, name in enumerate(names, 1)]
+    return [name or unnamed(place) for place, name in enumerate(names)]
+
+
+def unnamed(place: int) -> str:
+    """What a column without a name is called; `place` from 0."""
+    return f"column {place + 1} (no name)"
 
 
 def sheet_rows(path: Path, sheet: str | None) -> list[Located]:
-    """Rows of one sheet (the only one, or the named one): values, not formulas. The first row names the columns.
-
-    Dates come as YYYY-MM-DD texts; whole numbers that a cell formats with leading zeros (00123) keep them.
-    """
-    import zipfile
-
-    import openpyxl
-
-    if not path.is_file():
-        raise StageError(f"file not found: {shown(path)}")
-    try:
-        book = openpyxl.load_workbook(path, data_only=True)
-    except (*NOT_EXCEL, zipfile.BadZipFile, openpyxl.utils.exceptions.InvalidFileException) as error:
-        raise StageError(f"{shown(path)}: not an Excel file ({' '.join(str(error).split())[:100]})") from None
-    if sheet is None and len(book.sheetnames) > 1:
-        raise StageError(
-            f"{shown(path)}: {len(book.sheetnames)} sheets; name one with --sheet: {', '.join(book.sheetnames[:6])}"
-        )
-    if sheet is not None and sheet not in book.sheetnames:
-        raise StageError(f"{shown(path)}: no sheet {sheet!r}; it has {', '.join(book.sheetnames[:6])}")
-    lines = iter(book[sheet or book.sheetnames[0]].iter_rows())
-    header = [cell.value for cell in next(lines, ())]
+    """Rows of one sheet (the only one, or the named one): values, not formulas. The first row names the columns."""
+    lines = sheet_lines(path, sheet)
+    _, header = next(lines, (1, []))
     names = column_names(header, path)
     rows = []
-    for line in lines:
-        cells = ((name, given, cell_value(cell)) for name, given, cell in zip(names, header, line))
+    for number, line in lines:
         # A sheet may be much wider than its table: empty cells without a name are no part of it.
-        values = {name: value for name, given, value in cells if given is not None or value is not None}
-        if any(value is not None for value in values.values()):
-            rows.append((f"{shown(path)}:{line[0].row}", values))
+        values: dict[str, Any] = {}
+        for place, value in enumerate(line):
+            named = place < len(header) and header[place] is not None
+            if named or value is not None:
+                values[names[place] if place < len(names) else unnamed(place)] = value
+        rows.append((f"{shown(path)}:{number}", values))
     return rows
-
-
-def cell_value(cell: Any) -> Any:
-    """An Excel cell's value: dates as YYYY-MM-DD, numbers with the leading zeros of their format."""
-    value = cell.value
-    if isinstance(value, datetime.datetime | datetime.date):
-        return value.strftime("%Y-%m-%d")
-    if isinstance(value, int) and re.fullmatch(r"0+", str(cell.number_format)) and len(cell.number_format) > 1:
-        return str(value).zfill(len(cell.number_format))
-    return value
 
 
 @functools.lru_cache(maxsize=4096)
@@ -177,6 +161,8 @@ def coerce(value: Any, leaf: Leaf, numbers: NumberColumns | None = None) -> Any:
     """
     if is_blank_cell(value):
         return None
+    if sentence := no_value(value, leaf):
+        raise ValueError(sentence)
     if numbers is not None and leaf.is_number and isinstance(value, str):
         numbers.take(leaf, value)
     if "enum" in leaf.schema:
@@ -189,6 +175,8 @@ def coerce(value: Any, leaf: Leaf, numbers: NumberColumns | None = None) -> Any:
                 return value.strip()
             parsed = read_alone(leaf, value) if numbers is None else numbers.read(leaf, value)
             number = int(parsed) if parsed == parsed.to_integral_value() and abs(parsed) < 10**18 else float(parsed)
+            if not math.isfinite(number):
+                raise ValueError(f"{value[:40]!r} is too large a number")
         if isinstance(number, float) and number.is_integer() and abs(number) < 2**53:
             number = int(number) if "integer" in types or isinstance(value, str) else number
         if isinstance(number, float) and "number" not in types:
@@ -211,6 +199,17 @@ def coerce(value: Any, leaf: Leaf, numbers: NumberColumns | None = None) -> Any:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return unicodedata.normalize("NFC", str(value)).strip()
+
+
+def no_value(value: Any, leaf: Leaf) -> str:
+    """Why a cell that is not blank holds no value all the same; else empty."""
+    if isinstance(value, UnsavedFormula):
+        return f"{str(value)[:40]!r} is a formula without a saved value; open the workbook, save it, and build again"
+    if isinstance(value, str) and value.strip() in SHEET_ERRORS and value not in leaf.schema.get("enum", ()):
+        return f"{value.strip()!r} is an error of the spreadsheet, no value; correct the cell"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "the number is too large; write it as it stands on the page"
+    return ""
 
 
 def date_value(text: str, leaf: Leaf) -> str:

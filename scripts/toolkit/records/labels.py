@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError, first_few
-from toolkit.files import read_json, shown
+from toolkit.files import MOST_SETTINGS_BYTES, read_json, shown
 from toolkit.records.label_account import LabelledDocument
 from toolkit.records.label_join import LabelJoin, is_empty, narrowed
 from toolkit.records.label_table import Table, fold, read_table
@@ -51,8 +51,8 @@ def read_labels(file: LabelFile, schema_file: Path | None, old: Dataset | None) 
     has no column for. Raises StageError where table, mapping and schema do not fit together.
     """
     wanted = old.schema if old and not schema_file else TargetSchema.load(schema_file or DEFAULT_SCHEMA)
-    mapping = read_json(file.mapping) if file.mapping else None
-    if file.mapping and mapping is not None:
+    mapping = read_json(file.mapping, most=MOST_SETTINGS_BYTES) if file.mapping else None
+    if file.mapping:
         if not isinstance(mapping, dict):
             raise StageError(f"{shown(file.mapping)}: a JSON object is needed")
         wanted = wanted.with_columns(mapping, shown(file.mapping))

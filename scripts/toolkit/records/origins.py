@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,6 +85,22 @@ def why_not_replace(origin: Origin, source: Source) -> str:
     if others := [known.name for known in origin.sources if not known.is_same(source)]:
         return f"holds records of {' and '.join(others)}"
     return ""
+
+
+def refuse_to_replace(out: Path, sources: Sequence[Source]) -> None:
+    """Raise StageError where `out` exists and was made from other files than `sources`, or by hand."""
+    origin = origin_of(out)
+    if origin is None:
+        return
+    if not origin.sources:
+        reason = "exists, and which file it came from is not known"
+    elif origin.changed:
+        reason = f"was changed since it was made from {origin.sources[0].name}"
+    else:
+        others = [known.name for known in origin.sources if not any(known.is_same(source) for source in sources)]
+        reason = f"was made from {' and '.join(others)}" if others else ""
+    if reason:
+        raise StageError(f"{shown(out)} {reason}; choose another name, or replace it with --overwrite")
 
 
 @contextlib.contextmanager

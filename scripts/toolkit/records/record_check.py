@@ -1,7 +1,6 @@
 """Every check of one training record. Compiled parsers and validators decide; plain ones explain what is wrong.
 
-A line that orjson writes back byte for byte holds no duplicate key, no NaN and no number that changed. Only other lines
-(spaces, escapes, faults) go through the strict parser. jsonschema-rs decides whether a record or an answer is valid;
+jsonschema-rs decides whether a record or an answer is valid;
 jsonschema says why not.
 """
 
@@ -13,23 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError
-from toolkit.files import decode_text, parsers, read_json, strict_json
-from toolkit.records.record import RECORD_SCHEMA, answer_text
+from toolkit.records.line_form import RECORD_SCHEMA, LineForm, parsed_line
+from toolkit.records.record import answer_text, outside_root
 from toolkit.schema.checks import Problem, business_problems
-from toolkit.schema.target import TargetSchema, compact_json
+from toolkit.schema.target import TargetSchema
+from toolkit.schema.validation import fast_validator
 
 ROLES = (["user", "assistant"], ["system", "user", "assistant"])
-
-
-def fast_validator(schema: dict[str, Any]) -> Any:
-    """`is_valid` of jsonschema-rs where it is installed, else of jsonschema."""
-    try:
-        import jsonschema_rs
-    except ModuleNotFoundError:
-        import jsonschema
-
-        return jsonschema.Draft202012Validator(schema).is_valid
-    return jsonschema_rs.Draft202012Validator(schema).is_valid
 
 
 class SeenIds:
@@ -51,45 +40,32 @@ class RecordCheck:
     """The checks for a run; `schema` is the one target schema, or None: each record's own meta.schema."""
 
     def __init__(self, schema: Path | None) -> None:
-        import jsonschema
-
-        record_schema = read_json(RECORD_SCHEMA)
-        self.loads, self.dumps = parsers()
-        self.record = jsonschema.Draft202012Validator(record_schema)
-        self.record_is_valid = fast_validator(record_schema)
+        self.form = LineForm.of(RECORD_SCHEMA)
         self.fixed = TargetSchema.load(schema) if schema else None
-        self.targets: dict[str, tuple[TargetSchema, Any, Any, KeyOrder]] = {}
+        self.targets: dict[str, tuple[TargetSchema, Any, Any, KeyOrder] | StageError] = {}
         self.ids = SeenIds()
 
     def target(self, name: str) -> tuple[TargetSchema, Any, Any, KeyOrder]:
+        """The target schema of a record. Raises StageError, each time, where it cannot be used."""
         if name not in self.targets:
-            target = self.fixed or TargetSchema.load(Path(name))
-            self.targets[name] = (target, fast_validator(target.raw), target.validator(), KeyOrder(target))
-        return self.targets[name]
-
-    def parsed(self, data: bytes, where: str) -> tuple[Any, bool]:
-        """The line's value, and whether it is compact JSON. Raises ValueError for anything that is not strict JSON."""
-        try:
-            value = self.loads(data)
-            if self.dumps(value) == data:
-                return value, True
-        except (ValueError, TypeError, RecursionError):
-            pass
-        text = decode_text(data, where)
-        value = strict_json(text)
-        return value, compact_json(value) == text
+            try:
+                target = self.fixed or TargetSchema.load(Path(name))
+                self.targets[name] = (target, fast_validator(target.raw), target.validator(), KeyOrder(target))
+            except StageError as error:
+                self.targets[name] = error
+        found = self.targets[name]
+        if isinstance(found, StageError):
+            raise found
+        return found
 
     def problems(self, data: bytes, where: str = "record") -> list[Problem]:
         """Every problem of one line (UTF-8, without its line end)."""
         try:
-            record, _ = self.parsed(data, where)
+            record, _ = parsed_line(data, where)
         except (ValueError, StageError) as error:
             return [("$", f"not JSON: {error}", "error")]
-        if not self.record_is_valid(record):
-            from jsonschema.exceptions import best_match
-
-            broken = best_match(self.record.iter_errors(record))
-            return [(broken.json_path, broken.message[:300], "error")]
+        if broken := self.form.problem(record):
+            return [(*broken, "error")]
         self.ids.add(record["id"])
         messages = record["messages"]
         found = self.turn_problems(messages)
@@ -102,12 +78,15 @@ class RecordCheck:
     def answer_problems(self, text: str, name: str | None) -> list[Problem]:
         """The answer: only JSON, under its target schema, compact and in order, and what the schema's checks say."""
         try:
-            answer, compact = self.parsed(text.encode("utf-8", "surrogatepass"), "answer")
-        except ValueError as error:
+            answer, compact = parsed_line(text.encode("utf-8", "surrogatepass"), "answer")
+        except (ValueError, StageError) as error:
             return [("$.messages[-1]", f"the answer is not only JSON: {error}", "error")]
         if self.fixed is None and name is None:
             return []
-        target, is_valid, validator, in_order = self.target(name or "")
+        try:
+            target, is_valid, validator, in_order = self.target(name or "")
+        except StageError as error:
+            return [("$.meta.schema", f"the schema it names cannot be used: {error}", "error")]
         if not is_valid(answer):
             broken = sorted(validator.iter_errors(answer), key=lambda e: e.json_path)[:5]
             return [("answer" + error.json_path[1:], error.message[:300], "error") for error in broken]
@@ -148,7 +127,11 @@ class RecordCheck:
         found += [
             f"{image!r}: write image paths with /, a back slash breaks on Linux" for image in images if "\\" in image
         ]
-        return [("$.messages", sentence, "error") for sentence in found]
+        problems = [("$.messages", sentence, "error") for sentence in found]
+        for image in images:
+            if sentence := outside_root(image):
+                problems.append(("$.messages", f"{image!r}: {sentence}", "warning"))
+        return problems
 
 
 class KeyOrder:

@@ -14,6 +14,7 @@ from typing import Any
 from toolkit import console
 from toolkit.console import StageError, say
 from toolkit.files import shown
+from toolkit.pages.pictures import DEFAULT_MAX_DECODED_MB
 from toolkit.records.fingerprints import (
     IDENTIFYING_VALUES,
     PageFingerprint,
@@ -26,6 +27,7 @@ from toolkit.records.fingerprints import (
 from toolkit.records.record import answer_text, gold_of, images_of, read_records
 from toolkit.records.record_schema import schema_name
 from toolkit.records.splits import NAMES, Documents, stratum_of
+from toolkit.schema.answer_shape import in_shape
 from toolkit.schema.target import TargetSchema, value_at
 
 BATCH = 500
@@ -38,13 +40,14 @@ class Reading:
 
     `root`: the folder that image paths are relative to. `compare`: what makes two pages equal, pixels, bytes or names.
     `group_by`: fields of the answer or of meta; documents with an equal value stay together. `workers`: threads, 0 for
-    one per core.
+    one per core. `max_decoded_mb`: a larger picture is refused.
     """
 
     root: Path = Path()
     compare: str = "pixels"
     group_by: tuple[str, ...] = ()
     workers: int = 0
+    max_decoded_mb: float = DEFAULT_MAX_DECODED_MB
 
 
 def read_documents(path: Path, reading: Reading) -> Documents:
@@ -76,7 +79,7 @@ def fingerprint(identity: str, image: str, reading: Reading) -> PageFingerprint:
         return page_fingerprint(Path(image), reading.compare)  # without root: another machine's folder changes no name
     path = reading.root / image
     try:
-        return page_fingerprint(path, reading.compare)
+        return page_fingerprint(path, reading.compare, reading.max_decoded_mb)
     except FileNotFoundError:
         raise StageError(f"record {identity!r}: image not found: {shown(path)}; run verify_image_paths.py") from None
     except Exception as error:
@@ -94,6 +97,8 @@ def add_record(
     except ValueError as error:
         raise StageError(f"record {record['id']!r}: the answer is not JSON: {error}; run validate_jsonl.py") from None
     schema = schema_of(schema_name(record))
+    if schema is not None:
+        gold = in_shape(schema.raw, gold)
     keys = [("image", page.key) for page in pages if page.key is not None]
     answer = answer_text(record)
     answer_key = key_of("answer", answer) if answer else 0

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.files import write_text
+from toolkit.pages.opening import UnreadablePage, open_page
 from toolkit.records.label_audit import Finding
+from toolkit.reports.base import PAGE_MARK
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882 }
@@ -24,17 +26,18 @@ img { max-width: 100%; border: 1px solid var(--line); border-radius: 4px; backgr
 small { opacity: .75 }
 """
 HEAD = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    f"<title>Label audit</title><style>{STYLE}</style>"
+    f'<!doctype html><html lang="en"><meta charset="utf-8">{PAGE_MARK}'
+    f'<meta name="viewport" content="width=device-width"><title>Label audit</title><style>{STYLE}</style>'
 )
 
 
 def write_audit(
-    path: Path, findings: list[Finding], total: int, images: dict[str, list[Path]], summary: dict[str, Any]
+    path: Path, findings: list[Finding], total: int, images: dict[str, list[Path | None]], summary: dict[str, Any]
 ) -> None:
     """Write the self-contained page: one block per finding.
 
-    `total` counts all suspicious values, of which `findings` are shown. `images` holds each document's page images.
+    `total` counts all suspicious values, of which `findings` are shown. `images` holds each document's page
+    images, None for one that may not be shown (see inside_root).
     """
     more = f" The first {len(findings)} are shown; all are in findings.jsonl." if total > len(findings) else ""
     counts = f"{summary['documents']} documents with a text layer, {summary['without_text_layer']} without."
@@ -43,7 +46,7 @@ def write_audit(
     write_text(path, f"{HEAD}{title}<p>{counts}{more}</p>{blocks}</html>\n")
 
 
-def block(finding: Finding, pages: list[Path]) -> str:
+def block(finding: Finding, pages: list[Path | None]) -> str:
     """One finding as HTML: its suspicion, what is wrong where, and the crop of its page."""
     crop = crop_of(finding, pages)
     picture = f'<img alt="page {finding.page}" src="{crop}">' if crop else "<small>no place on the page</small>"
@@ -55,19 +58,19 @@ def block(finding: Finding, pages: list[Path]) -> str:
     return f"<article>{score}<div>{text}</div><div>{picture}</div></article>"
 
 
-def crop_of(finding: Finding, pages: list[Path]) -> str:
+def crop_of(finding: Finding, pages: list[Path | None]) -> str:
     """The finding's words, framed, with what lies around them, as a JPEG data URL.
 
     Empty where the finding has no place on a page, or the page no image.
     """
-    if not finding.box or not finding.page or finding.page > len(pages):
+    image = pages[finding.page - 1] if finding.page and 0 < finding.page <= len(pages) else None
+    if not finding.box or image is None:
         return ""
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
     try:
-        with Image.open(pages[finding.page - 1]) as opened:
-            page = opened.convert("RGB")
-    except OSError:
+        page = open_page(image)
+    except UnreadablePage:
         return ""
     x0, y0, x1, y1 = finding.box
     ImageDraw.Draw(page).rectangle((x0 - 3, y0 - 3, x1 + 3, y1 + 3), outline=(214, 40, 40), width=2)

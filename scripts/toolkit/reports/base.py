@@ -27,6 +27,10 @@ th { color:var(--dim); font-size:13px; font-weight:600; } .n { text-align:right;
 """
 
 
+# In the head of every page of ours, so that a page is replaced only where it is one (see files.check_outputs).
+PAGE_MARK = '<meta name="generator" content="document extraction toolkit">'
+
+
 class Markup(str):
     """Text that is HTML already; every other text is escaped where it enters a page."""
 
@@ -36,7 +40,7 @@ class Markup(str):
 def write_frame(path: Path, title: str, style: str, body: str) -> None:
     """Write a page of one HTML file: `body` (HTML), the shared style, and what `style` adds to it."""
     head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta charset="utf-8">{PAGE_MARK}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style>"
     )
     write_text(path, f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n')

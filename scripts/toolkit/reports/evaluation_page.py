@@ -10,11 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from toolkit.answers.predictions import PredictionFile
-from toolkit.console import StageError
 from toolkit.evaluation.scoring import DocumentScore, as_rows, cell, outcome
 from toolkit.pages.evidence import DocumentWords, TextLayers, evidence_boxes
 from toolkit.pages.opening import open_page
-from toolkit.records.record import images_of
+from toolkit.records.record import images_of, inside_root
 from toolkit.reports.html_page import write_page
 from toolkit.schema.target import Leaf, TargetSchema, put_at, value_at
 from toolkit.schema.values import is_absent
@@ -123,15 +122,19 @@ def boxes_of(schema: TargetSchema, gold: Any, predicted: Any, words: DocumentWor
 
 
 def page_pictures(record: dict[str, Any], root: Path, folder: Path, *, inline: bool) -> list[str]:
-    """The record's pages as small JPEG data URIs, or as links from `folder`; empty for a page that cannot be read."""
+    """The record's pages as small JPEG data URIs, or as links from `folder`; empty for a page that cannot be read, or
+    that lies outside `root`."""
     pictures = []
-    for image in images_of(record):
+    for image in (inside_root(root, image) for image in images_of(record)):
+        if image is None:
+            pictures.append("")
+            continue
         if not inline:
-            pictures.append(link_to(root / image, folder))
+            pictures.append(link_to(image, folder))
             continue
         try:
-            page = open_page(root / image)
-        except StageError:
+            page = open_page(image)
+        except Exception:  # Pillow raises of every kind on a damaged picture
             pictures.append("")
             continue
         if page.width > THUMBNAIL_WIDTH:

@@ -8,12 +8,12 @@ root's `x-extract` as `original`: public answers are mapped back to it (see `pub
 from __future__ import annotations
 
 import copy
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from toolkit.console import StageError, one_line
+from toolkit.schema.annotations import annotation_problem
 from toolkit.schema.defaults import LIST_BOUND, bounded, compare_by_name, text_bound
 from toolkit.schema.patterns import is_for_grammar
 from toolkit.schema.public import KEY, OR_LIST, VALUE
@@ -28,6 +28,7 @@ from toolkit.schema.unions import (
     united,
     values_of_map,
 )
+from toolkit.schema.validation import matcher
 
 PAGE = "docs/DOCUMENT_TYPES.md"
 REFUSED = {
@@ -75,10 +76,12 @@ def explicit_schema(raw: Any, source: str) -> tuple[dict[str, Any], list[str]]:
     try:
         schema = unwrapped(raw)
         made = Normalised({}, [], invalid(schema) if isinstance(schema, dict) else [])
+        if not made.problems and (sentence := annotation_problem(schema)):
+            made = Normalised({}, [], [sentence])
         if not made.problems:
             made = normalise(raw)
     except RecursionError:
-        raise StageError(f"{source}: it is nested too deep; write it with fewer levels (see {PAGE})") from None
+        raise StageError(f"{source}: the schema is nested too deep; make it flatter (see {PAGE})") from None
     problems = made.problems
     if len(problems) == 1:
         raise StageError(f"{source}: {problems[0]} (see {PAGE})")
@@ -147,9 +150,6 @@ class Walk:
                 self.assume("left out, because it may hold nothing", path)
             return None
         schema = whole_bounds(self.without_all_of(schema, path))
-        if not isinstance(schema.get("x-extract", {}), dict):
-            self.problem(path, '"x-extract" must be an object of annotations')
-            schema = {word: value for word, value in schema.items() if word != "x-extract"}
         for word, way_out in REFUSED.items():
             if word in schema:
                 self.problem(path, f"the keyword {word!r} is not followed; {way_out}")
@@ -341,9 +341,9 @@ class Walk:
             return schema["format"] in FORMATS_OF_GRAMMAR
         pattern = schema["pattern"]
         try:
-            re.compile(pattern)
-        except (re.error, TypeError) as error:
-            self.problem(path, f"the pattern {pattern!r} cannot be read ({error}); write it as Python reads it")
+            matcher(pattern)
+        except ValueError:
+            self.problem(path, f"the pattern {pattern[:80]!r} is no regular expression, or one that is too large")
             return True
         return is_for_grammar(pattern)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-# After a back slash: a digit, or a character that stands for itself. xgrammar knows neither word boundaries nor back
-# references, reads \w as ASCII alone, and would let \s be a line break inside a JSON text.
-PLAIN_ESCAPES = set("d.+*?^$()[]{}|/-")
+# After a back slash: a digit or a letter (both ASCII), or a character that stands for itself. xgrammar knows neither
+# word boundaries nor back references, and would let \s be a line break inside a JSON text.
+PLAIN_ESCAPES = set("dw.+*?^$()[]{}|/-")
 # They would have to be written with a back slash before them, which a pattern of the grammar does not know.
 ESCAPED_IN_JSON = set('"\\')
 

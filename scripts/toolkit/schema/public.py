@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit.schema.references import Inliner, without_all_of
 from toolkit.schema.unions import branches_of, is_map, types_of, values_of_map
+from toolkit.schema.validation import explaining_validator
 
 ABSENT_BUT_REQUIRED = "absent but required"
 LEFT_OUT: Any = object()
@@ -45,10 +46,14 @@ class PublicForm:
         draft = jsonschema.validators.validator_for(original, default=jsonschema.Draft202012Validator)
         self.draft, self.checker = draft, date_checker()
         tree = Inliner(original, lambda *_: None).whole()
-        self.strict = draft(tree, format_checker=self.checker)
+        self.strict = self.checked_by(tree)
         self.has_one_of, loose = any_of(tree)
-        self.validator = draft(loose, format_checker=self.checker)
+        self.validator = self.checked_by(loose)
         self.node = self.compiled(tree)
+
+    def checked_by(self, schema: Any) -> Any:
+        """The validator of a part of the schema."""
+        return explaining_validator(schema, draft=self.draft, formats=self.checker)
 
     def compiled(self, schema: Any) -> Node:
         if not isinstance(schema, dict) or not schema:
@@ -59,7 +64,7 @@ class PublicForm:
         if "anyOf" in schema or "oneOf" in schema or len({"object", "array"} & set(types)) + (len(types) > 2) > 1:
             branches, null = branches_of({key: value for key, value in schema.items() if key != "nullable"})
             of_object = [b if isinstance(b, dict) else {} for b in branches]
-            compiled = [(self.compiled(b), self.draft(b, format_checker=self.checker)) for b in of_object]
+            compiled = [(self.compiled(b), self.checked_by(b)) for b in of_object]
             return Node("union", nullable=null or any(node.nullable for node, _ in compiled), branches=compiled)
         if is_map(schema):
             return Node("map", nullable, item=self.compiled(values_of_map(schema)))

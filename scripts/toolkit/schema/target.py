@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError, say_once
-from toolkit.files import read_json, shown
+from toolkit.files import MOST_SETTINGS_BYTES, read_json, shown
+from toolkit.schema.annotations import annotation_problem
 from toolkit.schema.normalise import explicit_schema
 from toolkit.schema.number_text import CONVENTIONS, Convention
 from toolkit.schema.patterns import MOST_REPEATS
 from toolkit.schema.public import PublicForm, date_checker, with_maps, without_maps
+from toolkit.schema.validation import explaining_validator, pattern_problem
 
 COMPARE_KINDS = ("exact", "text", "id", "number", "date", "enum", "skip")
 PLAIN_KINDS = ("id", "date", "number")  # values of these hold no quote, no back slash, no line break
@@ -175,7 +177,7 @@ class TargetSchema:
 
         Raises StageError, with all problems at once, where it is no target schema.
         """
-        made, assumed = explicit_schema(read_json(path), shown(path))
+        made, assumed = explicit_schema(read_json(path, most=MOST_SETTINGS_BYTES), shown(path))
         if assumed:
             say_once(f"{shown(path)}: assumed: {'; '.join(assumed)}")
         return cls(made, shown(path))
@@ -197,6 +199,10 @@ class TargetSchema:
             jsonschema.Draft202012Validator.check_schema(raw)
         except jsonschema.SchemaError as error:
             raise StageError(f"{source}: {error.json_path}: not a valid JSON Schema: {error.message}") from None
+        except RecursionError:
+            raise StageError(f"{source}: the schema is nested too deep; make it flatter") from None
+        if sentence := annotation_problem(raw) or pattern_problem(raw):
+            raise StageError(f"{source}: {sentence}")
         return cls(raw, source)
 
     @property
@@ -422,9 +428,7 @@ class TargetSchema:
         return row if self.public_form is None else without_maps(row, self.raw, single=False)
 
     def validator(self) -> Any:
-        import jsonschema
-
-        return jsonschema.Draft202012Validator(self.raw, format_checker=date_checker())
+        return explaining_validator(self.raw, formats=date_checker())
 
 
 def value_at(value: Any, path: tuple[str, ...]) -> Any:

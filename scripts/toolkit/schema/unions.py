@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from toolkit.schema.references import CannotMerge, merged
+from toolkit.schema.validation import matcher
 
 TEXT_WORDS = {"pattern", "format", "minLength", "maxLength", "contentEncoding", "contentMediaType"}
 NUMBER_WORDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
@@ -258,7 +258,7 @@ def is_number_pattern(pattern: Any) -> bool:
     if not isinstance(pattern, str):
         return False
     try:
-        takes = re.compile(pattern).search
-    except re.error:
+        takes = matcher(pattern)
+    except ValueError:
         return False
     return all(map(takes, ("1", "12.5"))) and not any(map(takes, ("", "a", "1a", "1 a", "x-1", ".")))

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from toolkit.answers.wire_format import WIRES
 from toolkit.console import StageError
-from toolkit.files import argument_path, read_json, shown
+from toolkit.files import MOST_SETTINGS_BYTES, argument_path, read_json, shown
 from toolkit.model.adapters import AdapterSettings
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 
@@ -282,7 +282,7 @@ def values_of_file(path: Path) -> dict[str, Any]:
 
     Raises StageError for a name that is no setting and for a value that does not fit.
     """
-    value = read_json(path)
+    value = read_json(path, most=MOST_SETTINGS_BYTES)
     if not isinstance(value, dict):
         raise StageError(f"{shown(path)}: settings are an object, for example {{'rank': 32}}")
     known, kinds = known_settings(), types_of_settings()
