@@ -104,18 +104,16 @@ def documents_of(
     """Documents with words; the names of those that have none (no file, or a scan without text); a sentence for each
     text layer that cannot be read."""
     layers = TextLayers(folder)
-    documents, without, broken = [], [], []
+    documents: list[Document] = []
+    without: list[str] = []
     for record in console.progress(records, total=len(records), what="text layers"):
-        try:
-            words = layers.of(record)
-        except StageError as error:
-            broken.append(str(error))
-            continue
+        broken = len(layers.broken)
+        words = layers.readable(record)
         if words is None:
-            without.append(record["id"])
+            without += [record["id"]] if len(layers.broken) == broken else []
         else:
             documents.append(Document(record["id"], in_shape(schema.raw, gold_of(record) or {}), words))
-    return documents, without, broken
+    return documents, without, layers.broken
 
 
 if __name__ == "__main__":

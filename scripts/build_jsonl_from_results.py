@@ -33,6 +33,7 @@ from toolkit.pages.images import KINDS
 from toolkit.records.dataset import ImageJoin, PageChoice, join_images, replaced_ids
 from toolkit.records.label_account import NotUsed
 from toolkit.records.label_fields import Suggestions
+from toolkit.records.label_table import HeaderRows
 from toolkit.records.labels import LabelFile, Labels, read_labels
 from toolkit.records.origins import Source, merged_sources, noted, origin_of
 from toolkit.records.prompt import Prompt, generated_prompt
@@ -48,9 +49,13 @@ RESULTS_PLACES = ("data/results.json", "results.json", "docs/results.json")
 def build_parser() -> console.Parser:
     parser = console.Parser(__doc__)
     parser.add_argument(
-        "--results", type=argument_path, help=f"the table (default: the first of {', '.join(RESULTS_PLACES)})"
+        "--results",
+        type=argument_path,
+        help="the table, a JSON list or JSONL of answers that name their document, or a folder of <document>.json "
+        f"answers (default: the first of {', '.join(RESULTS_PLACES)})",
     )
     parser.add_argument("--sheet", help="sheet of an Excel file (default: the only one)")
+    options.add_header_row(parser)
     parser.add_argument(
         "--mapping",
         type=argument_path,
@@ -107,7 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     if out.parent.is_dir():
         finish_group(out.parent)
     old = Dataset.read(out) if args.update and origin_of(out) is not None else None
-    labels = read_labels(LabelFile(results, args.sheet, args.mapping, args.decimal), args.schema, old)
+    file = LabelFile(results, args.sheet, args.mapping, args.decimal, HeaderRows.parse(args.header_row))
+    labels = read_labels(file, args.schema, old)
     prompt = prompt_of(args.prompt, labels.schema, old)
     schema_path = out.with_suffix(".schema.json")
     folders = args.images_dir or [Path("data/images")]

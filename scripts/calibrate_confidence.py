@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import console
-from toolkit.answers.confidence import FEATURES, ConfidenceModel, field_name, fitted, quality, raw_confidence
+from toolkit.answers.confidence import FEATURES, ConfidenceModel, fitted, quality, raw_confidence
 from toolkit.answers.predictions import PredictionFile, read_gold
 from toolkit.console import ExitCode, StageError, say
 from toolkit.evaluation.scoring import judged_values
 from toolkit.files import argument_path, shown
 from toolkit.model.contract import FILE_NAME, load_contract
 from toolkit.schema.answer_shape import in_shape
+from toolkit.schema.answer_values import field_name
 from toolkit.schema.target import TargetSchema
 
 FOLDS = 5

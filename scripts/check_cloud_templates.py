@@ -3,9 +3,11 @@
 It needs no cloud and no account. It makes the environment "cloud" and starts itself inside. What is checked:
 
 - Azure ML files by Microsoft's own SDK, Kubernetes files by the published schemas;
-- Dockerfiles by hadolint, shell scripts by shellcheck, PowerShell scripts for what Windows PowerShell 5.1 cannot read;
+- Dockerfiles by hadolint, shell scripts by shellcheck;
 - limits that the SDK accepts and the service does not, probes against load time, concurrency against the gateway's;
-- that images are pinned, and that every file, script, flag, asset and route that a template names is there.
+- what fails on one GPU or an old driver: roll-outs, empty volumes, Ray clusters, missing smoke jobs;
+- images pinned, not root and never an old one; no secret in an environment or on a command line; small uploads;
+- that every file, script, flag, asset and route that a template or runbook names is there.
 
     python scripts/check_cloud_templates.py
     python scripts/check_cloud_templates.py --in my-templates

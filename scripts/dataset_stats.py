@@ -32,6 +32,7 @@ from toolkit.records.record_schema import schema_of_records
 from toolkit.reports.base import PAGE_MARK
 from toolkit.reports.dataset_page import write_dataset_page
 from toolkit.schema.answer_shape import in_shape
+from toolkit.schema.answer_values import values_of
 from toolkit.schema.target import TargetSchema, value_at
 from toolkit.training.plan import optimizer_steps, training_hours, training_memory
 
@@ -95,14 +96,10 @@ class Statistics:
 
     def add(self, record: dict[str, Any]) -> None:
         gold = in_shape(self.schema.raw, gold_of(record) or {})
-        for leaf in self.schema.header:
-            self.count(leaf.name, value_at(gold, leaf.path))
+        for one in values_of(self.schema, gold):
+            self.count(one.leaf.name, one.value)
         for rows in self.schema.lists:
-            found = value_at(gold, rows.path) or []
-            self.rows.append(len(found))
-            for row in found:
-                for leaf in rows.leaves:
-                    self.count(leaf.name, value_at(row, leaf.path) if leaf.path else row)
+            self.rows.append(len(value_at(gold, rows.path) or []))
         self.pages.append(len(images_of(record)))
         self.characters.append(len(answer_text(record)))
         try:

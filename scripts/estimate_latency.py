@@ -4,7 +4,8 @@ Reads documents (--in: a JSONL with answers) for their pages, prompts and answer
 GPU to itself. Figures come from the model's published shape and the GPU's data sheet, with assumed shares of its peaks.
 --calibrate takes these shares from measured runs: a file of benchmark_latency.py, of the same GPU and precision.
 --p95 SECONDS lists what meets a target. --rows-per-shard (repeat it to compare) cuts answers into shards as
-train_lora.py does.
+train_lora.py does. --month DOCUMENTS adds what one document costs on a machine that is always on, on a serverless
+worker and in a nightly batch, for each GPU with a --price.
 
     python scripts/estimate_latency.py --in data/splits/test.jsonl
     python scripts/estimate_latency.py --in data/splits/test.jsonl --size 4b --gpu h100 --p95 1.0 --price h100=2.99
@@ -25,6 +26,7 @@ from toolkit.answers.wire_format import WIRES
 from toolkit.console import StageError, say
 from toolkit.evaluation.score_table import row_bucket
 from toolkit.files import argument_path, read_json, shown
+from toolkit.latency.cost import Load, costs
 from toolkit.latency.predicted import (
     ASSUMED,
     WEIGHT_BYTES,
@@ -105,6 +107,16 @@ def build_parser() -> console.Parser:
     parser.add_argument(
         "--price", action="append", default=[], metavar="GPU=PRICE", help="of an hour, for the cost of 1,000 documents"
     )
+    parser.add_argument(
+        "--month", type=float, default=None, metavar="DOCUMENTS", help="documents a month, for the cost of each option"
+    )
+    parser.add_argument(
+        "--serverless", action="append", default=[], metavar="GPU=PRICE", help="of an hour (default: --price)"
+    )
+    parser.add_argument(
+        "--spot", action="append", default=[], metavar="GPU=PRICE", help="of an hour (default: --price)"
+    )
+    parser.add_argument("--burst", type=float, default=20, help="serverless: documents between pauses (default: 20)")
     add_image_max_tokens(parser, DEFAULT_MAX_TOKENS)
     parser.add_argument(
         "--model",
@@ -121,6 +133,8 @@ def build_parser() -> console.Parser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     prices = dict(priced(text) for text in args.price)
+    if args.month is not None and (args.month <= 0 or args.burst < 1 or not prices):
+        raise StageError("--month takes documents over 0, --burst 1 or more, and at least one --price GPU=PRICE")
     forms = list(dict.fromkeys(args.rows_per_shard or [0]))
     if min(forms) < 0 or args.fields_per_shard < 0:
         raise StageError("--rows-per-shard and --fields-per-shard take whole numbers from 0 on")
@@ -166,6 +180,8 @@ def main(argv: list[str] | None = None) -> int:
         "calibrated": args.calibrate is not None,
         "estimates": lines,
     }
+    if args.month is not None:
+        result["costs"] = options(args, lines, prices)
     if args.p95 is not None:
         meeting = [
             f"{line['gpu']} {line['precision']}"
@@ -179,6 +195,26 @@ def main(argv: list[str] | None = None) -> int:
             + (", ".join(meeting) if meeting else "nothing of this meets it; see docs/LATENCY_UNDER_1S.md")
         )
     return console.finish(args, result)
+
+
+def options(args: Any, lines: list[dict[str, Any]], prices: dict[str, float]) -> list[dict[str, Any]]:
+    """Print and return the cost of a document by GPU and way of renting it; of each GPU, the form that is quickest."""
+    serverless, spot = (prices | dict(priced(text) for text in given) for given in (args.serverless, args.spot))
+    load = Load(args.month, burst=args.burst)
+    found: list[dict[str, Any]] = []
+    print(f"  {args.month:g} documents a month; a document, a month, by your prices (predicted):")
+    for gpu in prices:
+        fitting = [line for line in lines if line["gpu"] == gpu and line["fits"]]
+        if not fitting:
+            say(f"{gpu}: no precision of this model fits, so it has no cost")
+            continue
+        line = min(fitting, key=lambda one: one["mean"])
+        for cost in costs(line["mean"], load, prices[gpu], serverless[gpu], spot[gpu]):
+            machines = f"{cost.machines} machines" if cost.machines > 1 else ""
+            figures = f"{cost.a_document:10.5f} {cost.a_month:12.2f}"
+            print(f"  {gpu:6s} {line['precision']:9s} {cost.option:14s} {figures}  {machines}".rstrip())
+            found.append({"gpu": gpu, "precision": line["precision"]} | dataclasses.asdict(cost))
+    return found
 
 
 def custom_shape(folder: Path) -> ModelShape:
@@ -302,6 +338,7 @@ def estimate(
         "weights_gib": round(weights, 1),
         "fits": weights + 3 <= gpu.memory_gib,
         **spread_of([seconds for seconds, _ in timed]),
+        "mean": round(mean, 3),
         "rows": {name: {"documents": len(values), **spread_of(values)} for name, values in by_rows.items()},
         "cost_per_1000": None if price is None else round(1000 * mean * price / 3600, 2),
     }

@@ -36,6 +36,7 @@ from toolkit.records.record_schema import schema_of_records
 from toolkit.reports.base import PAGE_MARK
 from toolkit.schema.answer_shape import in_shape
 from toolkit.schema.checks import business_problems
+from toolkit.schema.field_names import AskedFields
 from toolkit.schema.number_text import CONVENTIONS
 from toolkit.schema.target import TargetSchema, value_at
 
@@ -117,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     companions: dict[str, list[tuple[float, float]]] = {label: [] for label in files}
     trust: dict[str, Trust] = {label: Trust() for label in files}
     shown_documents: list[tuple[Gold, DocumentScore]] = []
+    asked = AskedFields("--bucket-by", args.bucket_by)
     ids: set[str] = set()
     normal = ((identity, schema.normal(answer), record) for identity, answer, record in itertools.chain([first], gold))
     for document in console.progress(normal, what="documents"):
@@ -125,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{shown(args.gold)}: the id {document[0]!r} stands twice; which is its gold cannot be told"
             )
         ids.add(document[0])
+        asked.look(schema, document[1], document[2].get("meta", {}))
         for label, file in files.items():
             score = scored(schema, document, file, tables[label], args.bucket_by)
             if args.companions:
@@ -132,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             trust[label].add(schema, document[1], file.get(document[0]))
             if args.report and label == args.name:
                 shown_documents.append((document, score))
+    asked.require(shown(args.gold))
     for label, file in files.items():
         name_leftovers(label, file, tables[label], ids)
     say(f"{len(ids)} documents, schema {shown(schema.source)}")
@@ -337,6 +341,8 @@ def write_outputs(
         layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
         tell_outside(args.root, documents)
         write_report(args.report, schema, documents, predictions, results, args.root, args.note, layers)
+        if layers and layers.broken:
+            say(f"{len(layers.broken)} text layers cannot be read, so nothing is framed: {first_few(layers.broken)}")
         say(f"report -> {shown(args.report)}")
 
 

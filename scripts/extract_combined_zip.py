@@ -47,6 +47,7 @@ from toolkit.pages.zips import (
 
 WANTED = set(SOURCE_SUFFIXES)
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # as `atomic` names them
+SYNCED_ALONE = 100  # members; more are written to the disk together, which a million files need
 OWNERS = "zips.jsonl"  # in --out-dir: which zip each folder belongs to
 
 
@@ -150,6 +151,7 @@ class Extracted:
     """What became of the members of one zip: each is counted in one of these, or is a problem."""
 
     allowance: Allowance
+    sync_each: bool = True
     members: int = 0
     extracted: int = 0
     unchanged: int = 0
@@ -161,7 +163,8 @@ def extract(path: Path, folder: Path, args: Any, *, replace: bool) -> Extracted:
     """Extract one zip; with `replace` also over files of another content. Raises UnreadableZip."""
     file, archive = opened_zip(path)
     remove_cut_off(folder)
-    done = Extracted(Allowance(path.stat().st_size, args.max_total_gb * 2**30, args.max_ratio))
+    allowance = Allowance(path.stat().st_size, args.max_total_gb * 2**30, args.max_ratio)
+    done = Extracted(allowance, sync_each=len(archive.filelist) <= SYNCED_ALONE)
     taken: dict[str, str] = {}
     try:
         with file, archive:
@@ -180,8 +183,8 @@ def extract(path: Path, folder: Path, args: Any, *, replace: bool) -> Extracted:
     except KeyboardInterrupt:
         remove_cut_off(folder)
         raise
-    if done.extracted and hasattr(os, "sync"):
-        os.sync()  # once, not per member
+    if done.extracted and not done.sync_each and hasattr(os, "sync"):
+        os.sync()
     return done
 
 
@@ -228,7 +231,7 @@ def take(
             return ""
         if not replace:
             return "is there already with other content, of an unknown origin; move that file, or give --overwrite"
-    if problem := copy_member(archive, member, target):
+    if problem := copy_member(archive, member, target, sync=done.sync_each):
         return problem
     done.extracted += 1
     done.allowance.take(member)

@@ -29,7 +29,7 @@ from toolkit.files import MOST_SETTINGS_BYTES, argument_path, read_json, read_te
 from toolkit.outputs import check_outputs
 from toolkit.pages.images import document_key
 from toolkit.records.foreign_answers import Foreign, foreign_answer, in_schema, number_columns, rows_as_answers
-from toolkit.records.label_table import fold, read_rows
+from toolkit.records.label_table import HeaderRows, fold, read_rows
 from toolkit.records.origins import Source, noted, origin_of
 from toolkit.records.record_schema import schema_of_records
 from toolkit.schema.number_columns import NumberColumns
@@ -53,6 +53,7 @@ def build_parser() -> console.Parser:
         help='JSON that names their fields: {"document": "File", "columns": {"bl_number": "B/L No"}}',
     )
     parser.add_argument("--sheet", help="sheet of an Excel file (default: the only one)")
+    options.add_header_row(parser)
     options.add_decimal(
         parser, CONVENTIONS, "their number texts, where a field states none", "what fits all values of a field"
     )
@@ -153,7 +154,7 @@ def answers_of(args: Any, schema: TargetSchema) -> Iterator[tuple[str, Foreign]]
                 answer = Foreign(None, complaint=str(error))
             yield path.stem, answer
         return
-    rows = read_rows(args.input, args.sheet)
+    rows = read_rows(args.input, args.sheet, HeaderRows.parse(args.header_row))
     named = {fold(column): column for _, row in rows for column in row}
     own = [fold(column) for column in (*schema.document_columns, *NAME_KEYS) if fold(column) in named]
     if not own:

@@ -22,7 +22,6 @@ from typing import Any
 from toolkit import console, options
 from toolkit.answers.predictions import PredictionFile, unsure_values
 from toolkit.console import StageError, first_few, say
-from toolkit.evaluation.scoring import as_rows, cell
 from toolkit.files import argument_path, expand_inputs, shown
 from toolkit.outputs import check_outputs
 from toolkit.pages.evidence import DocumentWords, TextLayers
@@ -32,8 +31,9 @@ from toolkit.records.record_schema import schema_of_records
 from toolkit.reports.base import PAGE_MARK
 from toolkit.reports.review_page import ReviewDocument, write_review
 from toolkit.schema.answer_shape import in_shape
+from toolkit.schema.answer_values import values_of
 from toolkit.schema.checks import business_problems
-from toolkit.schema.target import TargetSchema, value_at
+from toolkit.schema.target import TargetSchema
 
 
 def build_parser() -> console.Parser:
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     documents = []
     for identity in sorted(predictions.ids()):
         line = predictions.get(identity) or {}
-        words = layers.of(records.get(identity, {"id": identity})) if layers else None
+        words = layers.readable(records.get(identity, {"id": identity})) if layers else None
         reasons = reasons_of(schema, line, words, args.review_below)
         answer = line.get("prediction")
         source = records.get(identity, {}).get("meta", {}).get("source") or identity
@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     write_review(args.out, schema, documents, args.root)
     flagged = sum(bool(document.reasons) for document in documents)
     say(f"{len(documents)} documents, {flagged} of them with something to look at -> {shown(args.out)}")
+    if layers and layers.broken:
+        say(f"{len(layers.broken)} text layers cannot be read: {first_few(layers.broken)}")
     if without:
         say(f"{len(without)} documents have no page images: {first_few(without)}")
     result = {"documents": len(documents), "flagged": flagged, "without_pages": len(without), "out": shown(args.out)}
@@ -117,14 +119,12 @@ def reasons_of(
         for entry in unsure_values(line, below):
             reasons.append((2, f"{entry['name']}: {entry['value']!r}, confidence {entry['confidence']:.2f}"))
     if words is not None:
-        values = [(leaf, value_at(answer, leaf.path), leaf.name) for leaf in schema.header]
-        for rows in schema.lists:
-            for index, row in enumerate(as_rows(value_at(answer, rows.path))):
-                if rows.key is not None:
-                    values.append((rows.key, cell(row, rows.key), f"{rows.name}[{index}]"))
-        for leaf, value, name in values:
-            if value not in (None, "") and leaf.compare != "skip" and not words.find(leaf, value):
-                reasons.append((1, f"{name}: {value!r} is not in the page's own text"))
+        for one in values_of(schema, answer):
+            if one.row and not one.leaf.is_key:
+                continue
+            name = one.row or one.name
+            if one.value not in (None, "") and one.leaf.compare != "skip" and not words.find(one.leaf, one.value):
+                reasons.append((1, f"{name}: {one.value!r} is not in the page's own text"))
     return reasons
 
 

@@ -30,7 +30,7 @@ from toolkit.model.archive import fetched_model, model_folder_in
 
 HERE = Path(__file__).resolve().parent
 WINDOW = 600.0  # seconds in which --restarts counts
-TO_GATEWAY = "max-bytes max-pages max-seconds concurrency queue workers render-timeout".split()
+TO_GATEWAY = "max-bytes max-pages max-seconds concurrency queue workers render-timeout metrics-port".split()
 
 
 def build_parser() -> console.Parser:

@@ -3,8 +3,9 @@
 Start the model first (serve_vllm.py, same machine or container), then this. POST /v1/extract takes a PDF, PNG, JPEG or
 TIFF as body, or a form with page images in order. /v1/chat/completions and /v1/models are passed on. Pages are rendered
 at the contract's size, the wire form is expanded, shards are fanned out, the answer is validated. Clients bring the key
-in EXTRACTION_API_KEY as a bearer token. Also: /health/live, /health/ready, /ping (204 until it is ready), /metrics
-(Prometheus), /docs. Its log has a line a request with times and status, nothing of any document.
+in EXTRACTION_API_KEY (or in the file that EXTRACTION_API_KEY_FILE names) as a bearer token. Also: /health/live,
+/health/ready, /ping (204 until it is ready); with the key, /metrics (Prometheus) and /openapi.json. /docs is there only
+without a key. Its log has a line a request with times and status, nothing of any document.
 
     python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged
     python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --max-pages 20
@@ -25,6 +26,7 @@ from toolkit.serving.settings import Limits, Settings
 from toolkit.serving.vllm_plan import check_port
 
 CLIENT_KEY_VARIABLE = "EXTRACTION_API_KEY"
+CLIENT_KEY_FILE = "EXTRACTION_API_KEY_FILE"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -53,6 +55,9 @@ def build_parser() -> console.Parser:
         default=None,
         help="not ready while this file is missing (serve_container.py)",
     )
+    parser.add_argument(
+        "--metrics-port", type=int, default=None, help="serve /metrics at this port too, without a key (default: not)"
+    )
     parser.add_argument("--no-key", action="store_true", help="let anybody in although --host is not this machine only")
     return parser
 
@@ -63,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     limits = Limits(args.max_bytes, args.max_pages, args.max_pages, args.max_seconds, args.concurrency, args.queue)
     settings = Settings(
         args.server.rstrip("/"),
-        key=None if args.no_key else os.environ.get(CLIENT_KEY_VARIABLE) or None,
+        key=None if args.no_key else client_key(),
         server_key=os.environ.get("VLLM_API_KEY") or None,
         render_timeout=args.render_timeout,
         workers=args.workers,
@@ -77,13 +82,30 @@ def main(argv: list[str] | None = None) -> int:
     from toolkit.serving.connections import Connections, server_of
     from toolkit.serving.gateway import Gateway
 
-    app = Gateway(contract, settings, limits).application()
+    gateway = Gateway(contract, settings, limits)
+    if args.metrics_port is not None:
+        check_port(args.host, args.metrics_port)
+        gateway.metrics_of_requests.serve(args.host, args.metrics_port)
+    app = gateway.application()
     key = f"key from {CLIENT_KEY_VARIABLE}" if settings.key else "key none"
     url = f"http://{args.host}:{args.port}/v1/extract"
     say(f"{url} for {contract.target.title}, in front of {args.server}; {key}")
     connections = Connections(stalled_seconds=args.max_seconds)
     server_of(app, args.host, args.port, connections, shutdown_seconds=args.max_seconds).run()
     return 0
+
+
+def client_key() -> str | None:
+    """The key that clients must bring, from the environment or from a file. Raises StageError for an empty file."""
+    if key := os.environ.get(CLIENT_KEY_VARIABLE):
+        return key
+    file = os.environ.get(CLIENT_KEY_FILE)
+    if not file:
+        return None
+    key = argument_path(file).read_text(encoding="utf-8").strip()
+    if not key:
+        raise StageError(f"{CLIENT_KEY_FILE}: {file} is empty; put the key into it")
+    return key
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from toolkit import console, options
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path, shown, write_json
 from toolkit.model.contract import UNTRAINED_ANSWER_TOKENS, Untrained, chosen_contract, load_contract
+from toolkit.model.cuda import cuda_of, environment_for
 from toolkit.model.folder import check_adapter_folder, check_model_folder, model_shapes
-from toolkit.model.gpus import GPUS, Gpu, check_driver, installed_driver, known_gpu
+from toolkit.model.gpus import GPUS, Gpu, installed_driver, known_gpu
 from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.project import environments
 from toolkit.serving import vllm_plan as serving
@@ -84,8 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     python = vllm_python(args)
     wheel_cuda = cuda_of(python) if python else None
     driver = installed_driver()
-    if python:
-        check_driver(driver, wheel_cuda)
+    libraries = environment_for(driver, wheel_cuda) if python else {}
     gpu = GPUS[args.gpu] if args.gpu else known_gpu(driver) if driver and wheel_cuda else None
     name = args.name or args.model.resolve().name
     plan = serving.plan_serving(
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         "weights_gib": round(plan.weights_gib, 3),
         "kv_gib_per_request": round(plan.kv_gib_per_request, 4),
         "arguments": plan.arguments + args.vllm,
-        "environment": plan.environment,
+        "environment": {**plan.environment, **libraries},
     }
     if args.dry_run:
         return console.finish(args, result)
@@ -158,16 +158,6 @@ def vllm_python(args: Any) -> Path | None:
     return next((environments.python_of(n) for n in ("serve", "serve-cpu") if environments.python_of(n).exists()), None)
 
 
-def cuda_of(python: Path) -> str | None:
-    """The CUDA version that this Python's torch was built with; None for a CPU build."""
-    code = "import torch; print(torch.version.cuda or '')"
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise StageError(f"{python}: torch cannot be imported there: {last[:200]}", ExitCode.DEPENDENCY)
-    return done.stdout.strip() or None
-
-
 def tell(plan: serving.Plan, args: Any, gpu: Gpu | None) -> None:
     """Every setting with its reason."""
     cache = f"{plan.kv_gib_per_request * 1024:.0f} MiB of cache a request"
@@ -188,7 +178,7 @@ def serve(args: Any, plan: serving.Plan, python: Path, contract: Any, result: di
     command += [*plan.arguments, *args.vllm]
     say(f"starting vLLM; its log: {shown(log)}")
     began = time.monotonic()
-    with running(command, plan.environment, log) as process:
+    with running(command, result["environment"], log) as process:
         wait_until_healthy(process, args, log)
         healthy = time.monotonic() - began
         seconds = warm_up(args, contract, result["models"])

@@ -35,6 +35,7 @@ class FaultServer:
     ) -> None:
         self.fault, self.target, self.answer, self.vllm, self.writing = fault, target, answer, vllm, writing
         self.retry_after = 0.2  # seconds that a 429 asks for
+        self.slowness = 2.0  # seconds that "slow" takes longer
         self.requests: list[dict[str, Any]] = []
         self.faults: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -129,7 +130,7 @@ class FaultServer:
                     self.reply(200, b"<html>It works!</html>")
                 else:
                     if fault == "slow":
-                        time.sleep(2)
+                        time.sleep(outer.slowness)
                     if outer.target is not None:
                         self.forward("POST", body)
                         return

@@ -153,7 +153,9 @@ def test_the_readme_lists_every_script():
 
 def commands(document: Path) -> list[str]:
     """The `python ...` lines of a document's fenced blocks."""
-    blocks = re.findall(r"```(?:powershell|bash|text)?\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S)
+    blocks = re.findall(
+        r"```(?:powershell|bash|shell|text)?\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.S
+    )
     # An environment's own Python is a python like any other here.
     lines = [
         re.sub(r"^\.venv[\w-]*/bin/python ", "python ", line.strip()) for block in blocks for line in block.splitlines()

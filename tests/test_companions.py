@@ -36,7 +36,7 @@ def pairs(count):
 def test_anls_star_is_the_package_s():
     from anls_star import anls_score
 
-    for gold, predicted in pairs(500):
+    for gold, predicted in pairs(200):
         assert anls_star(gold, predicted) == pytest.approx(anls_score(gold, predicted), abs=1e-9), (gold, predicted)
 
 
@@ -79,7 +79,7 @@ def donut_similarity(gold, predicted):
 
 
 def test_tree_similarity_is_donut_s():
-    for gold, predicted in pairs(500):
+    for gold, predicted in pairs(200):
         assert tree_similarity(gold, predicted) == pytest.approx(donut_similarity(gold, predicted), abs=1e-9)
 
 

@@ -6,6 +6,7 @@ import time
 
 import httpx
 import pytest
+from conftest import free_port
 from fault_server import FaultServer
 from served_gateway import (
     FORM,
@@ -81,7 +82,41 @@ def test_health_metrics_and_the_openapi_page(gateway):
         "/ping",
         "/metrics",
     }
-    assert gateway.http.get("/docs").status_code == 200
+    assert gateway.http.get("/docs").status_code == 404  # a browser has no key to send
+
+
+def test_metrics_and_the_description_want_the_key(gateway):
+    stranger = {"Authorization": ""}
+    for path in ("/metrics", "/openapi.json"):
+        assert gateway.http.get(path, headers=stranger).status_code == 401, path
+    for path in ("/health/live", "/health/ready", "/ping"):
+        assert gateway.http.get(path, headers=stranger).status_code == 200, path
+
+
+def test_a_port_of_its_own_serves_the_metrics_without_a_key():
+    from toolkit.serving.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.pages.inc(3)
+    port = free_port()
+    metrics.serve("127.0.0.1", port)
+    assert "extract_pages_total 3.0" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+
+def test_the_key_comes_from_a_file_and_an_empty_one_lets_nobody_in_by_mistake(tmp_path, monkeypatch):
+    from serve_gateway import client_key
+
+    from toolkit.console import StageError
+
+    monkeypatch.delenv("EXTRACTION_API_KEY", raising=False)
+    monkeypatch.delenv("EXTRACTION_API_KEY_FILE", raising=False)
+    assert client_key() is None
+    monkeypatch.setenv("EXTRACTION_API_KEY_FILE", str(tmp_path / "key"))
+    (tmp_path / "key").write_text("sesame\n")
+    assert client_key() == "sesame"
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(StageError, match="is empty; put the key into it"):
+        client_key()
 
 
 def test_it_is_not_ready_before_the_model_is_warm(gateway, tmp_path):
@@ -123,6 +158,7 @@ def test_a_model_server_that_is_gone_slow_or_wrong():
 
 def test_too_many_documents_are_sent_away():
     with FaultServer(lambda _: "slow", answer=reader(AnswerPlan(LADING, "json"))) as server:
+        server.slowness = 0.8
         with Gateway(server.url, contract_of(), Limits(seconds=30, documents=1, queue=1)) as gateway:
 
             async def all_at_once() -> list[int]:

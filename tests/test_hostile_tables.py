@@ -120,7 +120,7 @@ def test_what_is_no_regular_file_is_refused_by_name(run, place, use):
     (place / "g.jsonl").write_text('{"id": "a", "gold": {}}\n')
     (place / "p.jsonl").write_text('{"id": "a", "status": "ok", "prediction": {}}\n')
     for name, sentence in odd_files(place).items():
-        if use in ("imported", "validated") and name == "folder.json":
+        if use in ("imported", "results", "validated") and name == "folder.json":
             continue  # these read folders
         started = time.monotonic()
         said = refused(run(*USES[use], name))

@@ -32,6 +32,7 @@ def words(*lines: str, size: int = 20):
         ("number", 1234.5, "EUR 1,234.50", "normalised"),
         ("number", 7, "7 DAYS", "exact"),
         ("date", "2024-04-03", "issued 3 Apr 2024", "normalised"),
+        ("date", "2019-08-16", "made this 16th day of August, 2019 in", "normalised"),
         ("text", "HC", "1 x 40HC", "normalised"),
     ],
 )

@@ -128,6 +128,24 @@ def test_the_benchmark_counts_documents_requests_and_tokens(run, pages, tmp_path
     assert again.code == 2 and "there already" in again.err
 
 
+def test_the_time_of_a_token_is_that_of_the_text_behind_the_first_one(run, pages, tmp_path):
+    """A server that writes a piece each 5 ms, and waits before the first."""
+
+    def writing(text: str) -> None:
+        time.sleep(0.005 if text else 0.15)
+
+    contract, out = contract_folder(tmp_path), tmp_path / "latency.json"
+    answer = reader(AnswerPlan(LADING, "json"), 0, set())
+    with FaultServer(lambda _: None, answer=answer, writing=writing) as server:
+        words = ["--server", server.url, "--contract", contract, "--in", pages, "--out", out, "--limit", 2]
+        assert run("benchmark_latency", *words).code == 0
+    for one in json.loads(out.read_text(encoding="utf-8"))["runs"][0]["documents"]:
+        tokens = one["completion_tokens"]
+        assert tokens > 20 and one["first_token"] > 0.15
+        assert 0.005 <= one["per_token"] <= (one["seconds"] - one["first_token"]) / (tokens - 1) + 1e-6
+        assert one["waves"] == [[tokens]] and one["requests"] == 1 and one["rows"] == 0
+
+
 def test_errors_are_counted_and_miss_every_objective(run, pages, tmp_path):
     contract = contract_folder(tmp_path)
     plan = AnswerPlan(LADING, "json")

@@ -130,7 +130,7 @@ def train_a_little(easy_dataset: Path, tiny_model: Path, out: Path) -> None:
         *("--model", tiny_model),
         *data_words(easy_dataset),
         *("--val", validation, "--out", out),
-        *"--image-max-tokens 384 --limit 8 --batch-size 4 --accumulate 1 --epochs 2 --learning-rate 5e-3".split(),
+        *"--image-max-tokens 384 --limit 4 --batch-size 2 --accumulate 1 --epochs 2 --learning-rate 5e-3".split(),
         *"--log-each 1 --eval-documents 1 --eval-each 4".split(),
     ]
     assert train_lora.main([str(a) for a in arguments]) == 0

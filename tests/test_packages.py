@@ -7,8 +7,8 @@ from conftest import REPOSITORY
 
 TOOLKIT = REPOSITORY / "scripts/toolkit"
 ORDER = (
-    "console json_text files outputs options schema pages records evaluation answers model reading_base extraction "
-    "training serving latency reports samples cloud project"
+    "interpreter console json_text files outputs options schema pages records evaluation answers model reading_base "
+    "extraction training serving latency reports samples cloud project"
 ).split()
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, png, write_results
 
+from toolkit.pages.manifest import PageManifest
+
 WORDS = ["--in", "pdfs", "--image-max-tokens", 64]
 
 
@@ -110,7 +112,7 @@ def test_words_of_a_replaced_source_do_not_stay(run, workspace):
 def test_pages_before_a_failure_or_a_time_limit_never_appear(run, workspace):
     """Page 3 hangs or fails: pages 1 and 2 were made before."""
     import pymupdf
-    from test_hostile_files import slow_pdf
+    from hostile_documents import slow_pdf
 
     slow = pymupdf.open(stream=slow_pdf(), filetype="pdf")
     with pymupdf.open() as document:
@@ -204,6 +206,43 @@ def test_a_document_cut_off_while_its_files_moved_is_rendered_again(run, workspa
     assert "b.pdf: rendering it was cut off" in built.err
     done = run("pdf_to_images", *WORDS, "--json")
     assert done.json["unchanged"] == 1 and files() == [*pages("a", 2), *pages("b", 3), "manifest.jsonl"]
+
+
+def seconds_to_clean_up(folder: Path, count: int) -> float:
+    """To refuse every one of `count` documents, whose pages lie in one folder."""
+    folder.mkdir()
+    lines = []
+    for number in range(count):
+        name = f"d{number:06d}"
+        png_name = folder / f"{name}_page_0001.png"
+        png_name.touch()
+        lines.append(
+            {"document": name, "source": f"{name}.pdf", "source_sha256": name, "page": 1, "pages": 1}
+            | {
+                "image": png_name.as_posix(),
+                "width": 32,
+                "height": 32,
+                "tokens": 1,
+                "blank": False,
+                "engine": "pymupdf",
+            }
+            | {"image_max_tokens": 64, "warnings": [], "text_layer": None}
+        )
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    started = time.process_time()
+    with PageManifest(folder) as manifest:
+        for line in lines:
+            manifest.refuse(line["source"])
+        assert manifest.removed == count
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_cleaning_up_takes_a_time_in_proportion_to_the_documents(workspace, count):
+    few = min(seconds_to_clean_up(workspace / f"few{n}", count) for n in range(3))
+    many = seconds_to_clean_up(workspace / "many", 8 * count)
+    print(f"clean-up: {count} documents {few:.3f} s, {8 * count} documents {many:.3f} s, ratio {many / few:.1f}")
+    assert many / few < 24  # 8 where it is linear, 64 where it is quadratic
 
 
 # --- the build ------------------------------------------------------------------------------------------------------

@@ -164,6 +164,30 @@ def test_long_prompts_cost_reading_their_keys_and_values_for_each_token():
     assert long.decode - short.decode == pytest.approx(100 * 2.56, rel=0.01)
 
 
+def test_reading_a_page_takes_the_figures_computed_by_hand():
+    """8B in bf16 on an A6000 (155 TFLOPS), a page of 1,280 tokens and 400 of text; all in milliseconds.
+
+    Vision tower 2 x 0.576e9 x 5,120 patches at 0.35 of the peak. Language model 2 x 6.946e9 x 1,680 tokens, and its
+    attention 2 x 1,680 x 1,680 x 4,096 in 36 layers, at half of the peak. FP8 has no arithmetic of its own there.
+    """
+    page = {"vision_tokens": 1280, "text_tokens": 400, "answer_tokens": 150}
+    found = predicted_latency(SHAPES["8b"], GPUS["a6000"], "bf16", **page)
+    assert found.vision == pytest.approx(108.7, abs=0.1) and found.prefill == pytest.approx(311.9, abs=0.1)
+    assert predicted_latency(SHAPES["8b"], GPUS["a6000"], "fp8", **page).prefill == pytest.approx(found.prefill)
+    h100 = [predicted_latency(SHAPES["8b"], GPUS["h100"], how, **page).prefill for how in ("bf16", "fp8")]
+    assert h100[0] / h100[1] == pytest.approx(1979 / 989) and h100[0] == pytest.approx(311.9 * 155 / 989, rel=0.001)
+
+
+def test_an_answer_in_shards_costs_a_line_of_prompt_a_request_and_what_is_assumed_for_waves_and_requests():
+    """Two requests in one further wave: 10 ms, 2 x 1 ms, and 2 x 8 tokens of prompt."""
+    words = {"vision_tokens": 1280, "text_tokens": 400}
+    one = predicted_latency(SHAPES["8b"], GPUS["a6000"], "bf16", **words, waves=[[100]])
+    more = predicted_latency(SHAPES["8b"], GPUS["a6000"], "bf16", **words, waves=[[4], [50, 50]])
+    assert (one.fixed, more.fixed) == (45.0, 57.0)
+    assert more.prefill - one.prefill == pytest.approx(2 * 6.946e9 * 16 / 77.5e12 * 1000, rel=0.001)
+    assert more.decode == pytest.approx(one.decode * 54 / 100, rel=0.05)
+
+
 def test_better_gpus_are_faster_and_the_first_token_comes_before_the_last():
     slow, fast = (
         predicted_latency(SHAPES["8b"], GPUS[g], "bf16", vision_tokens=1280, text_tokens=400, answer_tokens=150)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hostile_documents import more_pdfs, odd_entries, small_pdf, with_crypt
 
 
 def pdf(path: Path, pages: int = 1, size=(595, 842), text="HELLO") -> Path:
@@ -179,3 +180,83 @@ def test_a_page_that_one_engine_renders_blank_goes_to_the_other(workspace, monke
     lines = rendering.render_document(str(workspace / "a.pdf"), str(workspace / "img"), 64, "png", None, ())
     assert [(line["engine"], line["blank"]) for line in lines] == [("pypdfium2", False)] * 2
     assert "rendered by the second engine" in lines[0]["warnings"][-1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that opens and cannot be read")
+def test_a_source_that_cannot_be_read_stops_nothing_and_keeps_its_pages(run, workspace):
+    source = pdf(workspace / "pdfs/a.pdf")
+    pdf(workspace / "pdfs/b.pdf")
+    run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", 64)
+    source.unlink()
+    source.symlink_to("/proc/self/mem")
+    pdf(workspace / "pdfs/c.pdf")
+    done = run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", 64, "--json")
+    assert (done.code, done.json["documents"], done.json["problems"]) == (1, 2, 1)
+    assert "pdfs/a.pdf: it cannot be read" in done.err
+    assert (workspace / "data/images/a_page_0001.png").is_file()
+
+
+def test_pages_that_cannot_be_replaced_stop_no_other_document(run, workspace):
+    for name in ("a", "b"):
+        pdf(workspace / f"pdfs/{name}.pdf")
+    (workspace / "data/images/a_page_0001.png").mkdir(parents=True)
+    done = run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", 64, "--json")
+    assert (done.code, done.json["documents"], done.json["problems"]) == (1, 1, 1)
+    assert "a_page_0001.png cannot be replaced" in done.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_two_links_to_one_file_are_two_documents(run, workspace):
+    pdf(workspace / "store/x.pdf")
+    (workspace / "pdfs").mkdir()
+    for name in ("a", "b"):
+        (workspace / f"pdfs/{name}.pdf").symlink_to("../store/x.pdf")
+    for unchanged in (0, 2):
+        done = run("pdf_to_images", "--in", "pdfs", "--image-max-tokens", 64, "--json")
+        assert (done.json["documents"], done.json["pages"], done.json["unchanged"]) == (2, 2, unchanged)
+    assert len(list((workspace / "data/images").glob("*.png"))) == 2
+
+
+def test_what_looks_like_a_document_and_is_no_file_is_named(run, workspace):
+    pdf(workspace / "in/a.pdf")
+    odd = odd_entries(workspace / "in")
+    done = run("pdf_to_images", "--in", "in", "--image-max-tokens", 64, "--json")
+    lines = [json.loads(line) for line in (workspace / "data/images/problems.jsonl").read_text().splitlines()]
+    named = {Path(line["source"]).name: line["problem"] for line in lines}
+    assert done.code == 1 and done.json["documents"] == 1 and named.keys() == odd.keys()
+    assert all(word in named[name] for name, word in odd.items())
+
+
+def test_a_pdf_that_encrypts_only_its_attachments_is_rendered_with_its_words(run, workspace):
+    (workspace / "a.pdf").write_bytes(with_crypt(b"Identity"))
+    assert run("pdf_to_images", "--in", "a.pdf", "--text-layer", "--image-max-tokens", 300).code == 0
+    layer = json.loads((workspace / "data/ocr/a.json").read_text())
+    assert [word[4] for word in layer["pages"][0]["words"]] == ["HELLO"]
+
+
+def test_a_blank_page_of_a_file_that_the_second_engine_cannot_open_stays_blank(run, workspace):
+    (workspace / "a.pdf").write_bytes(more_pdfs()["blank_no_header.pdf"])
+    done = run("pdf_to_images", "--in", "a.pdf", "--json")
+    assert (done.code, done.json["blank"]) == (0, 1)
+    assert "the second engine cannot open it" in (workspace / "data/images/manifest.jsonl").read_text()
+
+
+@pytest.mark.parametrize("tokens", [64, 1280])
+def test_a_doubtful_page_is_refused_where_the_engines_differ_and_kept_where_they_agree(run, workspace, tokens):
+    for name in ("doubtful_alike.pdf", "doubtful_differs.pdf"):
+        (workspace / name).write_bytes(more_pdfs()[name])
+    done = run("pdf_to_images", "--in", "doubtful_alike.pdf", "doubtful_differs.pdf", "--image-max-tokens", tokens)
+    assert done.code == 1 and "doubtful_differs.pdf: page 1: it is damaged, and the two engines show diff" in done.err
+    assert (workspace / "data/images/doubtful_alike_page_0001.png").is_file()
+    assert not (workspace / "data/images/doubtful_differs_page_0001.png").exists()
+
+
+def test_what_an_engine_says_of_one_document_does_not_stand_with_the_next(run, workspace):
+    noisy = small_pdf(b"BT /F1 24 Tf 50 700 Td (HELLO) Tj ET " + b"Q " * 9)
+    (workspace / "a.pdf").write_bytes(noisy)
+    (workspace / "broken.pdf").write_bytes(noisy[:600])
+    (workspace / "z.pdf").write_bytes(small_pdf())
+    run("pdf_to_images", "--in", "a.pdf", "broken.pdf", "z.pdf", "--workers", 1)
+    lines = [json.loads(line) for line in (workspace / "data/images/manifest.jsonl").read_text().splitlines()]
+    warnings = {line["document"]: line["warnings"] for line in lines}
+    assert warnings["a"] and warnings["z"] == []

@@ -242,3 +242,13 @@ def test_no_value_breaks_the_page(browser, review, value):
     browser.open(review({value[:12]: answer_of(value, party=[value])}))
     assert browser.run("return window.hit ?? null") is None and shows(browser, "seller.name", value)
     assert tick_all_and_save(browser, [value[:12]])[0]["party"] == [value]
+
+
+def test_documents_may_have_the_names_of_javascripts_own_members(browser, review):
+    names = ["__proto__", "constructor", "toString", "<!--<script>"]
+    browser.open(review({name: answer_of(f"seller of {name}") for name in names}))
+    for name in names:
+        browser.click("#list button", name)
+        browser.type("seller.name", f"edited {name}")
+    table = tick_all_and_save(browser, names)
+    assert {row["Filename"]: row["seller"]["name"] for row in table} == {name: f"edited {name}" for name in names}

@@ -6,7 +6,6 @@ And every quoted message is in the code.
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from test_commands import words_of
 
 from toolkit.cloud.powershell import powershell_lines
+from toolkit.cloud.runbooks import blocks_of
 
 RUNBOOKS = ["docs/AZUREML_TRAINING_RUNBOOK.md", "azureml/README.md", "runpod/TRAIN_SERVE_RUNBOOK.md", "docs/COST.md"]
 CLOUD = (
@@ -24,7 +23,7 @@ CLOUD = (
     "kubectl",
     "docker",
     "runpodctl",
-    "hf",
+    "helm",
     "sudo",
     "curl",
     "git",
@@ -39,8 +38,7 @@ FROM_THE_USER = ["data/pdfs/BL-001.pdf", "outputs/bl-8b-awq", "models/Qwen3-VL-8
 
 
 def blocks(document: str, language: str) -> list[str]:
-    text = (REPOSITORY / document).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+    return blocks_of((REPOSITORY / document).read_text(encoding="utf-8"), language)
 
 
 @pytest.fixture
@@ -107,7 +105,9 @@ def test_the_bash_form_runs_from_top_to_bottom(document, clone, tmp_path):
     What starts a pod's or a worker's script is left to test_templates.py and test_serving_containers.py.
     """
     environment, log = recorders(tmp_path)
-    text = "\n".join(blocks(document, "bash")).replace("cd /workspace", "true")
+    (tmp_path / "workspace/extraction").mkdir(parents=True)
+    text = "\n".join(blocks(document, "bash")).replace("/workspace", str(tmp_path / "workspace"))
+    text = re.sub(r"^cd .*$", "true", text, flags=re.M)
     started = re.compile(r"^.*bash (?:extraction/)?runpod/(train|serve)/start\.sh.*$", re.M)
     words = ["bash", "-eu", "-o", "pipefail", "-c", started.sub(r"test -f runpod/\1/start.sh", text)]
     done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True)
@@ -134,55 +134,6 @@ def test_the_powershell_form_can_be_read_and_says_the_same(document):
     mine, other = calls(shell), calls(bash)
     missing = [one for one in mine if one not in other]
     assert (mine and not missing) or document == "docs/COST.md", missing
-    for script, arguments in re.findall(r"^\.\\(azureml\\\S+\.ps1)(.*)$", shell, re.M):
-        text = (REPOSITORY / script.replace("\\", "/")).read_text(encoding="utf-8")
-        parameters = set(re.findall(r"\[(?:string|int|switch)\]\$(\w+)", text))
-        assert set(re.findall(r"-(\w+)", re.sub(r"(?<= )[\w\\./]+-[\w\\./-]+", "", arguments))) <= parameters, arguments
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the bash form")
-@pytest.mark.parametrize(
-    ("status", "absent", "code", "said"),
-    [
-        ("200", True, 0, "online-deployment create"),
-        ("200", False, 0, "online-deployment update"),
-        ("424", True, 1, "online-deployment delete"),
-    ],
-)
-def test_deploying_is_idempotent_and_takes_away_what_fails(status, absent, code, said, clone, tmp_path):
-    environment, log = recorders(tmp_path, status, absent)
-    words = ["bash", "azureml/endpoint/deploy.sh", "blue", "data/pdfs/BL-001.pdf"]
-    environment |= {"RESOURCE_GROUP": "rg", "WORKSPACE": "ws"}
-    done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True)
-    calls = log.read_text()
-    assert done.returncode == code, done.stderr
-    assert said in calls and ("online-deployment delete" in calls) == (code == 1)
-    assert ("online-endpoint create" in calls) == absent and "--traffic" not in calls
-    assert "recorded" not in calls  # the key is no argument of any program
-    gone = subprocess.run([*words[:3], "gone.pdf"], cwd=clone, env=environment, capture_output=True, text=True)
-    assert gone.returncode == 2 and gone.stderr == "error: no such file: gone.pdf\n"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the bash form")
-def test_traffic_is_shared_out_and_taken_back(clone, tmp_path):
-    environment, log = recorders(tmp_path)
-    environment |= {"RESOURCE_GROUP": "rg", "WORKSPACE": "ws"}
-
-    def share_out(*words: str) -> subprocess.CompletedProcess:
-        command = ["bash", "azureml/endpoint/traffic.sh", *words]
-        return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
-
-    for share, said in (
-        ("mirror", "--mirror-traffic green=10"),
-        ("10", "--traffic green=10 blue=90"),
-        ("0", "--traffic green=0 blue=100"),
-        ("100", "--traffic green=100"),
-    ):
-        done = share_out("green", share)
-        assert done.returncode == 0 and said in log.read_text().splitlines()[-1] + " "
-    for wrong in (["red", "10"], ["green", "101"], ["green", "half"]):
-        done = share_out(*wrong)
-        assert done.returncode == 2 and done.stderr.startswith("error: ")
 
 
 # What needs no GPU, no server and no cloud runs for real.
@@ -192,35 +143,51 @@ plan_training estimate_latency
 """.split()
 
 
-def local_commands(document: str, language: str) -> list[list[str]]:
-    """The words of each command that runs here, as PowerShell splits them or as bash does."""
-    found = []
-    for line in "\n".join(blocks(document, language)).splitlines():
-        name = re.match(r"python scripts[\\/](\w+)\.py ", line)
-        if name and name[1] in LOCAL and "--calibrate" not in line:
-            found.append(words_of(line) if language == "powershell" else shlex.split(line)[1:])
-    return found
+def local_lines(document: str) -> list[str]:
+    """The lines that run here, as they stand in the document; a block for both shells is the bash form, too."""
+    lines = "\n".join(blocks(document, "bash")).splitlines()
+    names = [re.match(r"python3? scripts/(\w+)\.py ", line) for line in lines]
+    return [
+        line for line, name in zip(lines, names, strict=True) if name and name[1] in LOCAL and "--calibrate" not in line
+    ]
+
+
+@pytest.fixture(scope="module")
+def fresh_machine(tmp_path_factory) -> dict[str, str]:
+    """The environment of a machine with a Python without packages, and nothing activated."""
+    folder = tmp_path_factory.mktemp("fresh") / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return {"PATH": f"{folder}/bin:/usr/bin:/bin", "HOME": str(folder.parent), "LANG": "C.UTF-8"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the bash form")
+def test_without_an_environment_the_first_local_line_says_how_to_make_it(clone, fresh_machine):
+    for document in RUNBOOKS[:1]:
+        line = local_lines(document)[1]
+        done = subprocess.run(["bash", "-c", line], cwd=clone, env=fresh_machine, capture_output=True, text=True)
+        assert done.returncode == 3 and "python scripts/make_environment.py main" in done.stderr, line
 
 
 @pytest.mark.slow
-def test_the_local_commands_do_what_they_say_in_the_runbooks_order(clone):
-    """On generated documents; both shells give a script the same words but for their slashes, so one run is both."""
-    samples = ["scripts/make_sample_documents.py", "--zips-to", "data", "--documents", "40", "--seed", "8"]
-    assert subprocess.run([sys.executable, *samples], cwd=clone).returncode == 0
+@pytest.mark.skipif(os.name == "nt", reason="the bash form")
+def test_the_local_lines_do_what_they_say_on_a_machine_where_nothing_is_activated(clone, fresh_machine):
+    """On generated documents, in the runbooks' order, as they are printed, by a Python without any package.
+
+    The environment is there as make_environment.py makes it; its own making is the quickstart's test.
+    """
+    (clone / ".venv").symlink_to(sys.prefix)
+    words = "python scripts/make_sample_documents.py --zips-to data --documents 40 --seed 8"
+    made = subprocess.run(["bash", "-c", words], cwd=clone, env=fresh_machine, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
     shutil.rmtree(clone / "data/pdfs")
     shutil.copytree(clone / "data/samples/pdfs", clone / "data/pdfs")
-    ran = []
-    for document in RUNBOOKS:
-        commands = local_commands(document, "powershell")
-        same = [[word.replace("\\", "/") for word in words] for words in commands]
-        assert same == local_commands(document, "bash"), document
-        for words in commands:
-            done = subprocess.run([sys.executable, *words], cwd=clone, capture_output=True, text=True)
-            # 1: documents without images, which this data has, as real exports have.
-            accepted = (0, 1) if "build_jsonl" in words[0] else (0,)
-            assert done.returncode in accepted, f"{words}: {done.stderr}"
-            ran.append(words[0])
-    assert len(ran) >= 12 and (clone / "data/splits/train.jsonl").stat().st_size > 0
+    lines = [line for document in RUNBOOKS for line in local_lines(document)]
+    for line in lines:
+        done = subprocess.run(["bash", "-c", line], cwd=clone, env=fresh_machine, capture_output=True, text=True)
+        # 1: documents without images, which this data has, as real exports have.
+        accepted = (0, 1) if "build_jsonl" in line else (0,)
+        assert done.returncode in accepted, f"{line}: {done.stderr}"
+    assert len(lines) >= 12 and (clone / "data/splits/train.jsonl").stat().st_size > 0
 
 
 @pytest.mark.slow

@@ -330,7 +330,7 @@ def test_a_port_in_use_is_one_sentence(run, merged, cpu):
 
 @pytest.mark.skipif(os.name == "nt", reason="shell scripts stand in for programs")
 def test_the_gpu_and_its_driver_are_checked_before_anything_is_loaded(run, merged, tmp_path, monkeypatch):
-    cuda = ["--python", program(tmp_path / "python", "echo 12.9"), "--dry-run", "--json"]
+    cuda = ["--python", program(tmp_path / "python", "echo 13.0"), "--dry-run", "--json"]
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     none = run("serve_vllm", merged, *cuda)
     assert none.code == 3 and "no GPU is visible" in none.err and "serve-cpu" in none.err
@@ -339,7 +339,7 @@ def test_the_gpu_and_its_driver_are_checked_before_anything_is_loaded(run, merge
     program(tmp_path / "bin/nvidia-smi", smi)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     old = run("serve_vllm", merged, *cuda)
-    assert old.code == 3 and "the driver runs CUDA 12.2 at most, this vLLM is built for 12.9" in old.err
+    assert old.code == 3 and "the driver runs CUDA 12.2 at most, this torch is built for 13.0" in old.err
     program(tmp_path / "bin/nvidia-smi", smi.replace("12.2", "13.0"))
     good = run("serve_vllm", merged, *cuda)
     assert good.code == 0 and "NVIDIA RTX A6000" in good.err

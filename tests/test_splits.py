@@ -185,3 +185,20 @@ def test_what_is_less_alike_is_not_listed(run, workspace, words, rows):
     write_records(workspace / "d.jsonl", pairs_of_documents(workspace, words=words, rows=rows))
     outcome = run("split_jsonl", "--in", "d.jsonl", "--ratios", "60/20/20", "--json")
     assert outcome.code == 0 and outcome.json["near_duplicates"] == 0
+
+
+def test_a_document_s_stratum_is_that_of_its_longest_list(run, workspace):
+    """An invoice of seven lines and no other rows lies with documents of seven rows."""
+    schema = json.loads((workspace / "schemas/receipt.schema.json").read_text())
+    item = {"type": "object", "additionalProperties": False, "properties": {"a": {"type": "string", "maxLength": 9}}}
+    rows = {"type": "array", "maxItems": 20, "items": item}
+    schema["properties"] |= {"short": rows, "long": rows}
+    (workspace / "two_lists.json").write_text(json.dumps(schema))
+    records = split_records(workspace, 12)
+    for number, one in enumerate(records):
+        answer = {"company": f"C{number}", "short": [{"a": "x"}], "long": [{"a": str(n)} for n in range(7)]}
+        one["messages"][1]["content"][0]["text"] = json.dumps(answer)
+        one["meta"]["schema"] = "two_lists.json"
+    write_records(workspace / "d.jsonl", records)
+    assert run("split_jsonl", "--in", "d.jsonl").code == 0
+    assert set(json.loads((workspace / "data/splits/report.json").read_text())["strata"]) == {"1 pages, 6-20 rows"}

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_server_client import SCHEMA, extract, pages  # noqa: F401 - a fixture
 
-from toolkit.answers.predictions import value_of
 from toolkit.answers.token_confidence import text_tokens, value_scores, value_spans
 from toolkit.answers.wire_format import WireFormat
 from toolkit.model.contract import Contract
+from toolkit.schema.answer_values import value_named
 from toolkit.schema.target import TargetSchema, compact_json
 
 LADING = TargetSchema.load(REPOSITORY / "schemas/bill_of_lading.schema.json")
@@ -121,7 +121,7 @@ def test_every_value_has_its_span(port, days, tags, name, spaced):
     assert [span.name for span in spans] == ["port", "days", "paid", *items, "tags", "seller.name"]
     for span in spans:
         if span.leaf is not None:
-            assert json.loads(raw[span.start : span.end]) == value_of(answer, span.name)
+            assert json.loads(raw[span.start : span.end]) == value_named(answer, span.name)
 
 
 def test_the_local_model_and_a_hand_computed_softmax_agree(easy_dataset, tiny_model):

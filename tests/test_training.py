@@ -603,15 +603,15 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
 def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(
     easy_dataset, request, tmp_path, kind, size
 ):
-    """Two CPU processes with the settings of scripts/accelerate: FSDP2 by layer; ZeRO-2 if DeepSpeed is installed.
+    """Two CPU processes with the settings of scripts/accelerate: FSDP2 by layer; DeepSpeed's ZeRO-2.
 
     The losses are those of one process with the same global batch, the adapter is a whole one, and a run that goes on
     from its checkpoint is the run that was never stopped.
     """
     import torch
 
-    if kind == "zero2":
-        pytest.importorskip("deepspeed")
+    if kind == "zero2" and sys.platform != "linux":
+        pytest.skip("DeepSpeed is installed on Linux only")
     model = request.getfixturevalue("tiny_moe" if size == "moe" else "tiny_model")
     told: list[str] = []
 

@@ -1,10 +1,22 @@
 #!/usr/bin/env bash
 # Start a RunPod worker. The model: MODEL_DIR (baked in, or on a volume), or MODEL_ARCHIVE (https://) with MODEL_SHA256, unpacked once under
 # MODEL_CACHE. MODE=http: the gateway answers on PORT itself (load-balancing endpoint: /ping is its health route). MODE=queue: the SDK's handler takes
-# jobs from the queue and asks the gateway on this machine. What SERVE_ARGUMENTS holds goes to serve_container.py.
+# jobs from the queue and asks the gateway on this machine. What SERVE_ARGUMENTS holds goes to serve_container.py. Started as root in the image, it
+# makes MODEL_CACHE writable and goes on as the user "extraction".
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
+if [ "$(id --user)" = 0 ] && id extraction > /dev/null 2>&1; then
+  if [ -n "${MODEL_ARCHIVE:-}" ]; then
+    mkdir -p "${MODEL_CACHE:-data/models}"
+    chown extraction "${MODEL_CACHE:-data/models}"
+  fi
+  HOME=$(getent passwd extraction | cut -d: -f6)
+  export HOME
+  exec setpriv --reuid=extraction --regid=extraction --init-groups bash "$here/start.sh"
+fi
+handler_file=$here/handler.py
+[ -f "$handler_file" ] || handler_file=$here/../../.runpod/handler.py
 scripts=$here/../scripts
 [ -d "$scripts" ] || scripts=$here/../../scripts
 python=${PYTHON:-python3}
@@ -24,7 +36,7 @@ case $mode in
     # At its default level the SDK writes every job's output, which is the document's content, into the log.
     export RUNPOD_LOG_LEVEL=${RUNPOD_LOG_LEVEL:-INFO}
     worker=${WORKER_PYTHON:-/opt/worker/bin/python}
-    "$worker" "$here/handler.py" "${work[@]}" &
+    "$worker" "$handler_file" "${work[@]}" &
     handler=$!
     trap 'kill -TERM "$server" "$handler" 2>/dev/null || true' TERM INT
     # Whichever ends first ends the worker: RunPod starts a fresh one.

@@ -6,14 +6,20 @@ People's text and progress bars go to stderr; stdout carries results, and with `
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import functools
+import inspect
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from toolkit import interpreter
 
 T = TypeVar("T")
 
@@ -51,16 +57,44 @@ class Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"{self.prog}: error: {message} (see --help)\n")
 
 
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """`did you mean 'consignee_name'?` with a blank behind it, or an empty text where no name is near."""
+    names: dict[str, str] = {}
+    for name in known:
+        names.setdefault(folded_name(name), name)
+        names.setdefault(folded_name(name.rpartition(".")[2]), name)
+    wanted = folded_name(wrong)
+    close = difflib.get_close_matches(wanted, names, n=1)
+    # consignee is meant for consignee_name, although hardly half of the two is alike.
+    close = close or [
+        name for name in names if len(wanted) > 2 and (wanted in name or (len(name) > 2 and name in wanted))
+    ]
+    return f"did you mean {names[close[0]]!r}? " if close else ""
+
+
+def folded_name(name: str) -> str:
+    """A name without case, blanks, hyphens and the brackets of lists."""
+    return re.sub(r"[\s_\-]+", "", name.casefold().replace("[]", ""))
+
+
 def one_line(message: object, most: int = 200) -> str:
     """What somebody else's error says, as part of a sentence of ours."""
     return " ".join(str(message).split())[:most]
 
 
 def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """Decorator of a script's `main(argv=None) -> int`: a failure that a user can cause ends in one sentence."""
+    """Decorator of a script's `main(argv=None) -> int`: a failure that a user can cause ends in one sentence.
+
+    Started as a program (argv is None) outside the project's environments, the script starts itself again inside one.
+    """
+    name = Path(inspect.getfile(main)).stem
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        if argv is None and not {"-h", "--help"} & set(sys.argv[1:]):
+            python = interpreter.python_to_start(name)
+            if python is not None:
+                return interpreter.start_again(python)
         for stream in (sys.stdout, sys.stderr):
             # Windows consoles in cp1252 or cp437 would raise on the first accented file name.
             if hasattr(stream, "reconfigure"):
@@ -75,8 +109,8 @@ def script(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             say(f"interrupted: {kept}; run the same command to go on")
             return int(ExitCode.INTERRUPTED)
         except ModuleNotFoundError as error:
-            remedy = "install it with: python -m pip install -r requirements.txt"
-            say(f"error: the Python package '{error.name}' is missing; {remedy}")
+            package = (error.name or "").partition(".")[0]
+            say(f"error: the Python package '{package}' is missing; {interpreter.remedy(name, package)}")
             return int(ExitCode.DEPENDENCY)
         except BrokenPipeError:
             sys.stderr.close()

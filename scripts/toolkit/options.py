@@ -73,7 +73,28 @@ def add_untrained(parser: argparse._ActionsContainer, page_tokens: int, answer_t
     parser.add_argument("--max-answer-tokens", type=int, default=None, help=help_text)
 
 
+def add_header_row(parser: argparse._ActionsContainer) -> None:
+    """`--header-row`; see `label_table.HeaderRows`."""
+    parser.add_argument(
+        "--header-row",
+        default="1",
+        metavar="N",
+        help="row of an Excel or CSV file that names the columns, below a title for example; 2-3 for two rows whose "
+        "names belong together (default: 1)",
+    )
+
+
 def add_decimal(parser: argparse._ActionsContainer, choices: tuple[str, ...], texts: str, default: str) -> None:
     """`--decimal`: the decimal sign of `texts` where a field of the schema states none."""
     help_text = f"decimal sign of {texts} (default: {default})"
     parser.add_argument("--decimal", choices=choices, help=help_text)
+
+
+# The two deployments of an endpoint: a new model goes to the one that has no traffic.
+SLOTS = ("blue", "green")
+
+
+def add_workspace(parser: argparse._ActionsContainer) -> None:
+    """`--resource-group` and `--workspace` of Azure ML."""
+    parser.add_argument("--resource-group", default="", help="(default: the Azure CLI's own)")
+    parser.add_argument("--workspace", default="", help="(default: the Azure CLI's own)")

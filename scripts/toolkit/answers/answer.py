@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict, cast
 
 from toolkit.answers.token_confidence import Token
+from toolkit.schema.answer_values import lists_of
 from toolkit.schema.target import TargetSchema, value_at
 
 SHORTEST_LOOP = 120  # characters; shorter repetitions are ordinary in tables
@@ -80,12 +81,12 @@ def repeated_key(schema: TargetSchema, prediction: dict[str, Any]) -> str:
 
     Only keys are checked: rows without a key may really repeat (a statement with equal payments).
     """
-    for rows in schema.lists:
-        key = rows.key
+    for found in lists_of(schema, prediction):
+        key = found.rows.key
         if key is None:
             continue
-        keys = Counter(value_at(row, key.path) if key.path else row for row in value_at(prediction, rows.path) or [])
+        keys = Counter(value_at(row, key.path) for row in found.items)
         value, times = keys.most_common(1)[0] if keys else (None, 0)
         if value is not None and times >= SAME_KEY_TIMES:
-            return f"{rows.name} repeats the key {value!r} {times} times"
+            return f"{found.name} repeats the key {value!r} {times} times"
     return ""

@@ -16,47 +16,25 @@ the others.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toolkit.answers.token_confidence import ValueScore
-from toolkit.evaluation.scoring import as_rows, cell
 from toolkit.pages.evidence import DocumentWords, Place
+from toolkit.schema.answer_values import field_name, row_of, values_of
 from toolkit.schema.checks import check_states
-from toolkit.schema.target import Leaf, TargetSchema, value_at
+from toolkit.schema.target import TargetSchema
 from toolkit.schema.values import is_absent
 
 FEATURES = ("logprob", "lowest", "row", "check", "text")
 LIMIT = 12.0  # log-odds are clipped here; beyond this, floating point carries no information
 SHRINKAGE = 1.0  # L2 penalty of weights and field offsets, in values
-_NUMBER = re.compile(r"\[\d+\]")
-
-
-def field_name(name: str) -> str:
-    """The schema's name of a value: `containers[].container_size` for `containers[3].container_size`."""
-    return _NUMBER.sub("[]", name)
-
-
-def row_of(name: str) -> str:
-    """`containers[3]` of `containers[3].container_size`; empty outside rows."""
-    return name[: name.index("]") + 1] if "]" in name else ""
 
 
 def rounded(value: float | None) -> float | None:
     """`value` with four decimals; None stays None."""
     return None if value is None else round(value, 4)
-
-
-def named_values(schema: TargetSchema, answer: dict[str, Any]) -> Iterator[tuple[str, Leaf, Any, int | None]]:
-    """`(name, leaf, value, row)` of every value of an answer, rows included."""
-    for leaf in schema.header:
-        yield leaf.name, leaf, value_at(answer, leaf.path), None
-    for rows in schema.lists:
-        for index, row in enumerate(as_rows(value_at(answer, rows.path))):
-            for leaf in rows.leaves:
-                yield rows.value_name(index, leaf), leaf, cell(row, leaf), index
 
 
 def places_of(schema: TargetSchema, answer: dict[str, Any], words: DocumentWords) -> dict[str, Place | None]:
@@ -66,25 +44,24 @@ def places_of(schema: TargetSchema, answer: dict[str, Any], words: DocumentWords
     elsewhere proves nothing (a size of 20 occurs anywhere).
     """
     located: dict[str, Place | None] = {}
-    lines: dict[tuple[Any, int], set[int]] = {}
+    lines: dict[str, set[int]] = {}
     taken: set[tuple[int, int]] = set()
-    values = list(named_values(schema, answer))
+    values = [one for one in values_of(schema, answer) if not is_absent(one.value) and one.leaf.compare != "skip"]
     for name, leaf, value, row in values:
-        if is_absent(value) or leaf.compare == "skip" or (row is not None and not leaf.is_key):
+        if row and not leaf.is_key:
             continue
         places = words.find(leaf, value)
         # A key printed twice belongs to two rows, so each row takes a place of its own while there are free ones.
         place = next((p for p in places if (p.first, p.last) not in taken), places[0] if places else None)
         located[name] = place
-        if place is not None and row is not None:
+        if place is not None and row:
             taken.add((place.first, place.last))
-            lines[leaf.list_path, row] = {words.lines[place.first], words.lines[place.last]}
+            lines[row] = {words.lines[place.first], words.lines[place.last]}
     for name, leaf, value, row in values:
-        line = None if row is None or leaf.is_key else lines.get((leaf.list_path, row))
-        if line is None or is_absent(value) or leaf.compare == "skip":
+        if not row or leaf.is_key:
             continue
-        here = [place for place in words.find(leaf, value) if words.lines[place.first] in line]
-        if here:
+        line = lines.get(row)
+        if line is not None and (here := [p for p in words.find(leaf, value) if words.lines[p.first] in line]):
             located[name] = here[0]
     return located
 

@@ -6,9 +6,11 @@ windows read are taken once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from toolkit.evaluation.scoring import agree, cell, normal_form
+from toolkit.evaluation.comparison import agree, normal_form
+from toolkit.schema.answer_values import as_rows, dotted
 from toolkit.schema.target import Leaf, RowList, TargetSchema, put_at, value_at
 from toolkit.schema.values import is_absent
 
@@ -30,8 +32,9 @@ def union(schema: TargetSchema, answers: list[dict[str, Any]]) -> tuple[dict[str
     disagree.
 
     A header field takes the first value present. Rows are taken in order. A row whose key an earlier window has
-    read is the same row, and its empty cells are filled. Rows without a key are taken once if one window ends with
-    the rows that begin the next.
+    read is the same row: its empty cells are filled, and the lists inside it are united in the same way. Rows without
+    a key are taken once if one window ends with the rows that begin the next; of rows that hold lists, the cells
+    beside the lists decide.
     """
     if len(answers) == 1:
         return answers[0], []
@@ -44,7 +47,7 @@ def union(schema: TargetSchema, answers: list[dict[str, Any]]) -> tuple[dict[str
             disagreements.append(f"{leaf.name}: {values[0]!r} on earlier pages, {others[0]!r} on later ones")
         put_at(merged, leaf.path, values[0] if values else None)
     for rows in schema.lists:
-        put_at(merged, rows.path, united_rows(rows, [list(value_at(a, rows.path) or []) for a in answers]))
+        put_at(merged, rows.path, united_rows(rows, [as_rows(value_at(a, rows.path)) for a in answers]))
     return schema.ordered(merged), disagreements
 
 
@@ -67,23 +70,52 @@ def united_scores(
         for answer, known in zip(answers, scores, strict=True):
             if value_at(answer, leaf.path) == value and leaf.name in known:
                 united.setdefault(leaf.name, known[leaf.name])
-    for rows in schema.lists:
-        for index, row in enumerate(value_at(merged, rows.path) or []):
+    windows = [(answer, known, "") for answer, known in zip(answers, scores, strict=True)]
+    return united | united_list_scores(schema.lists, windows, merged, "")
+
+
+def united_list_scores(
+    lists: Iterable[RowList], windows: list[tuple[Any, dict[str, S], str]], merged: Any, name: str
+) -> dict[str, S]:
+    """The scores of the lists in one merged row (or the document).
+
+    `windows`: the same row in each window that has it, the window's scores, and the row's name there.
+    """
+    united: dict[str, S] = {}
+    for rows in lists:
+        own_name = dotted(name, rows.path)
+        for index, row in enumerate(as_rows(value_at(merged, rows.path))):
+            sources = [
+                (other, known, f"{dotted(before, rows.path)}[{place}]")
+                for of, known, before in windows
+                for place, other in enumerate(as_rows(value_at(of, rows.path)))
+                if same_row(rows, row, other)
+            ]
             for leaf in rows.leaves:
-                for answer, known in zip(answers, scores, strict=True):
-                    for place, other in enumerate(value_at(answer, rows.path) or []):
-                        name = rows.value_name(place, leaf)
-                        if name in known and same_row(rows, row, other) and cell(row, leaf) == cell(other, leaf):
-                            united.setdefault(rows.value_name(index, leaf), known[name])
-        of_list = [known[rows.name] for known in scores if rows.name in known]
+                for other, known, source in sources:
+                    equal = value_at(row, leaf.path) == value_at(other, leaf.path)
+                    if equal and dotted(source, leaf.path) in known:
+                        united.setdefault(dotted(f"{own_name}[{index}]", leaf.path), known[dotted(source, leaf.path)])
+            united |= united_list_scores(rows.lists, sources, row, f"{own_name}[{index}]")
+        of_list = [known[place] for _, known, before in windows if (place := dotted(before, rows.path)) in known]
         if of_list:
-            united[rows.name] = min(of_list)
+            united[own_name] = min(of_list)
     return united
 
 
 def same_row(rows: RowList, row: Any, other: Any) -> bool:
-    """Whether two rows are the same: equal keys, or equal in all cells where the list has no key."""
-    return cell(row, rows.key) == cell(other, rows.key) if rows.key is not None else row == other
+    """Whether two rows are the same: equal keys, or equal cells where the list has no key.
+
+    The lists inside rows say nothing where the rows have cells beside them: a page may end within them.
+    """
+    if rows.key is not None:
+        return bool(value_at(row, rows.key.path) == value_at(other, rows.key.path))
+    if not rows.lists:
+        return bool(row == other)
+    cells = [(value_at(row, leaf.path), value_at(other, leaf.path)) for leaf in rows.leaves]
+    if all(is_absent(cell) for cell, _ in cells):
+        return bool(row == other)
+    return all(one == two for one, two in cells)
 
 
 def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:
@@ -92,18 +124,19 @@ def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:
     places: dict[Any, int] = {}
     for window in windows:
         if rows.key is None:
-            shared = next((n for n in range(min(len(result), len(window)), 0, -1) if result[-n:] == window[:n]), 0)
+            shared = shared_rows(rows, result, window)
+            for place in range(shared):
+                result[place - shared] = filled(rows, result[place - shared], window[place])
             result += window[shared:]
             continue
         form = normal_form(rows.key)
         # Only a row of an earlier window can be the same row: a key twice within one window is printed twice.
         earlier = dict(places)
         for row in window:
-            value = value_at(row, rows.key.path) if rows.key.path else row
+            value = value_at(row, rows.key.path)
             known = None if is_absent(value) else earlier.get(form(value))
             if known is not None:
-                if isinstance(result[known], dict):
-                    result[known] = filled(result[known], row)
+                result[known] = filled(rows, result[known], row)
                 continue
             if not is_absent(value):
                 places.setdefault(form(value), len(result))
@@ -111,12 +144,30 @@ def united_rows(rows: RowList, windows: list[list[Any]]) -> list[Any]:
     return result
 
 
-def filled(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """`row` with its absent cells taken from `other`."""
-    merged: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            merged[name] = filled(value, other.get(name) or {})
-        else:
-            merged[name] = other.get(name) if is_absent(value) else value
+def shared_rows(rows: RowList, before: list[Any], after: list[Any]) -> int:
+    """How many rows end one list and begin the next."""
+    for count in range(min(len(before), len(after)), 0, -1):
+        if all(same_row(rows, one, other) for one, other in zip(before[-count:], after[:count], strict=True)):
+            return count
+    return 0
+
+
+def filled(rows: RowList, row: Any, other: Any) -> Any:
+    """`row` with its absent cells taken from `other`, and the lists inside both united."""
+    if not isinstance(row, dict) and rows.leaves:
+        return row
+    merged: Any = copied(row)
+    for leaf in rows.leaves:
+        if is_absent(value_at(row, leaf.path)):
+            put_at(merged, leaf.path, value_at(other, leaf.path))
+    for inner in rows.lists:
+        items = united_rows(inner, [as_rows(value_at(row, inner.path)), as_rows(value_at(other, inner.path))])
+        if not inner.path:
+            return items
+        put_at(merged, inner.path, items)
     return merged
+
+
+def copied(row: Any) -> Any:
+    """A copy of a row and of the objects inside it."""
+    return {name: copied(value) for name, value in row.items()} if isinstance(row, dict) else row

@@ -9,7 +9,6 @@ newer version is refused.
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Required, TypedDict, cast
@@ -21,6 +20,7 @@ from toolkit.files import escaped_values, iter_data_lines, opened, read_bytes, r
 from toolkit.json_text import strict_json
 from toolkit.records.line_form import PREDICTION_SCHEMA, LineForm, parsed_line
 from toolkit.records.record import answer_text, record_problem
+from toolkit.schema.answer_values import value_named
 from toolkit.schema.target import TargetSchema
 
 VERSION = 1
@@ -116,20 +116,9 @@ def unsure_values(line: Mapping[str, Any], below: float) -> list[dict[str, Any]]
         return [{"error": "the confidence of its values is not known"}]
     entries = []
     for share, name in sorted((share, name) for name, share in confidence.items() if share < below):
-        value = value_of(line["prediction"], name)
+        value = value_named(line["prediction"], name)
         entries.append({"name": name, "value": len(value) if isinstance(value, list) else value, "confidence": share})
     return entries
-
-
-def value_of(answer: Any, name: str) -> Any:
-    """The value with the name `name`, for example `containers[0].container_size`; None if the answer lacks it."""
-    for step in re.findall(r"[^.\[\]]+|\[\d+\]", name):
-        if step.startswith("["):
-            index = int(step[1:-1])
-            answer = answer[index] if isinstance(answer, list) and index < len(answer) else None
-        else:
-            answer = answer.get(step) if isinstance(answer, dict) else None
-    return answer
 
 
 def line_problem(value: Any) -> str:
@@ -172,9 +161,9 @@ def finished_ids(path: Path) -> set[str]:
                 ids.add(line["id"])
     if rest:
         with path.open("r+b") as file:
-            file.truncate(len(complete))
-            file.seek(0, 2)
+            file.seek(min(len(data), len(complete)))
             file.write(complete[len(data) :])
+            file.truncate()
     return ids
 
 
@@ -225,7 +214,7 @@ class PredictionFile:
         if sentence := line_problem(line):
             self.broken.append(f"{where}: no prediction; {sentence}")
             return None
-        return dict(line)
+        return {"status": "ok", **line}
 
     def ids(self) -> set[str]:
         """The ids of all documents in the file."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from toolkit.answers.wire_format import WireFormat
 from toolkit.console import StageError
-from toolkit.evaluation.scoring import normal_form
+from toolkit.evaluation.comparison import normal_form
 from toolkit.json_text import strict_json
 from toolkit.records.record import answer_text, images_of, make_record, prompt_of
 from toolkit.schema.target import RowList, TargetSchema, compact_json, put_at, value_at

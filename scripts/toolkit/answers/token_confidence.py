@@ -17,6 +17,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 from toolkit.answers.wire_format import WireFormat
+from toolkit.schema.answer_values import dotted
 from toolkit.schema.target import Leaf, RowList
 
 Token = tuple[int, int, float]  # start and end of its text in the answer (characters), and its log-probability
@@ -37,6 +38,19 @@ class ValueSpan:
     start: int
     end: int
     places: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The leaves and lists of the document, or of the row of that name, by their path in it."""
+
+    row: str
+    leaves: dict[tuple[str, ...], Leaf]
+    lists: dict[tuple[str, ...], RowList]
+
+    @classmethod
+    def of(cls, row: str, leaves: Iterable[Leaf], lists: Iterable[RowList]) -> Fields:
+        return cls(row, {leaf.path: leaf for leaf in leaves}, {rows.path: rows for rows in lists})
 
 
 @dataclass(frozen=True, order=True)
@@ -111,8 +125,6 @@ def forced(wire: WireFormat, leaf: Leaf, written: str, so_far: int) -> bool:
 
 def value_spans(wire: WireFormat, raw: str) -> list[ValueSpan]:
     """Every value of `raw`, an answer in wire format that keeps the schema. Raises ValueError if it is not one."""
-    leaves = {leaf.path: leaf for leaf in wire.schema.header}
-    lists = {rows.path: rows for rows in wire.schema.lists}
     spans: list[ValueSpan] = []
 
     def blank(at: int) -> int:
@@ -135,41 +147,31 @@ def value_spans(wire: WireFormat, raw: str) -> list[ValueSpan]:
                 at = blank(at + 1)
         return at + 1
 
-    def scalar(name: str, leaf: Leaf | None, at: int) -> int:
+    def value(schema: dict[str, Any], here: Fields, path: tuple[str, ...], at: int) -> int:
+        """Walk the value at `path` of the document or the row `here`."""
+        if path in here.lists and raw[at] == "[":
+            return rows_of(schema["items"], here.lists[path], dotted(here.row, path), at)
+        if "properties" in schema and raw[at] in "{[":
+            return members(schema, at, lambda name, child, place: value(child, here, (*path, name), place))
         _, end = _DECODER.raw_decode(raw, at)
-        if leaf is not None:
-            spans.append(ValueSpan(name, leaf, at, end))
+        if (leaf := here.leaves.get(path)) is not None:
+            spans.append(ValueSpan(dotted(here.row, path), leaf, at, end))
         return end
 
-    def value(schema: dict[str, Any], path: tuple[str, ...], at: int) -> int:
-        if path in lists and raw[at] == "[":
-            return rows_of(lists[path], schema["items"], at)
-        if "properties" in schema and raw[at] in "{[":
-            return members(schema, at, lambda name, child, place: value(child, (*path, name), place))
-        return scalar(".".join(path), leaves.get(path), at)
-
-    def rows_of(rows: RowList, schema: dict[str, Any], at: int) -> int:
-        inner = {leaf.path: leaf for leaf in rows.leaves}
+    def rows_of(schema: dict[str, Any], rows: RowList, name: str, at: int) -> int:
         at = blank(at + 1)
-        start, places, index = at, [at], 0
-
-        def inside(schema: dict[str, Any], path: tuple[str, ...], place: int) -> int:
-            if "properties" in schema and raw[place] in "{[":
-                return members(schema, place, lambda name, child, p: inside(child, (*path, name), p))
-            leaf = inner.get(path)
-            return scalar(rows.value_name(index, leaf) if leaf else "", leaf, place)
-
+        start, places, of = at, [at], Fields.of(name, rows.leaves, rows.lists)
         while raw[at] != "]":
-            at = blank(inside(schema, (), at))
+            row = Fields(f"{name}[{len(places) - 1}]", of.leaves, of.lists)
+            at = blank(value(schema, row, (), at))
             places.append(at)
-            index += 1
             if raw[at] == ",":
                 at = blank(at + 1)
-        spans.append(ValueSpan(rows.name, None, start, at + 1, tuple(places)))
+        spans.append(ValueSpan(name, None, start, at + 1, tuple(places)))
         return at + 1
 
     try:
-        value(wire.schema.raw, (), blank(0))
+        value(wire.schema.raw, Fields.of("", wire.schema.header, wire.schema.lists), (), blank(0))
     except IndexError:
         raise ValueError("not a whole answer") from None
     return spans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import subprocess
@@ -10,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit.cloud.templates import Problem, words_of_container, yaml_of
+from toolkit.cloud.templates import Problem, in_templates, words_of_container, yaml_of
+
+# What stands behind its -- is a command of its own.
+CHECK_GPU = "scripts/check_gpu.py"
 
 
 def command_lines(repository: Path) -> Iterator[tuple[Path, list[str]]]:
     """`(file, words)` of every start of one of the project's scripts in a template: words from the script's name on."""
-    for path in sorted([*(repository / "azureml").rglob("*"), *(repository / "runpod").rglob("*")]):
+    for path in in_templates(repository):
         if path.suffix in (".yml", ".yaml"):
             for document in yaml_of(path):
                 for texts in commands_in(document):
@@ -71,7 +75,7 @@ def starts(words: list[str]) -> Iterator[list[str]]:
     for word in words:
         if re.fullmatch(r"(?:\S*/)?(?:scripts|azureml/pipeline)/\w+\.py", word) and current is None:
             current = [word[re.search(r"(?:scripts|azureml/pipeline)/\w+\.py$", word).start() :]]  # type: ignore[union-attr]
-        elif word in ("&&", "||", ";", "&", "|"):
+        elif word in ("&&", "||", ";", "&", "|") or (word == "--" and current and current[0] == CHECK_GPU):
             if current:
                 yield current
             current = None
@@ -81,26 +85,23 @@ def starts(words: list[str]) -> Iterator[list[str]]:
         yield current
 
 
+@functools.cache
+def flags_of(script: Path) -> frozenset[str]:
+    """The flags that a script's help names; asked once a script."""
+    words = [sys.executable, str(script), "--help"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    return frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", shown))
+
+
 def commands_can_be_parsed(repository: Path) -> list[Problem]:
     """Every script that a template starts is there and knows every flag that it is given."""
     found = []
-    helps: dict[str, str] = {}
     for path, (script, *words) in command_lines(repository):
         where = path.relative_to(repository).as_posix()
         if not (repository / script).is_file():
             found.append(Problem(where, f"{script} is not there"))
             continue
-        if script not in helps:
-            shown = subprocess.run(
-                [sys.executable, str(repository / script), "--help"], capture_output=True, text=True, check=False
-            )
-            helps[script] = shown.stdout
-        known = set(
-            re.findall(
-                r"(?<![\w-])--[a-z][a-z0-9-]*",
-                helps[script].partition("options:")[0].partition("usage:")[2] + helps[script],
-            )
-        )
+        known = flags_of(repository / script)
         for word in words:
             flag = word.partition("=")[0]
             if re.fullmatch(r"--[a-z][a-z0-9-]*", flag) and flag not in known:

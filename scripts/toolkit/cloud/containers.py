@@ -1,4 +1,4 @@
-"""Images, Dockerfiles and Kubernetes files: pinned, linted, valid by the published schemas."""
+"""Images, Dockerfiles and compose files: pinned, linted, not root."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toolkit.cloud.templates import Problem, leaves, yaml_of
+from toolkit.cloud.templates import Problem, in_templates, leaves, yaml_of
 from toolkit.console import one_line
-from toolkit.serving.routes import PATHS
 
-NEEDS_HEALTH = {"Deployment"}
+
+def dockerfiles(repository: Path) -> list[Path]:
+    """Every Dockerfile of the templates."""
+    return in_templates(repository, "Dockerfile")
 
 
 def images_are_pinned(repository: Path) -> list[Problem]:
     """No image without a tag, none called latest."""
     found = []
-    for path in sorted([*(repository / "azureml").rglob("*"), *(repository / "runpod").rglob("*")]):
+    for path in in_templates(repository):
         images: list[str] = []
         if path.name == "Dockerfile":
             text = path.read_text(encoding="utf-8")
@@ -34,44 +36,35 @@ def images_are_pinned(repository: Path) -> list[Problem]:
     return found
 
 
-def kubernetes_by_its_schemas(repository: Path) -> list[Problem]:
-    """Each Kubernetes file against the published schemas, unknown fields refused.
-
-    Beyond the schemas: probes on the gateway's routes, equal GPU requests and limits, memory limits.
-    """
-    import kubernetes_validate
-
+def images_run_as_nobody_special(repository: Path) -> list[Problem]:
+    """No image that serves documents runs as root; one that must (RunPod's sshd, Azure ML's mounts) says why."""
     found = []
-    for path in sorted((repository / "azureml/aks").rglob("*.yaml")):
+    for path in dockerfiles(repository):
+        text = path.read_text(encoding="utf-8")
+        users = re.findall(r"^USER (\S+)", text, re.M)
+        drops = any(
+            "setpriv --reuid" in script.read_text(encoding="utf-8")
+            for name in re.findall(r'"(?:serve|train)/(\w+\.sh)"', text)
+            for script in (repository / "runpod").glob(f"*/{name}")
+        )
+        if not (users and users[-1].isdecimal() and users[-1] != "0") and not drops and "Root: " not in text:
+            where = path.relative_to(repository).as_posix()
+            found.append(Problem(where, "it runs as root: set USER to a number, or say why in a comment (Root: ...)"))
+    return found
+
+
+def compose_can_run(repository: Path) -> list[Problem]:
+    """Compose files: a /tmp from which Triton can load what it compiles, and no key in the environment."""
+    found = []
+    for path in sorted((repository / "azureml").rglob("compose.yaml")):
         where = path.relative_to(repository).as_posix()
-        for document in yaml_of(path):
-            if document["apiVersion"].startswith("keda.sh/"):
-                continue  # a custom resource; its schema comes with the KEDA add-on
-            try:
-                kubernetes_validate.validate(document, max(kubernetes_validate.latest_version(), ""), strict=True)
-            except kubernetes_validate.ValidationError as error:
-                found.append(Problem(where, f"{document['kind']}: {one_line(error, 300)}"))
-                continue
-            pod = document.get("spec", {}).get("template", {}).get("spec") or (
-                document["spec"] if document["kind"] == "Pod" else {}
-            )
-            for container in pod.get("containers", []):
-                name = f"{document['kind']} {document['metadata']['name']}"
-                asked, most = (container.get("resources", {}).get(k, {}) for k in ("requests", "limits"))
-                if "memory" not in most:
-                    found.append(Problem(where, f"{name}: no memory limit"))
-                if asked.get("nvidia.com/gpu") != most.get("nvidia.com/gpu"):
-                    found.append(Problem(where, f"{name}: GPUs asked for and limited must be equal"))
-                if container.get("ports") and document["kind"] in NEEDS_HEALTH:
-                    found += [
-                        Problem(where, f"{name}: no {p}")
-                        for p in ("startupProbe", "readinessProbe", "livenessProbe")
-                        if p not in container
-                    ]
-                    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                        route = container.get(probe, {}).get("httpGet", {}).get("path")
-                        if route and route not in PATHS:
-                            found.append(Problem(where, f"{name}: {probe} {route} is no route of the gateway"))
+        for name, service in yaml_of(path)[0].get("services", {}).items():
+            for entry in service.get("tmpfs", []):
+                if "exec" not in entry.rpartition(":")[2].split(","):
+                    found.append(Problem(where, f"{name}: tmpfs {entry} is noexec, Docker's default; add exec"))
+            for key, value in service.get("environment", {}).items():
+                if key.endswith(("_KEY", "_TOKEN", "_PASSWORD")) and value:
+                    found.append(Problem(where, f"{name}: {key} is a secret in the environment; give a file"))
     return found
 
 
@@ -83,7 +76,7 @@ def by_linters(repository: Path) -> list[Problem]:
         ("hadolint", "Dockerfile", ["--format", "json"]),
         ("shellcheck", "*.sh", ["--format", "json"]),
     ):
-        files = sorted(path for top in ("azureml", "runpod") for path in (repository / top).rglob(pattern))
+        files = dockerfiles(repository) if pattern == "Dockerfile" else in_templates(repository, pattern)
         done = subprocess.run(
             [str(folder / program), *words, *map(str, files)], capture_output=True, text=True, check=False
         )

@@ -8,7 +8,6 @@ missing, null or not a number breaks its gate: what was not measured does not ho
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
-from toolkit.console import StageError
+from toolkit.console import StageError, did_you_mean
 from toolkit.evaluation.score_table import LOWER, METRICS
 
 PLACES = Decimal("1e-12")
@@ -126,8 +125,7 @@ def parsed(text: str, flag: str, known: Iterable[str]) -> tuple[str, Decimal]:
     metric, _, value = text.partition("=")
     known = list(known)
     if metric not in known:
-        near = difflib.get_close_matches(metric.casefold().replace("-", "_"), known, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
+        hint = did_you_mean(metric, known)
         raise StageError(f"{flag} {text!r}: {hint}give METRIC=VALUE with a metric of {', '.join(known)}")
     try:
         return metric, threshold(value)

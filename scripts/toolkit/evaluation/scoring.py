@@ -5,85 +5,29 @@ MISS, SPURIOUS or TN. Precision = TP / (TP + WRONG + SPURIOUS), recall = TP / (T
 equal keys first, then by Hungarian assignment on agreeing cells among rows whose keys are at least half alike. A
 failed answer scores as all MISS and is never right, also where there is nothing to miss. Leaves that compare as
 `skip` are not judged: they count nowhere, pair no rows and are no key, and a list of nothing else is not scored.
+Lists inside rows are scored within the pairs of rows that hold them; rows of every depth count as rows.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.schema.number_text import NumberText, number_of, same_number
+from toolkit.evaluation.comparison import outcome
+from toolkit.evaluation.row_pairs import pair_rows, same_key
+from toolkit.schema.answer_values import as_rows, dotted
 from toolkit.schema.target import Leaf, RowList, TargetSchema, value_at
-from toolkit.schema.values import as_id, as_text, is_absent, iso_date
-
-OUTCOMES = ("tp", "wrong", "miss", "spurious", "tn")
-SAME_ROW = 0.5  # keys less alike than this belong to different rows
-
-
-def normal_form(leaf: Leaf) -> Callable[[Any], Any]:
-    """The function that normalises a leaf's values.
-
-    Equal forms agree; numbers of unequal form may agree too (7 and 7 kg).
-    """
-    kind = leaf.compare
-    if kind == "skip":
-        return lambda value: value  # never judged, but a skip key still tells rows of two windows apart
-    if kind == "date":
-        day_first = bool(leaf.extract.get("day_first"))
-        return lambda value: iso_date(str(value), day_first=day_first) or as_text(value)
-    if kind == "number":
-        return functools.partial(number_form, leaf)
-    return {"exact": lambda value: value, "text": as_text, "id": as_id, "enum": as_text}[kind]
-
-
-def number_form(leaf: Leaf, value: Any) -> Any:
-    """The normal form of a number's text: its value and unit; the text itself if it is not a number."""
-    number = number_or_none(value)
-    if number is None:
-        return as_text(value)
-    known = number.value(leaf.decimal)
-    return (number.point, number.comma, number.unit) if known is None else (known, number.unit)
-
-
-def number_or_none(value: Any) -> NumberText | None:
-    """The number that a value spells; None if it is not a number."""
-    try:
-        return number_of(value)
-    except ValueError:
-        return None
-
-
-def agree(leaf: Leaf, gold: Any, predicted: Any) -> bool:
-    """Whether two present values agree under the leaf's comparison; numbers agree as `same_number` says."""
-    if leaf.compare == "number":
-        gold_number, predicted_number = number_or_none(gold), number_or_none(predicted)
-        if gold_number is not None and predicted_number is not None:
-            return same_number(gold_number, predicted_number, leaf.decimal)
-        return as_text(gold) == as_text(predicted)
-    form = normal_form(leaf)
-    return bool(form(gold) == form(predicted))
-
-
-def outcome(leaf: Leaf, gold: Any, predicted: Any) -> str:
-    """One of OUTCOMES for one pair of values."""
-    if is_absent(gold):
-        return "tn" if is_absent(predicted) else "spurious"
-    if is_absent(predicted):
-        return "miss"
-    if gold == predicted and type(gold) is type(predicted):
-        return "tp"  # by far the most pairs: nothing to normalise
-    return "tp" if agree(leaf, gold, predicted) else "wrong"
+from toolkit.schema.values import is_absent
 
 
 @dataclass
 class DocumentScore:
     """Counts of one document.
 
-    `fields`: outcomes per leaf name; `errors`: (field, outcome, gold, predicted, row) for people.
+    `fields`: outcomes per leaf name; `errors`: (field, outcome, gold, predicted, name of gold's row) for people.
     """
 
     identity: str
@@ -93,7 +37,7 @@ class DocumentScore:
     rows_predicted: int = 0
     rows_right: int = 0
     rows_exact: bool = True
-    errors: list[tuple[str, str, Any, Any, int | None]] = field(default_factory=list)
+    errors: list[tuple[str, str, Any, Any, str | None]] = field(default_factory=list)
     pages: int = 0
 
     @property
@@ -105,7 +49,7 @@ class DocumentScore:
     def exact(self) -> bool:
         return self.answered and all(not (c["wrong"] or c["miss"] or c["spurious"]) for c in self.fields.values())
 
-    def count(self, leaf: Leaf, gold: Any, predicted: Any, row: int | None = None) -> None:
+    def count(self, leaf: Leaf, gold: Any, predicted: Any, row: str | None = None) -> None:
         result = outcome(leaf, gold, predicted)
         counts = self.fields.get(leaf.name)
         if counts is None:
@@ -134,18 +78,24 @@ def score_document(
         if leaf.compare != "skip":
             score.count(leaf, value_at(gold, leaf.path), value_at(answer, leaf.path))
     for rows in judged_lists(schema):
-        score_rows(score, rows, as_rows(value_at(gold, rows.path)), as_rows(value_at(answer, rows.path)))
+        score_rows(score, rows, value_at(gold, rows.path), value_at(answer, rows.path), rows.name)
     return score
 
 
-def judged_lists(schema: TargetSchema) -> list[RowList]:
-    """The lists with the leaves that are judged alone; a list without one is left out."""
-    lists = []
-    for rows in schema.lists:
-        leaves = tuple(leaf for leaf in rows.leaves if leaf.compare != "skip")
-        if leaves:
-            lists.append(rows if len(leaves) == len(rows.leaves) else RowList(rows.path, leaves))
-    return lists
+@functools.lru_cache(maxsize=64)
+def judged_lists(schema: TargetSchema) -> tuple[RowList, ...]:
+    """The outermost lists with the leaves that are judged alone; a list without one, at any depth, is left out."""
+    return judged_of(schema.lists)
+
+
+def judged_of(lists: Iterable[RowList]) -> tuple[RowList, ...]:
+    """As `judged_lists`, of these lists."""
+    found = []
+    for rows in lists:
+        leaves, inner = tuple(leaf for leaf in rows.leaves if leaf.compare != "skip"), judged_of(rows.lists)
+        if leaves or inner:
+            found.append(RowList(rows.path, leaves, inner, rows.parent))
+    return tuple(found)
 
 
 def judged_values(schema: TargetSchema, gold: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -157,134 +107,58 @@ def judged_values(schema: TargetSchema, gold: dict[str, Any], answer: dict[str, 
     for leaf in schema.header:
         if leaf.compare != "skip":
             yield leaf.name, outcome(leaf, value_at(gold, leaf.path), value_at(answer, leaf.path)) in ("tp", "tn")
-    for rows in judged_lists(schema):
+    yield from judged_below(judged_lists(schema), gold, answer, "")
+
+
+def judged_below(lists: Iterable[RowList], gold: Any, answer: Any, row: str) -> Iterator[tuple[str, bool]]:
+    """As `judged_values`, of the lists in one predicted row and its partner in gold (None: it has none)."""
+    for rows in lists:
+        name = dotted(row, rows.path)
         expected, predicted = as_rows(value_at(gold, rows.path)), as_rows(value_at(answer, rows.path))
         partner = {p: g for g, p in pair_rows(rows, expected, predicted)}
-        for index, row in enumerate(predicted):
+        for index, item in enumerate(predicted):
+            pair = expected[partner[index]] if index in partner else None
             for leaf in rows.leaves:
-                pair = cell(expected[partner[index]], leaf) if index in partner else None
-                yield rows.value_name(index, leaf), outcome(leaf, pair, cell(row, leaf)) in ("tp", "tn")
-        yield rows.name, len(expected) == len(predicted)
+                right = outcome(leaf, value_at(pair, leaf.path), value_at(item, leaf.path)) in ("tp", "tn")
+                yield dotted(f"{name}[{index}]", leaf.path), right
+            yield from judged_below(rows.lists, pair, item, f"{name}[{index}]")
+        yield name, len(expected) == len(predicted)
 
 
-def as_rows(value: Any) -> list[Any]:
-    """The rows of a list; none if the value is not a list."""
-    return value if isinstance(value, list) else []
+def score_rows(score: DocumentScore, rows: RowList, gold_list: Any, predicted_list: Any, name: str) -> None:
+    """Pair the rows of two lists and count their cells, and the lists inside them in the same way.
 
-
-def score_rows(score: DocumentScore, rows: RowList, gold: list[Any], predicted: list[Any]) -> None:
-    """Pair the rows and count their cells; unpaired gold cells are MISS, unpaired predicted cells SPURIOUS."""
-    leaves = rows.leaves
-    for leaf in leaves:
+    Unpaired gold cells are MISS, unpaired predicted cells SPURIOUS. `name`: gold's list with row numbers.
+    """
+    gold, predicted = as_rows(gold_list), as_rows(predicted_list)
+    for leaf in rows.leaves:
         score.fields.setdefault(leaf.name, Counter())
+    for inner in rows.lists if not gold and not predicted else ():
+        score_rows(score, inner, None, None, "")
     pairs = pair_rows(rows, gold, predicted)
     score.rows_gold += len(gold)
     score.rows_predicted += len(predicted)
-    exact = len(gold) == len(predicted) == len(pairs)
+    score.rows_exact = score.rows_exact and len(gold) == len(predicted) == len(pairs)
     for g, p in pairs:
         before = len(score.errors)
-        for leaf in leaves:
-            score.count(leaf, cell(gold[g], leaf), cell(predicted[p], leaf), g)
+        score_row(score, rows, gold[g], predicted[p], f"{name}[{g}]")
         whole = len(score.errors) == before
-        exact = exact and whole
+        score.rows_exact = score.rows_exact and whole
         # A row is right if its key is right. Where the list or the row has no key, all its cells must be right.
-        keyless = rows.key is None or (is_absent(cell(gold[g], rows.key)) and is_absent(cell(predicted[p], rows.key)))
-        key_right = whole if keyless else same_key(rows, gold[g], predicted[p])
-        score.rows_right += key_right
+        keyless = rows.key is None or (
+            is_absent(value_at(gold[g], rows.key.path)) and is_absent(value_at(predicted[p], rows.key.path))
+        )
+        score.rows_right += whole if keyless else same_key(rows, gold[g], predicted[p])
     for g in set(range(len(gold))) - {g for g, _ in pairs}:
-        for leaf in leaves:
-            score.count(leaf, cell(gold[g], leaf), None, g)
+        score_row(score, rows, gold[g], None, f"{name}[{g}]")
     for p in set(range(len(predicted))) - {p for _, p in pairs}:
-        for leaf in leaves:
-            score.count(leaf, None, cell(predicted[p], leaf), None)
-    score.rows_exact = score.rows_exact and exact
+        score_row(score, rows, None, predicted[p], None)
 
 
-def cell(row: Any, leaf: Leaf) -> Any:
-    """The value of a leaf in a row; the row itself in a list of plain values."""
-    return value_at(row, leaf.path) if leaf.path else row
-
-
-def same_key(rows: RowList, gold: Any, predicted: Any) -> bool:
-    """Whether the keys of two rows agree and are present."""
-    assert rows.key is not None
-    return outcome(rows.key, cell(gold, rows.key), cell(predicted, rows.key)) == "tp"
-
-
-def pair_rows(rows: RowList, gold: list[Any], predicted: list[Any]) -> list[tuple[int, int]]:
-    """`(gold row, predicted row)`: rows of equal keys first, then the rest, each by Hungarian assignment; rows
-    without an agreeing cell stay unpaired. Which rows pair does not depend on their order.
-    """
-    pairs: list[tuple[int, int]] = []
-    free_gold, free_predicted = list(range(len(gold))), list(range(len(predicted)))
-    if rows.key is not None:
-        by_key = keyed(rows, gold), keyed(rows, predicted)
-        for value, of_gold in by_key[0].items():
-            of_predicted = by_key[1].get(value, [])
-            if len(of_gold) == len(of_predicted) == 1:
-                pairs.append((of_gold[0], of_predicted[0]))
-            else:
-                pairs += assigned(rows, gold, predicted, of_gold, of_predicted)
-        taken = {g for g, _ in pairs}, {p for _, p in pairs}
-        free_gold = [g for g in free_gold if g not in taken[0]]
-        free_predicted = [p for p in free_predicted if p not in taken[1]]
-    return sorted(pairs + assigned(rows, gold, predicted, free_gold, free_predicted))
-
-
-def keyed(rows: RowList, items: list[Any]) -> dict[Any, list[int]]:
-    """Row numbers by the normal form of their key; rows without one are left out."""
-    assert rows.key is not None
-    form = normal_form(rows.key)
-    numbers: dict[Any, list[int]] = {}
-    for number, item in enumerate(items):
-        value = cell(item, rows.key)
-        if not is_absent(value):
-            numbers.setdefault(form(value), []).append(number)
-    return numbers
-
-
-def assigned(
-    rows: RowList, gold: list[Any], predicted: list[Any], of_gold: Sequence[int], of_predicted: Sequence[int]
-) -> list[tuple[int, int]]:
-    """The pairing of these rows with the highest similarity in all; between equally good ones the rows' contents
-    decide.
-    """
-    if not of_gold or not of_predicted:
-        return []
-    import numpy as np
-    from scipy.optimize import linear_sum_assignment
-
-    of_gold = sorted(of_gold, key=lambda g: json.dumps(gold[g], sort_keys=True))
-    of_predicted = sorted(of_predicted, key=lambda p: json.dumps(predicted[p], sort_keys=True))
-    alike = np.array([[similarity(rows, gold[g], predicted[p]) for p in of_predicted] for g in of_gold])
-    chosen = zip(*linear_sum_assignment(-alike), strict=True)
-    return [(of_gold[i], of_predicted[j]) for i, j in chosen if alike[i, j] > 0]
-
-
-def similarity(rows: RowList, gold: Any, predicted: Any) -> float:
-    """Agreeing cells of two rows plus how alike their keys are (0 to 1); 0 where they are not the same row at all.
-
-    Two rows whose keys are both there and less than half alike are different rows: a misread container number
-    keeps most of its characters, and without this rule guessed sizes and types of other containers would score by
-    chance. What settles ties between pairings: rows that agree as a whole, then cells that both leave empty, then
-    which fields agree, the first ones first.
-    """
-    from rapidfuzz.distance import Levenshtein
-
-    outcomes = [outcome(leaf, cell(gold, leaf), cell(predicted, leaf)) for leaf in rows.leaves]
-    right, empty = outcomes.count("tp"), outcomes.count("tn")
-    whole = right + empty == len(outcomes)
-    total = float(right)
-    if rows.key is not None:
-        keys = cell(gold, rows.key), cell(predicted, rows.key)
-        if not any(is_absent(key) for key in keys):
-            alike = Levenshtein.normalized_similarity(as_text(keys[0]), as_text(keys[1]))
-            if agree(rows.key, *keys):
-                alike = 1.0
-            if alike < SAME_ROW:
-                return 0.0
-            total += alike
-    if not (total or whole):
-        return 0.0
-    first = sum(0.5**place for place, result in enumerate(outcomes) if result == "tp")
-    return total + 0.01 * whole + 1e-4 * empty + 1e-6 * first
+def score_row(score: DocumentScore, rows: RowList, gold: Any, predicted: Any, name: str | None) -> None:
+    """Count the cells of one pair of rows (None: the other has no partner), and of the lists inside them."""
+    for leaf in rows.leaves:
+        score.count(leaf, value_at(gold, leaf.path), value_at(predicted, leaf.path), name)
+    for inner in rows.lists:
+        of = dotted(name or "", inner.path)
+        score_rows(score, inner, value_at(gold, inner.path), value_at(predicted, inner.path), of)

@@ -6,6 +6,7 @@ PDFs and images are rendered at the contract's page size when their turn comes, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
 import time
@@ -19,9 +20,10 @@ from typing import Any
 from toolkit.console import StageError, first_few
 from toolkit.files import escaped, expand_inputs, is_machine_failure, name_problem
 from toolkit.pages.evidence import TextLayers, read_layer
+from toolkit.pages.pictures import DEFAULT_MAX_DECODED_MB
 from toolkit.pages.rendering import SOURCE_SUFFIXES
 from toolkit.pages.scratch import ScratchFolder
-from toolkit.pages.workers import Job, NoWorkers, WorkerDied, WorkerPool
+from toolkit.pages.workers import Job, NoWorkers, WorkerDied, WorkerPool, memory_for_pictures
 from toolkit.records.record import images_of, read_records
 
 
@@ -173,7 +175,9 @@ class PageRenderer:
             ready.set_result(list(document.pages))
             return ready
         if self._pool is None:
-            self._pool = WorkerPool(self.workers, prepare=engines_loaded)
+            self._pool = WorkerPool(
+                self.workers, prepare=engines_loaded, memory_mb=memory_for_pictures(DEFAULT_MAX_DECODED_MB)
+            )
         place = tempfile.mkdtemp(dir=folder or self.folder)
         arguments = (str(document.source), place, self.image_max_tokens, self.max_pages)
         started = self._pool.schedule(rendered_pages, arguments, timeout=self.time_limit)
@@ -192,6 +196,8 @@ class PageRenderer:
             paths, sentence = [], f"rendering took longer than {self.time_limit:g} s"
         except WorkerDied as error:
             paths, sentence = [], f"rendering failed ({error}); it may need more memory than there is"
+        except MemoryError:
+            paths, sentence = [], "rendering failed; it needs more memory than a worker may use"
         except (NoWorkers, CancelledError) as error:
             shutil.rmtree(place, ignore_errors=True)
             if wanted:
@@ -288,7 +294,11 @@ def rendered_pages(
         return [], str(error)
     except FileNotFoundError:
         return [], "the file is gone"
+    except MemoryError:
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise MemoryError from None  # the worker's limit, not the machine's
         if is_machine_failure(error):
             raise
         # Whatever a hostile file causes in an engine is that document's failure, not the run's.

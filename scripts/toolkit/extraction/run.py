@@ -342,14 +342,18 @@ def shard_scores(
         own = {n for n, shard in enumerate(shards) if shard.rows is not None and shard.rows.name == rows.name}
         places = [(number, inner) for number, inner in origin if number in own]
         for index, (number, inner) in enumerate(places):
-            for leaf in rows.leaves:
-                name = rows.value_name(inner, leaf)
-                if name in scores[number]:
-                    merged[rows.value_name(index, leaf)] = scores[number][name]
+            before, after = f"{rows.name}[{inner}]", f"{rows.name}[{index}]"
+            of_row = {name: score for name, score in scores[number].items() if is_in_row(name, before)}
+            merged |= {after + name[len(before) :]: score for name, score in of_row.items()}
         of_list = [k[rows.name] for s, k in zip(shards, scores, strict=True) if s.rows is not None and rows.name in k]
         if of_list:
             merged[rows.name] = min(of_list)
     return merged
+
+
+def is_in_row(name: str, row: str) -> bool:
+    """Whether a value or a list is the row of that name, or in it."""
+    return name == row or name.startswith((f"{row}.", f"{row}["))
 
 
 async def best_answer(

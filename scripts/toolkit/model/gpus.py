@@ -90,30 +90,6 @@ def known_gpu(driver: Driver) -> Gpu:
     return Gpu(driver.gpu, driver.memory_gib, 0.0)
 
 
-def check_driver(driver: Driver | None, wheel_cuda: str | None) -> None:
-    """Raises StageError where the driver cannot run the CUDA version that the wheel was built with.
-
-    A wheel that is too new fails only in the vision kernels, with cudaErrorUnsupportedPtxVersion (vllm#37140).
-    """
-    if wheel_cuda is None:
-        return
-    if driver is None:
-        raise StageError(
-            "no GPU is visible (nvidia-smi lists none), and this vLLM is built for CUDA; "
-            "start on a GPU machine, or try without one: python scripts/make_environment.py serve-cpu",
-            ExitCode.DEPENDENCY,
-        )
-    major, minor = (int(part) for part in wheel_cuda.split(".")[:2])
-    # Within one major version an older driver runs newer minor versions' binaries, but not their PTX.
-    if driver.cuda != (0, 0) and driver.cuda < (major, minor):
-        newest = f"{driver.cuda[0]}.{driver.cuda[1]}"
-        raise StageError(
-            f"the driver runs CUDA {newest} at most, this vLLM is built for {wheel_cuda}; "
-            "update the driver, or choose a machine with a newer one",
-            ExitCode.DEPENDENCY,
-        )
-
-
 def check_torch_sees(driver: Driver | None, torch_version: str, wheel_cuda: str | None) -> None:
     """Raises StageError where the machine has a GPU that torch cannot use: on the CPU the run would take weeks.
 

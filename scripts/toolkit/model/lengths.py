@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.console import StageError
 from toolkit.model.encoding import END_OF_ANSWER, prompt_ids, shard_prompts
 from toolkit.pages.images import image_tokens, processor_size
-from toolkit.pages.pictures import UnreadablePicture, picture_size
+from toolkit.pages.pictures import picture_size
 from toolkit.records.record import answer_text, images_of, prompt_of
 
 
@@ -45,7 +45,7 @@ def record_length(processor: Any, record: dict[str, Any], root: Path, image_max_
     for image in images_of(record):
         try:
             total += image_tokens(*processor_size(*picture_size(root / image), image_max_tokens)) - 1
-        except (OSError, UnreadablePicture):
+        except OSError:
             raise StageError(
                 f"record {record['id']!r}: the image {image} cannot be read; run verify_image_paths.py"
             ) from None

@@ -8,12 +8,12 @@ from typing import Any
 
 from toolkit.console import StageError
 from toolkit.pages.images import image_tokens, processor_size
-from toolkit.pages.pictures import UnreadablePicture, picture_size
+from toolkit.pages.pictures import picture_size
 from toolkit.records.record import answer_text, images_of, prompt_of
 
 
 def vision_tokens(path: Path, budget: int) -> int:
-    """Vision tokens of a page image under a budget of so many. Raises OSError where it cannot be read."""
+    """Vision tokens of a page image under a budget. Raises OSError where it cannot be read."""
     return image_tokens(*processor_size(*picture_size(path), budget))
 
 
@@ -21,7 +21,7 @@ def page_tokens(record: dict[str, Any], root: Path, budget: int) -> int:
     """Vision tokens of all pages of a record. Raises StageError where one cannot be read."""
     try:
         return sum(vision_tokens(root / image, budget) for image in images_of(record))
-    except (OSError, UnreadablePicture):
+    except OSError:
         raise StageError(f"record {record['id']!r}: an image cannot be read; run verify_image_paths.py") from None
 
 

@@ -20,7 +20,7 @@ from toolkit.console import say
 from toolkit.files import SCRIPTS, is_machine_failure, name_problem
 from toolkit.pages.manifest import PageLine
 from toolkit.pages.pictures import DEFAULT_MAX_DECODED_MB
-from toolkit.pages.workers import NoWorkers, WorkerDied, WorkerPool
+from toolkit.pages.workers import NoWorkers, WorkerDied, WorkerPool, memory_for_pictures
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,6 @@ class Rendering:
     text_layer: bool = False
     passwords: tuple[str, ...] = ()
     max_decoded_mb: float = DEFAULT_MAX_DECODED_MB
-
-    @property
-    def worker_memory_mb(self) -> float:
-        """The memory of a worker: a picture is there up to four times while it is turned, scaled and coloured."""
-        return 1024 + 4 * self.max_decoded_mb
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,8 @@ def in_processes(
     killed by something else (the kernel, when memory is short) is tried once more. Raises OSError where no document
     could be rendered (a full disk), NoWorkers where no process can be started.
     """
-    pool = WorkerPool(max(1, min(workers, len(todo))), memory_mb=how.worker_memory_mb)
+    memory = memory_for_pictures(how.max_decoded_mb)
+    pool = WorkerPool(max(1, min(workers, len(todo))), memory_mb=memory)
     try:
         places: dict[Future[Any], tuple[Path, Path]] = {}
         for number, source in enumerate(todo, 1):
@@ -75,7 +71,7 @@ def in_processes(
             except NoWorkers:
                 raise  # no document can be rendered
             except MemoryError:
-                sentence = f"it needs more than the {how.worker_memory_mb:.0f} MB of memory that a worker may use"
+                sentence = f"it needs more than the {memory:.0f} MB of memory that a worker may use"
             except Exception as error:
                 if is_machine_failure(error):
                     raise

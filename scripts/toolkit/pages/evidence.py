@@ -27,6 +27,7 @@ from toolkit.schema.values import iso_date
 _PIECES = re.compile(r"\d+|[^\W\d_]+")
 _AROUND_NUMBER = re.compile(r"^[^\d]*|[^\d]*$")
 _DECIMAL = re.compile(r"\d[.,]\d")
+_WRITTEN_DATE = re.compile(r"\d.*\bof\b.*\d[.,;:]?")  # 16th day of August 2019: more than three words
 NEAR = 0.7  # alike from here on; below, two texts are different ones
 
 
@@ -71,7 +72,9 @@ class DocumentWords:
         self.boxes: list[tuple[float, float, float, float]] = []
         self.pages: list[int] = []
         self.lines: list[int] = []
-        self.sizes = {page["page"]: (page["width"], page["height"]) for page in pages if "width" in page}
+        self.sizes = {page["page"]: (float(page["width"]), float(page["height"])) for page in pages if "width" in page}
+        if not all(side > 0 for size in self.sizes.values() for side in size):
+            raise ValueError("a page has no size")
         line = 0
         for page in pages:
             for words in in_lines(page["words"]):
@@ -126,7 +129,9 @@ class DocumentWords:
                     continue
                 found[first, last] = self.span(first, last, value)
         if leaf.compare == "date" and (day := iso_date(str(value), day_first=bool(leaf.extract.get("day_first")))):
-            for first, last, text in self.short_spans(3):
+            for first, last, text in self.short_spans(6):
+                if last - first > 2 and not _WRITTEN_DATE.fullmatch(text):
+                    continue
                 if (first, last) not in found and iso_date(
                     text.strip(".,;:"), day_first=bool(leaf.extract.get("day_first", True))
                 ) == day:
@@ -218,7 +223,7 @@ def read_layer(path: Path) -> list[dict[str, Any]]:
     try:
         DocumentWords(value["pages"])
         return list(value["pages"])
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         raise StageError(
             f"{shown(path)}: no text layer; it needs pages of words, as pdf_to_images.py --text-layer writes them"
         ) from None
@@ -233,6 +238,16 @@ class TextLayers:
                 f"text-layer folder not found: {shown(folder)}; make it with pdf_to_images.py --text-layer"
             )
         self.files = {document_key(path.stem): path for path in sorted(folder.glob("*.json"))}
+
+        self.broken: list[str] = []  # a sentence for each that `readable` could not read
+
+    def readable(self, record: dict[str, Any]) -> DocumentWords | None:
+        """As `of`; a text layer that cannot be read is noted in `broken`, and stops nothing."""
+        try:
+            return self.of(record)
+        except StageError as error:
+            self.broken.append(str(error))
+            return None
 
     def path_of(self, record: dict[str, Any]) -> Path | None:
         return self.files.get(document_key(record.get("meta", {}).get("source") or record["id"]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from toolkit.console import one_line
 from toolkit.files import is_machine_failure
 from toolkit.pages.pictures import UnreadablePicture, damage, opened_picture
-from toolkit.pages.workers import Job, NoWorkers, WorkerDied, WorkerPool
+from toolkit.pages.workers import Job, NoWorkers, WorkerDied, WorkerPool, memory_for_pictures
 
 SUFFIXES = {
     "PNG": [".png"],
@@ -70,7 +70,7 @@ def checked_images(paths: Iterable[Path], max_decoded_mb: float, workers: int) -
     if len(known) <= FEW:
         yield from (Checked(path, problem) if problem else looked_at(path, max_decoded_mb) for path, problem in known)
         return
-    pool = WorkerPool(workers, memory_mb=1024 + 4 * max_decoded_mb)
+    pool = WorkerPool(workers, memory_mb=memory_for_pictures(max_decoded_mb))
     try:
         there = (path for path, problem in known if not problem)
         batches = [list(batch) for batch in iter(lambda: list(itertools.islice(there, BATCH)), [])]

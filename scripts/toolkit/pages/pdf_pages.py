@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.files import escaped, with_replacement, with_whole_pairs
-from toolkit.pages.images import PageShape, fitted_size
+from toolkit.pages.images import DEFAULT_MAX_TOKENS, PageShape, fitted_size
 from toolkit.pages.rendered_page import MAX_DPI, RenderedPage, UnreadableDocument, is_blank, said
 
-DOUBTFUL = "page may not be correct"  # how MuPDF ends its warnings about a page that it could not read to the end
-# Two engines' pages differ where more than DIFFERING_PART of the pixels differ by more than DIFFERING_STEP of 255.
+# What MuPDF warns of where it could not read a page, or an image on it, to the end.
+DOUBTFUL = ("page may not be correct", "padding truncated image")
+# Two engines' pages differ where more than DIFFERING_PART of the pixels differ by more than DIFFERING_STEP of 255, and
+# ink is missing in more than MISSING_PART: another font's edges are not missing ink. Compared at COMPARED_TOKENS.
 DIFFERING_PART = 0.02
 DIFFERING_STEP = 63
+MISSING_PART = 0.005
+COMPARED_TOKENS = DEFAULT_MAX_TOKENS
 
 
 def pdf_page_images(
@@ -80,7 +84,7 @@ def one_page(document: Any, number: int, image_max_tokens: int, second: SecondOp
         complaint = f"PyMuPDF cannot {'read its text' if image else 'render it'}: {said(error, 120)}"
     # MuPDF quotes the file's bytes, whatever they are.
     told = [escaped(line) for line in pymupdf.TOOLS.mupdf_warnings().splitlines()]
-    doubtful = any(DOUBTFUL in line for line in told)
+    doubtful = any(mark in line for line in told for mark in DOUBTFUL)
     warnings = sorted(set(told))[:5]
     engine = "pymupdf"
     if blank or doubtful:
@@ -88,8 +92,10 @@ def one_page(document: Any, number: int, image_max_tokens: int, second: SecondOp
         if blank and other is not None and (image is None or not is_blank(other)):
             image, engine, blank = other, "pypdfium2", is_blank(other)
             warnings.append(complaint or "blank in PyMuPDF, rendered by the second engine")
-        elif image is not None and doubtful and not blank:
-            check_doubtful(number, image, other, second.trouble)
+        elif image is not None and doubtful:
+            first = image if image_max_tokens == COMPARED_TOKENS else page_image(page, COMPARED_TOKENS)
+            pymupdf.TOOLS.mupdf_warnings()  # said already
+            check_doubtful(number, first, second.page(number, COMPARED_TOKENS), second.trouble)
         elif second.trouble:
             warnings.append(second.trouble)
     if image is None:
@@ -105,7 +111,7 @@ def check_doubtful(number: int, image: Any, other: Any, trouble: str) -> None:
         why = trouble or "the second engine cannot render it"
         raise UnreadableDocument(f"page {number + 1}: it is damaged, and what PyMuPDF shows may be wrong ({why})")
     part = differing_part(image, other)
-    if part > DIFFERING_PART:
+    if part > DIFFERING_PART and missing_part(image, other) > MISSING_PART:
         raise UnreadableDocument(
             f"page {number + 1}: it is damaged, and the two engines show different pages "
             f"({part:.1%} of the pixels differ); save the PDF again with the program that made it"
@@ -119,8 +125,28 @@ def differing_part(first: Any, second: Any) -> float:
     if second.size != first.size:
         second = second.resize(first.size)
     red, green, blue = ImageChops.difference(first, second).split()
-    steps = ImageChops.lighter(ImageChops.lighter(red, green), blue).histogram()
-    return float(sum(steps[DIFFERING_STEP + 1 :]) / sum(steps))
+    return part_over_step(ImageChops.lighter(ImageChops.lighter(red, green), blue))
+
+
+def missing_part(first: Any, second: Any) -> float:
+    """The part of the pixels that are darker or lighter in one rendering than anything within a pixel in the other."""
+    from PIL import ImageChops, ImageFilter
+
+    if second.size != first.size:
+        second = second.resize(first.size)
+    first, second = first.convert("L"), second.convert("L")
+    most = ImageChops.subtract(first, first)
+    for one, other in ((first, second), (second, first)):
+        darker = ImageChops.subtract(other.filter(ImageFilter.MinFilter(3)), one)
+        lighter = ImageChops.subtract(one, other.filter(ImageFilter.MaxFilter(3)))
+        most = ImageChops.lighter(most, ImageChops.lighter(darker, lighter))
+    return part_over_step(most)
+
+
+def part_over_step(steps: Any) -> float:
+    """The part of a gray image's pixels above DIFFERING_STEP."""
+    counts = steps.histogram()
+    return float(sum(counts[DIFFERING_STEP + 1 :]) / sum(counts))
 
 
 def encrypts_attachments_only(document: Any) -> bool:
@@ -205,7 +231,7 @@ class SecondOpinion:
             try:
                 self._engine = self.stack.enter_context(SecondEngine(self.content, self.password))
             except UnreadableDocument as error:
-                self.trouble = str(error).replace("neither engine", "the second engine cannot")
+                self.trouble = str(error).replace("neither engine can", "the second engine cannot")
         return None if self._engine is None else self._engine.page(number, image_max_tokens)
 
 

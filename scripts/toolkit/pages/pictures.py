@@ -7,13 +7,17 @@ is decoded. Decoders accept many cut files and fill the missing part with gray; 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import io
 import os
 import random
 import re
 import stat
+import struct
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,14 +32,19 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "HEI
 PAGED_FORMATS = ("TIFF", "HEIF")  # further frames are pages; elsewhere an animation, or a phone's second view
 _PIXEL_BYTES = {"1": 1, "L": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 _PNG_END = b"IEND\xaeB`\x82"
+_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by the header's colour type; the others have one
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _ARITHMETIC_JPEG = (0xC9, 0xCA, 0xCB)
 # Stands for scan data: no marker in it, and decoded it looks like nothing else.
 _NOISE = bytes(byte if byte != 0xFF else 7 for byte in random.Random(3).randbytes(4096))
 
 
-class UnreadablePicture(Exception):
-    """The file is no picture that can be taken; the message is one sentence part without the file's name."""
+class UnreadablePicture(OSError):
+    """The file is no picture that can be taken; the message is one sentence part without the file's name.
+
+    An OSError without a number, as Pillow's own errors are.
+    """
 
 
 def file_problem(path: Path) -> str:
@@ -61,8 +70,9 @@ def opened_picture(path: Path, max_decoded_mb: float = DEFAULT_MAX_DECODED_MB) -
     if problem := file_problem(path):
         raise UnreadablePicture(problem)
     Image.MAX_IMAGE_PIXELS = None  # `check_size` is the limit, and says which
+    _register_formats()
     try:
-        image = Image.open(path, formats=None if path.suffix.lower() in HEIC_SUFFIXES else FORMATS)
+        image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except Exception as error:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise
@@ -72,6 +82,14 @@ def opened_picture(path: Path, max_decoded_mb: float = DEFAULT_MAX_DECODED_MB) -
     with image:
         check_size(image, max_decoded_mb)
         yield image
+
+
+@functools.cache
+def _register_formats() -> None:
+    """Load Pillow's readers of FORMATS, and none of its others. HEIF's is a package of its own (see picture_pages)."""
+    for name in ("Png", "Jpeg", "WebP", "Tiff", "Bmp", "Gif", "Jpeg2K", "Avif"):
+        with contextlib.suppress(ImportError):  # AVIF: since Pillow 11.3
+            importlib.import_module(f"PIL.{name}ImagePlugin")
 
 
 def check_size(image: Any, max_decoded_mb: float) -> None:
@@ -160,7 +178,7 @@ def damage(path: Path, image: Any) -> str:
             return f"it cannot be decoded ({_said(error)})"
     if image.format == "TIFF" and said:
         return f"it is damaged ({said[0]})"
-    if image.format == "PNG" and not _ends_with(path, _PNG_END):
+    if image.format == "PNG" and (not _ends_with(path, _PNG_END) or lacks_lines(path.read_bytes())):
         return "the PNG is cut off"
     return ""
 
@@ -169,6 +187,24 @@ def _ends_with(path: Path, mark: bytes) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))  # some programs append data of their own
         return mark in file.read()
+
+
+def lacks_lines(data: bytes) -> bool:
+    """Whether a PNG's compressed data ends before its last line; Pillow leaves such lines black."""
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    depth = bits * _PNG_CHANNELS.get(colour, 1)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
+    missing = sum(rows * (1 + (columns * depth + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
+    inflater, at = zlib.decompressobj(), 8
+    while missing > 0 and at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        piece = data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
+        while piece and missing > 0:
+            missing -= len(inflater.decompress(piece, 1 << 20))
+            piece = inflater.unconsumed_tail
+        at += 12 + length
+    return missing > 0
 
 
 def cut_tiff(path: Path, image: Any) -> str:

@@ -332,6 +332,11 @@ def _worker(pipe: Connection[Any, Any], prepare: Callable[[], None] | None, memo
             _send(pipe, _outcome(pipe))
 
 
+def memory_for_pictures(max_decoded_mb: float) -> float:
+    """Megabytes for a worker: a picture is there up to four times while it is turned, scaled and coloured."""
+    return 1024 + 4 * max_decoded_mb
+
+
 def limit_memory(megabytes: float) -> None:
     """Let this process have so much memory of its own (Linux; elsewhere nothing happens).
 

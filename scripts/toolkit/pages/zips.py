@@ -85,7 +85,7 @@ def repair_extra(entries: bytearray, start: int, length: int, sizes: tuple[int, 
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether the bytes are UTF-8."""
+    """Whether the bytes are valid UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -217,14 +217,14 @@ def same_content(target: Path, member: zipfile.ZipInfo) -> bool:
     return check == member.CRC
 
 
-def copy_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> str:
+def copy_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, *, sync: bool = True) -> str:
     """Stream one member into place; a sentence where that cannot be done (nothing is written then).
 
-    It is not synced to the disk: a file that a power failure cut off has another CRC, and the next run writes it again.
+    Without `sync` a power failure may cut it off; its CRC tells that to the next run, which writes it again.
     Raises OSError where the machine fails.
     """
     try:
-        with atomic(target, "wb", sync=False) as file:
+        with atomic(target, "wb", sync=sync) as file:
             for chunk in unpacked(archive, member):
                 file.write(chunk)
     except BadMember as bad:

@@ -10,8 +10,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit import interpreter
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import REPOSITORY, SCRIPTS
+from toolkit.interpreter import FOLDERS
 
 SUPPORTED = ((3, 11), (3, 13))
 STAMP = "installed-requirements.txt"
@@ -49,25 +51,27 @@ MAIN_IMPORTS = (
     "matplotlib",
 )
 ENVIRONMENTS = {
-    "main": Environment(".venv", ("requirements.txt",), MAIN_IMPORTS),
+    "main": Environment(FOLDERS["main"], ("requirements.txt",), MAIN_IMPORTS),
     "dev": Environment(
-        ".venv",
+        FOLDERS["main"],
         ("requirements.txt", "requirements/dev.txt", "requirements/gateway.txt"),
         (*MAIN_IMPORTS, "pytest", "hypothesis", "fastapi"),
     ),
     "gateway": Environment(
-        ".venv", ("requirements.txt", "requirements/gateway.txt"), (*MAIN_IMPORTS, "fastapi", "uvicorn")
+        FOLDERS["main"], ("requirements.txt", "requirements/gateway.txt"), (*MAIN_IMPORTS, "fastapi", "uvicorn")
     ),
-    "cloud": Environment(".venv-cloud", ("requirements/cloud.txt",), ("azure.ai.ml", "runpod", "kubernetes_validate")),
+    "cloud": Environment(
+        FOLDERS["cloud"], ("requirements/cloud.txt",), ("azure.ai.ml", "runpod", "kubernetes_validate")
+    ),
     "serve": Environment(
-        ".venv-serve",
+        FOLDERS["serve"],
         ("requirements/serve.txt", "requirements/gateway.txt"),
         ("torch", "torchvision", "vllm", "fastapi", "pymupdf"),
         platforms=("linux",),
         program="vllm",
     ),
     "serve-cpu": Environment(
-        ".venv-serve-cpu",
+        FOLDERS["serve-cpu"],
         ("requirements/serve-cpu.txt", "requirements/gateway.txt"),
         ("torch", "torchvision", "vllm", "fastapi", "pymupdf"),
         ((3, 11), (3, 11)),
@@ -97,8 +101,7 @@ def cannot(sentence: str) -> StageError:
 
 def python_of(name: str) -> Path:
     """The environment's Python, whether it is there or not."""
-    folder = REPOSITORY / ENVIRONMENTS[name].folder
-    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return interpreter.python_in(REPOSITORY / ENVIRONMENTS[name].folder)
 
 
 def wanted_stamp(name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.console import StageError, first_few, sentence_of
-from toolkit.files import is_temporary, name_problem, read_jsonl, sha256_of, shown
+from toolkit.files import escaped, is_temporary, name_problem, read_jsonl, sha256_of, shown
 from toolkit.pages.images import IMAGE_SUFFIXES, DocumentImages, match_images, page_gaps
 from toolkit.pages.manifest import PageCatalog, path_in_records
 from toolkit.records.label_account import LabelledDocument
@@ -150,7 +150,7 @@ def list_images(folders: list[Path]) -> tuple[list[str], list[dict[str, Any]]]:
                 waiting += [path] if not is_temporary(Path(entry.name)) else []
             elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                 if problem := name_problem(path) or ("" if entry.is_file() else "no file: a pipe, or a dead link"):
-                    unusable[shown(path)] = problem
+                    unusable[escaped(path.as_posix())] = problem
                 else:
                     images.add(path_in_records(path))
     problems = [{"document": path, "problems": [problem]} for path, problem in sorted(unusable.items())]

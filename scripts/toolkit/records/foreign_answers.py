@@ -12,7 +12,7 @@ from toolkit.json_text import DEEPEST, lone_surrogate, strict_json
 from toolkit.records.label_table import coerce, fold, is_blank_cell
 from toolkit.schema.number_columns import NumberColumns
 from toolkit.schema.number_text import Convention
-from toolkit.schema.target import Leaf, TargetSchema, put_at
+from toolkit.schema.target import Leaf, RowList, TargetSchema, put_at
 
 CUT = {"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "incomplete"}
 WRAPPERS = ("answer", "prediction", "response", "output", "result", "data", "body", "fields", "extraction")
@@ -150,32 +150,41 @@ def in_schema(
                     return row[key]
         return None
 
-    flat, used = flattened(value), set[str]()
-    names = by_name(flat)
-    answer: dict[str, Any] = {}
-    for leaf in schema.header:
-        put_at(answer, leaf.path, cell(flat, names, leaf, used))
-    left: dict[str, None] = {}
-    for rows in schema.lists:
-        key = names.get(fold(rows.name)) or names.get(fold(rows.path[-1]))
+    def filled(leaves: Iterable[Leaf], lists: Iterable[RowList], value: dict[str, Any], before: str) -> dict[str, Any]:
+        """The document, or a row, with these leaves and lists; `before` leads the names of keys that feed no field."""
+        flat, used, made = flattened(value), set[str](), dict[str, Any]()
+        names = by_name(flat)
+        for leaf in leaves:
+            put_at(made, leaf.path, cell(flat, names, leaf, used))
+        for rows in lists:
+            key = names.get(fold(".".join(rows.path))) or names.get(fold(rows.path[-1]))
+            found = None if key is None else flat[key]
+            if key is not None:
+                used.add(key)
+                if not isinstance(found, list) and not is_blank_cell(found):
+                    warnings.append(f"{rows.name}: no list: {str(found)[:60]!r}")
+            put_at(made, rows.path, listed(rows, found))
+        left.update(dict.fromkeys(before + key for key in flat if key not in used))
+        return made
+
+    def listed(rows: RowList, found: Any) -> list[Any]:
         items: list[Any] = []
-        for item in flat[key] if key is not None and isinstance(flat[key], list) else []:
-            if rows.leaves[0].path == ():
+        for item in found if isinstance(found, list) else []:
+            if rows.leaves and rows.leaves[0].path == ():
                 items.append(item)
+            elif rows.lists and rows.lists[0].path == ():
+                items.append(listed(rows.lists[0], item))
             elif isinstance(item, dict):
-                inner, inner_used, row = flattened(item), set[str](), dict[str, Any]()
-                for leaf in rows.leaves:
-                    put_at(row, leaf.path, cell(inner, by_name(inner), leaf, inner_used))
-                left |= dict.fromkeys(f"{rows.name}[].{name}" for name in inner if name not in inner_used)
-                items.append(row)
+                items.append(filled(rows.leaves, rows.lists, item, f"{rows.name}[]."))
             else:
                 warnings.append(f"{rows.name}: a row is no object: {str(item)[:60]!r}")
-        if key is not None:
-            used.add(key)
-            if not isinstance(flat[key], list) and not is_blank_cell(flat[key]):
-                warnings.append(f"{rows.name}: no list: {str(flat[key])[:60]!r}")
-        put_at(answer, rows.path, items)
-    return schema.ordered(answer), [key for key in flat if key not in used] + list(left), warnings
+        return items
+
+    left: dict[str, None] = {}
+    answer = filled(schema.header, schema.lists, value, "")
+    # Keys of the document first, then those of its rows.
+    keys = sorted(left, key=lambda key: "[]." in key)
+    return schema.ordered(answer), keys, warnings
 
 
 def number_columns(schema: TargetSchema, values: Iterable[dict[str, Any]], default: Convention | None) -> NumberColumns:

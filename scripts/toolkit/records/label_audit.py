@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.pages.evidence import DocumentWords, Place, squashed
+from toolkit.schema.answer_values import dotted, lists_of
 from toolkit.schema.checks import is_container_number
 from toolkit.schema.target import Leaf, RowList, TargetSchema, value_at
 from toolkit.schema.values import is_absent
@@ -40,6 +41,7 @@ class Finding:
     printed: str | None = None
     suspicion: float = 0.0
     reason: str = ""
+    name: str = ""  # of a value in a row, with row numbers: `groups[0].results[2].time`
 
 
 @dataclass
@@ -87,8 +89,8 @@ def audited(schema: TargetSchema, documents: list[Document]) -> list[Finding]:
     for leaf in schema.header:
         if leaf.compare != "skip":
             findings += audited_field(leaf, documents)
-    for rows in schema.lists:
-        findings += audited_rows(rows, documents)
+    for rows in schema.every_list:
+        findings += audited_rows(schema, rows, documents)
     return sorted(findings, key=lambda f: (-f.suspicion, f.document, f.field, f.row or 0))
 
 
@@ -178,7 +180,7 @@ def unlabelled(leaf: Leaf, labelled: list[Any], anchors: set[str], places: dict[
     return findings
 
 
-def audited_rows(rows: RowList, documents: list[Document]) -> list[Finding]:
+def audited_rows(schema: TargetSchema, rows: RowList, documents: list[Document]) -> list[Finding]:
     """Rows by their key's place; the other cells on the key's line, as far as the dataset's rows stand on lines."""
     leaves = [leaf for leaf in rows.leaves if leaf.compare != "skip"]
     on_line: dict[str, list[bool]] = defaultdict(list)
@@ -186,27 +188,27 @@ def audited_rows(rows: RowList, documents: list[Document]) -> list[Finding]:
     findings: list[Finding] = []
     found_keys = []
     for document in documents:
-        for number, row in enumerate(value_at(document.gold, rows.path) or []):
+        for number, name, row in numbered_rows(schema, rows, document.gold):
             lines: set[int] = set()
             if rows.key is not None:
-                key = value_at(row, rows.key.path) if rows.key.path else row
+                key = value_at(row, rows.key.path)
                 places = [] if is_absent(key) else document.words.find(rows.key, key)
                 found_keys.append(bool(places))
                 if not places and not is_absent(key) and (near := document.words.nearest(key)) is not None:
                     places = [near]  # a misread key still tells its row's line
                 lines = {document.words.lines[p.first] for p in places} | {document.words.lines[p.last] for p in places}
             for leaf in leaves:
-                value = value_at(row, leaf.path) if leaf.path else row
+                value = value_at(row, leaf.path)
                 if is_absent(value):
                     continue
                 places = document.words.find(leaf, value)
                 here = [place for place in places if document.words.lines[place.first] in lines] if lines else places
                 if leaf is not rows.key and lines:
                     on_line[leaf.name].append(bool(here))
-                pending.append((document, number, leaf, value, places, here, bool(lines)))
+                pending.append((document, number, dotted(name, leaf.path), leaf, value, places, here, bool(lines)))
     key_share = share(found_keys)
-    for document, number, leaf, value, places, here, has_line in pending:
-        finding = Finding(document.identity, leaf.name, value, number, "missing")
+    for document, number, name, leaf, value, places, here, has_line in pending:
+        finding = Finding(document.identity, leaf.name, value, number, "missing", name=name)
         usual = key_share if leaf is rows.key or rows.key is None else share(on_line[leaf.name])
         if here:
             place_it(finding, document, here[0])
@@ -229,16 +231,22 @@ def audited_rows(rows: RowList, documents: list[Document]) -> list[Finding]:
         findings.append(finding)
     if rows.key is not None and rows.key.extract.get("check") == "iso6346":
         for document in documents:
-            findings += unlabelled_containers(rows, rows.key, document)
+            findings += unlabelled_containers(schema, rows, rows.key, document)
     return findings
 
 
-def unlabelled_containers(rows: RowList, key: Leaf, document: Document) -> list[Finding]:
+def numbered_rows(schema: TargetSchema, rows: RowList, gold: Any) -> list[tuple[int, str, Any]]:
+    """`(number in its list, name, row)` of every row of `rows`, wherever in the answer."""
+    found = [one for one in lists_of(schema, gold) if one.rows is rows]
+    return [(number, one.row_name(number), row) for one in found for number, row in enumerate(one.items)]
+
+
+def unlabelled_containers(schema: TargetSchema, rows: RowList, key: Leaf, document: Document) -> list[Finding]:
     """Container numbers with a right check digit that are printed below or above the labelled ones and stand in no row.
 
     A booking reference may look like one; it does not stand in their column.
     """
-    values = [value_at(row, key.path) for row in value_at(document.gold, rows.path) or []]
+    values = [value_at(row, key.path) for _, _, row in numbered_rows(schema, rows, document.gold)]
     labelled = {squashed(value) for value in values}
     column = [
         document.words.boxes[place.first][0] for value in values if value for place in document.words.find(key, value)

@@ -6,6 +6,8 @@ Every value that is not blank is used in an answer, is part of a problem, or is 
 
 from __future__ import annotations
 
+import copy
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,7 +22,7 @@ from toolkit.records.label_shape import Cell, Items, RowShaper, Shaped
 from toolkit.records.label_table import Located, coerce, is_blank_cell
 from toolkit.schema.number_columns import NumberColumns
 from toolkit.schema.number_text import Convention
-from toolkit.schema.target import Leaf, TargetSchema, value_at
+from toolkit.schema.target import Leaf, TargetSchema, put_at, value_at
 
 
 class LabelJoin:
@@ -106,6 +108,8 @@ class CellReader:
             wheres = [first_place(item) for item in items.rows.values()]
             # Flat rows repeat what does not change from row to row: plain values stand in the list once.
             values = self.item_values(of, list(items.rows.values()), wheres, once=isinstance(of.item, ValueField))
+            values = together(of.item, values)
+            self.check_inner_keys(of.item, values)
             found.append((wheres[0], values))
         # An empty list beside another row's full one says nothing against it.
         found = [version for version in found if version[1]]
@@ -129,6 +133,14 @@ class CellReader:
             if not is_empty(value) and not (once and any(value == other for other, _ in values)):
                 values.append((value, first_place(item) or where))
         return values
+
+    def check_inner_keys(self, of: Field, rows: list[tuple[Any, str]]) -> None:
+        """The keys of lists that were put together from flat rows."""
+        for path, inner in lists_below(of) if isinstance(of, ObjectField) else ():
+            for value, where in rows:
+                items = [(item, where) for item in value_at(value, path)]
+                self.check_keys(inner, items)
+                self.check_inner_keys(inner.item, items)
 
     def check_keys(self, of: ListField, items: list[tuple[Any, str]]) -> None:
         prefix = f"{of.name}[]."
@@ -222,6 +234,37 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(is_empty, value.values()))
     return value is None or (isinstance(value, list) and all(map(is_empty, value)))
+
+
+def together(of: Field, rows: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
+    """Flat rows that agree in all cells but those of the lists inside them, as one row that holds their lists.
+
+    Flat rows repeat the group that they belong to: two rows of one group are two rows of the list inside it.
+    """
+    if not isinstance(of, ObjectField) or not (inner := list(lists_below(of))):
+        return rows
+    found: dict[str, tuple[Any, str]] = {}
+    for value, where in rows:
+        cells = copy.deepcopy(value)
+        for path, _ in inner:
+            put_at(cells, path, None)
+        name = json.dumps(cells, sort_keys=True)
+        if name not in found:
+            found[name] = value, where
+            continue
+        for path, of_list in inner:
+            both = [(item, where) for row in (found[name][0], value) for item in value_at(row, path)]
+            put_at(found[name][0], path, [item for item, _ in together(of_list.item, both)])
+    return list(found.values())
+
+
+def lists_below(of: ObjectField) -> Iterator[tuple[tuple[str, ...], ListField]]:
+    """`(path, list)` of the lists in an object, not those in the rows of others."""
+    for key, child in of.fields.items():
+        if isinstance(child, ListField):
+            yield (key,), child
+        elif isinstance(child, ObjectField):
+            yield from (((key, *path), found) for path, found in lists_below(child))
 
 
 def alike(value: Any, other: Any) -> bool:

@@ -193,9 +193,8 @@ class RowShaper:
         assert isinstance(target, ListField)
         where, value = f"{cell.where}: {cell.key}", cell.value
         if isinstance(inner, list):
-            items = [
-                self.shape_item(target, item, cell, f"{cell.where}.{cell.key}[{n}]") for n, item in enumerate(inner)
-            ]
+            place = place_of(cell)
+            items = [self.shape_item(target, item, cell, f"{place}[{n}]") for n, item in enumerate(inner)]
             self.reach(route, into, serial).whole.append((cell.where, [item for item in items if item is not None]))
         elif isinstance(target.item, ObjectField):
             if isinstance(inner, dict):  # as converters from XML write a list of one
@@ -250,6 +249,12 @@ def chosen(cells: list[tuple[int, Cell]]) -> list[Cell]:
     first = [cell for rank, cell in cells if rank == best]
     first[0].instead = [cell for rank, cell in cells if rank != best]
     return first
+
+
+def place_of(cell: Cell) -> str:
+    """Where a list stands: `t.json[0].groups[2].results`. `where` leads to its row, so the key's rows are left out."""
+    key = cell.key.rpartition("[].")[2]
+    return cell.where if key.endswith("[]") else f"{cell.where}.{key}"
 
 
 def inner_or(value: Any, inner: Any) -> Any:

@@ -39,27 +39,56 @@ class Table:
     beside: dict[str, Any] = field(default_factory=dict)
 
 
-def read_rows(path: Path, sheet: str | None = None) -> list[Located]:
+@dataclass(frozen=True)
+class HeaderRows:
+    """The rows of a sheet or CSV that name its columns, counted from 1; what stands above them is no part of it."""
+
+    first: int = 1
+    last: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> HeaderRows:
+        """`2`, or `2-3` for two rows whose names belong together. Raises StageError for anything else."""
+        match = re.fullmatch(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?", text.strip())
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise StageError(f"--header-row {text!r}: give the number of a row, or two as 2-3; the first row is 1")
+        return cls(int(match[1]), int(match[2] or match[1]))
+
+
+FIRST_ROW = HeaderRows()
+
+
+def read_rows(path: Path, sheet: str | None = None, header: HeaderRows = FIRST_ROW) -> list[Located]:
     """The rows of a labels file, each with its place."""
-    return read_table(path, sheet).rows
+    return read_table(path, sheet, header=header).rows
 
 
-def read_table(path: Path, sheet: str | None = None, document_columns: list[str] | None = None) -> Table:
-    """The rows of a JSON list, a JSONL, a CSV or an Excel file. Raises StageError where it is none.
+def read_table(
+    path: Path,
+    sheet: str | None = None,
+    document_columns: list[str] | None = None,
+    header: HeaderRows = FIRST_ROW,
+) -> Table:
+    """The rows of a JSON list, a JSONL, a CSV or an Excel file, or a folder with one JSON answer for each document.
+    Raises StageError where it is none.
 
     A JSON object is one row where it names a document (`document_columns`), else the one list in it holds the rows.
     A cell may hold half a surrogate pair: that is its document's problem (see LabelJoin), not the table's.
     """
     suffix, name = path.suffix.lower(), shown(path)
+    if header != FIRST_ROW and suffix not in (".csv", ".tsv", *EXCEL_SUFFIXES):
+        raise StageError(f"{name}: --header-row is for Excel and CSV files; JSON names its values itself")
+    if path.is_dir():
+        return Table(folder_rows(path, document_columns or []))
     with opened(path, "a table") as file:
         if os.fstat(file.fileno()).st_size > MOST_TABLE_BYTES:
             raise StageError(f"{name}: a table of over {MOST_TABLE_BYTES // MIB} MiB; build from its parts, --update")
     if suffix in (".jsonl", ".ndjson"):
         table = Table([(f"{name}:{number}", value) for number, value in read_jsonl(path, lone_surrogates=True)])
     elif suffix in (".csv", ".tsv"):
-        table = Table(csv_rows(path))
+        table = Table(csv_rows(path, header))
     elif suffix in EXCEL_SUFFIXES:
-        table = Table(sheet_rows(path, sheet))
+        table = Table(sheet_rows(path, sheet, header))
     elif suffix in (".xls", ".ods", ".numbers"):
         raise StageError(f"{name}: save the table as .xlsx or .csv; {suffix} files are not read")
     else:
@@ -91,14 +120,36 @@ def json_table(path: Path, document_columns: list[str]) -> Table:
     return Table([(f"{name}[{index}]", row) for index, row in enumerate(value)], beside)
 
 
-def csv_rows(path: Path) -> list[Located]:
-    """Rows of a CSV by the names in its first line; rows without any value are left out, as in a sheet."""
+def folder_rows(path: Path, document_columns: list[str]) -> list[Located]:
+    """The answers of a folder, `<document>.json` each, as rows that name their document."""
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".json" and file.is_file())
+    if not files:
+        raise StageError(f"{shown(path)}: no .json file there; a folder of labels holds one answer for each document")
+    rows: list[Located] = []
+    seen: dict[str, Path] = {}
+    for file in files:
+        answer = read_json(file, lone_surrogates=True)
+        if not isinstance(answer, dict):
+            raise StageError(f"{shown(file)}: an object is needed, the answer of the document {file.stem!r}")
+        if file.stem in seen:
+            raise StageError(f"{shown(seen[file.stem])} and {shown(file)} name one document; keep one")
+        seen[file.stem] = file
+        named = {fold(key) for key in answer} & {fold(column) for column in document_columns}
+        rows.append(
+            (shown(file), answer if named or not document_columns else {document_columns[0]: file.stem} | answer)
+        )
+    return rows
+
+
+def csv_rows(path: Path, header_rows: HeaderRows = FIRST_ROW) -> list[Located]:
+    """Rows of a CSV by the names in its header; rows without any value are left out, as in a sheet."""
     text, name = read_text(path), shown(path)
-    first = text.split("\n", 1)[0]
+    first = next(iter(text.split("\n")[header_rows.first - 1 :]), "")
     reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count), strict=True)
     rows: list[Located] = []
     try:
-        header = column_names(next(reader, []), path)
+        lines = [next(reader, []) for _ in range(header_rows.last)]
+        header = column_names(joined_names(lines[header_rows.first - 1 :]), path)
         for cells in reader:
             values: dict[str, Any] = dict(zip(header, cells))
             if beyond := cells[len(header) :]:
@@ -123,10 +174,27 @@ def unnamed(place: int) -> str:
     return f"column {place + 1} (no name)"
 
 
-def sheet_rows(path: Path, sheet: str | None) -> list[Located]:
-    """Rows of one sheet (the only one, or the named one): values, not formulas. The first row names the columns."""
-    lines = sheet_lines(path, sheet)
-    _, header = next(lines, (1, []))
+def joined_names(lines: list[list[Any]]) -> list[Any]:
+    """One header of several rows: `Container` above `Number` names the column `Container Number`."""
+    if len(lines) == 1:
+        return lines[0]
+    names: list[list[str]] = [[] for _ in range(max(map(len, lines), default=0))]
+    for line in lines:
+        for place, value in enumerate(line):
+            text = "" if value is None else str(value).strip()
+            if text and text not in names[place]:
+                names[place].append(text)
+    return [" ".join(parts) or None for parts in names]
+
+
+def sheet_rows(path: Path, sheet: str | None, header_rows: HeaderRows = FIRST_ROW) -> list[Located]:
+    """Rows of one sheet (the only one, or the named one): values, not formulas. `header_rows` name the columns.
+
+    A value in cells that are merged downwards holds for each of their rows.
+    """
+    lines = sheet_lines(path, sheet, range(header_rows.first, header_rows.last + 1))
+    above = [next(lines, (0, []))[1] for _ in range(header_rows.last)]
+    header = joined_names(above[header_rows.first - 1 :])
     names = column_names(header, path)
     rows = []
     for number, line in lines:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import StageError, first_few
+from toolkit.console import StageError, did_you_mean, first_few
 from toolkit.files import MOST_SETTINGS_BYTES, read_json, shown
 from toolkit.records.label_account import LabelledDocument
 from toolkit.records.label_join import LabelJoin, is_empty, narrowed
-from toolkit.records.label_table import Table, fold, read_table
+from toolkit.records.label_table import FIRST_ROW, HeaderRows, Table, fold, read_table
 from toolkit.records.record_merge import Dataset
 from toolkit.schema.number_text import Convention
 from toolkit.schema.target import DEFAULT_SCHEMA, TargetSchema
@@ -22,13 +22,15 @@ class LabelFile:
     """Where the labels are and how to read them.
 
     `sheet`: of an Excel file, None for the only one. `mapping`: a JSON file that names the table's columns. `decimal`:
-    the decimal sign of numbers whose field states none; None takes what fits all values of a field.
+    the decimal sign of numbers whose field states none; None takes what fits all values of a field. `header`: the rows
+    of a sheet or CSV that name its columns.
     """
 
     path: Path
     sheet: str | None = None
     mapping: Path | None = None
     decimal: Convention | None = None
+    header: HeaderRows = FIRST_ROW
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def read_labels(file: LabelFile, schema_file: Path | None, old: Dataset | None) 
         if not isinstance(mapping, dict):
             raise StageError(f"{shown(file.mapping)}: a JSON object is needed")
         wanted = wanted.with_columns(mapping, shown(file.mapping))
-    table = read_table(file.path, file.sheet, wanted.document_columns)
+    table = read_table(file.path, file.sheet, wanted.document_columns, file.header)
     if file.mapping and mapping is not None:
         check_mapping(mapping, file.mapping, table, file.path)
     join = LabelJoin(wanted, file.decimal)
@@ -102,8 +104,9 @@ def check_mapping(mapping: dict[str, Any], path: Path, table: Table, results: Pa
     named = [mapping.get("document"), *mapping.get("columns", {}).values()]
     for names in ([name] if isinstance(name, str) else name or [] for name in named):
         if names and not any(fold(name) in columns for name in names):
-            there = first_few(sorted({str(column) for _, row in table.rows for column in row}), 8)
-            raise StageError(f"{shown(path)}: {shown(results)} has no column {names[0]!r}; it has {there}")
+            known = sorted({str(column) for _, row in table.rows for column in row})
+            hint, there = did_you_mean(names[0], known), first_few(known, 8)
+            raise StageError(f"{shown(path)}: {shown(results)} has no column {names[0]!r}; {hint}it has {there}")
 
 
 def keys_of(value: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.schema.target import Leaf, TargetSchema
+from toolkit.schema.target import Leaf, RowList, TargetSchema
 
 QUESTION = "json"
 
@@ -44,9 +44,16 @@ def generated_prompt(schema: TargetSchema) -> Prompt:
     ]
     lines += [describe(leaf, leaf.name) for leaf in schema.header]
     for rows in schema.lists:
-        lines.append(f"{rows.name}: list of")
-        lines += ["  " + describe(leaf, leaf.path[-1] if leaf.path else "value") for leaf in rows.leaves]
+        lines += list_lines(rows, "")
     return Prompt("\n".join(lines))
+
+
+def list_lines(rows: RowList, indent: str) -> list[str]:
+    """A list with its fields below it, and the lists in its rows below those."""
+    lines = [f"{indent}{'.'.join(rows.path) or 'value'}: list of"]
+    indent += "  "
+    lines += [indent + describe(leaf, leaf.path[-1] if leaf.path else "value") for leaf in rows.leaves]
+    return lines + [line for inner in rows.lists for line in list_lines(inner, indent)]
 
 
 def describe(leaf: Leaf, name: str) -> str:

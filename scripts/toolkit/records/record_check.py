@@ -129,7 +129,9 @@ class RecordCheck:
         ]
         problems = [("$.messages", sentence, "error") for sentence in found]
         for image in images:
-            if sentence := outside_root(image):
+            if "\0" in image:
+                problems.append(("$.messages", f"{image!r}: no file name holds a NUL character", "error"))
+            elif sentence := outside_root(image):
                 problems.append(("$.messages", f"{image!r}: {sentence}", "warning"))
         return problems
 
@@ -141,24 +143,23 @@ class KeyOrder:
         self.plan = self._plan(target.raw)
 
     def _plan(self, schema: dict[str, Any]) -> Any:
+        """None: no order to keep; ("list", plan of an item); or (names, plans of the fields that have one)."""
         if "properties" in schema:
             names = list(schema["properties"])
             nested = [(name, self._plan(child)) for name, child in schema["properties"].items()]
-            return names, [(name, plan) for name, plan in nested if plan is not None], False
+            return names, [(name, plan) for name, plan in nested if plan is not None]
         if "items" in schema:
             inner = self._plan(schema["items"])
-            return None if inner is None else (inner[0], inner[1], True)
+            return None if inner is None else ("list", inner)
         return None
 
     def __call__(self, answer: Any) -> bool:
         return self._fits(answer, self.plan)
 
     def _fits(self, value: Any, plan: Any) -> bool:
-        names, nested, is_list = plan
-        for item in (value or ()) if is_list else (value,):
-            if item is None or list(item) != names:
-                return False
-            for name, inner in nested:
-                if not self._fits(item[name], inner):
-                    return False
-        return True
+        names, inner = plan
+        if names == "list":
+            return all(self._fits(item, inner) for item in value or ())
+        if value is None or list(value) != names:
+            return False
+        return all(self._fits(value[name], child) for name, child in inner)

@@ -28,6 +28,7 @@ from toolkit.records.record import answer_text, gold_of, images_of, read_records
 from toolkit.records.record_schema import schema_name
 from toolkit.records.splits import NAMES, Documents, stratum_of
 from toolkit.schema.answer_shape import in_shape
+from toolkit.schema.field_names import AskedFields
 from toolkit.schema.target import TargetSchema, value_at
 
 BATCH = 500
@@ -53,9 +54,10 @@ class Reading:
 def read_documents(path: Path, reading: Reading) -> Documents:
     """One pass over the records of `path`; threads read the pages, a batch of records at a time.
 
-    Raises StageError where an answer is not JSON or an image cannot be read.
+    Raises StageError where an answer is not JSON, an image cannot be read, or no record has a field of `group_by`.
     """
     documents = Documents()
+    asked = AskedFields("--group-by", reading.group_by)
     stream = console.progress(read_records(path), total=None, what="records")
     with ThreadPoolExecutor(reading.workers or os.cpu_count() or 1) as pool:
         for batch in batches(stream):
@@ -63,7 +65,8 @@ def read_documents(path: Path, reading: Reading) -> Documents:
             prints = pool.map(lambda image: fingerprint(image[0], image[1], reading), images)
             for record in batch:
                 pages = list(itertools.islice(prints, len(images_of(record))))
-                add_record(documents, record, pages, reading.group_by)
+                add_record(documents, record, pages, reading.group_by, asked)
+    asked.require(shown(path))
     return documents
 
 
@@ -89,7 +92,11 @@ def fingerprint(identity: str, image: str, reading: Reading) -> PageFingerprint:
 
 
 def add_record(
-    documents: Documents, record: dict[str, Any], pages: list[PageFingerprint], group_by: Sequence[str]
+    documents: Documents,
+    record: dict[str, Any],
+    pages: list[PageFingerprint],
+    group_by: Sequence[str],
+    asked: AskedFields,
 ) -> None:
     """Add a record with its keys, its stratum, and what its first page looks like."""
     try:
@@ -99,6 +106,7 @@ def add_record(
     schema = schema_of(schema_name(record))
     if schema is not None:
         gold = in_shape(schema.raw, gold)
+    asked.look(schema, gold, record.get("meta", {}))
     keys = [("image", page.key) for page in pages if page.key is not None]
     answer = answer_text(record)
     answer_key = key_of("answer", answer) if answer else 0
@@ -130,7 +138,8 @@ def schema_of(name: str | None) -> TargetSchema | None:
 def choices_of(schema: TargetSchema | None) -> frozenset[tuple[str, ...]]:
     """Paths of the fields whose value is one of a few that the schema lists."""
     leaves = schema.leaves if schema else []
-    return frozenset((leaf.list_path or ()) + leaf.path for leaf in leaves if {"enum", "const"} & set(leaf.schema))
+    chosen = [leaf for leaf in leaves if {"enum", "const"} & set(leaf.schema)]
+    return frozenset((*(step.rstrip("[]") for step in leaf.list_path or ()), *leaf.path) for leaf in chosen)
 
 
 def label_key(schema: TargetSchema | None, gold: dict[str, Any]) -> str:

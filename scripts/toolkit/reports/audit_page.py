@@ -50,7 +50,9 @@ def block(finding: Finding, pages: list[Path | None]) -> str:
     """One finding as HTML: its suspicion, what is wrong where, and the crop of its page."""
     crop = crop_of(finding, pages)
     picture = f'<img alt="page {finding.page}" src="{crop}">' if crop else "<small>no place on the page</small>"
-    field = html.escape(finding.field + (f" (row {finding.row + 1})" if finding.row is not None else ""))
+    where_in = finding.name if finding.field.count("[]") > 1 else ""
+    row = f" (row {finding.row + 1})" if finding.row is not None else ""
+    field = html.escape(where_in or finding.field + row)
     label = "nothing" if finding.value is None else f"<code>{html.escape(str(finding.value))}</code>"
     where = html.escape(finding.document) + (f", page {finding.page}" if finding.page else "")
     text = f"<b>{field}</b><br>label: {label}<br>{html.escape(finding.reason)}<br><small>{where}</small>"

@@ -10,12 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 from toolkit.answers.predictions import PredictionFile
-from toolkit.evaluation.scoring import DocumentScore, as_rows, cell, outcome
+from toolkit.evaluation.comparison import outcome
+from toolkit.evaluation.scoring import DocumentScore
 from toolkit.pages.evidence import DocumentWords, TextLayers, evidence_boxes
 from toolkit.pages.opening import open_page
 from toolkit.records.record import images_of, inside_root
 from toolkit.reports.html_page import write_page
-from toolkit.schema.target import Leaf, TargetSchema, put_at, value_at
+from toolkit.schema.answer_values import values_of
+from toolkit.schema.target import Leaf, RowList, TargetSchema, put_at, value_at
 from toolkit.schema.values import is_absent
 
 INLINE_BYTES = 12 * 2**20  # of pictures, worst documents first; the others are linked, so that the file can be mailed
@@ -59,7 +61,7 @@ def write_report(
                 if line.get("confidence")
                 else None,
                 "pages": pages,
-                "boxes": boxes_of(schema, answer, line.get("prediction"), layers.of(record)) if layers else [],
+                "boxes": boxes_of(schema, answer, line.get("prediction"), layers.readable(record)) if layers else [],
             }
         )
     data = {
@@ -68,18 +70,21 @@ def write_report(
         "runs": results,
         "first": first,
         "header": [{"name": leaf.name, "path": list(leaf.path)} for leaf in schema.header],
-        "lists": [
-            {
-                "name": rows.name,
-                "path": list(rows.path),
-                "leaves": [{"name": leaf.name, "path": list(leaf.path)} for leaf in rows.leaves],
-                "key": list(rows.key.path) if rows.key else None,
-            }
-            for rows in schema.lists
-        ],
+        "lists": [of_list(rows) for rows in schema.lists],
         "documents": documents,
     }
     write_page(path, "evaluation_page.html", data)
+
+
+def of_list(rows: RowList) -> dict[str, Any]:
+    """A list for the page; paths lead from the document or from the row of the list around it."""
+    return {
+        "name": rows.name,
+        "path": list(rows.path),
+        "leaves": [{"name": leaf.name, "path": list(leaf.path)} for leaf in rows.leaves],
+        "key": list(rows.key.path) if rows.key else None,
+        "lists": [of_list(inner) for inner in rows.lists],
+    }
 
 
 def without_lists(schema: TargetSchema, answer: Any) -> Any:
@@ -98,12 +103,7 @@ def boxes_of(schema: TargetSchema, gold: Any, predicted: Any, words: DocumentWor
         return []
 
     def values(answer: Any) -> list[tuple[Leaf, Any]]:
-        found = [(leaf, value_at(answer, leaf.path)) for leaf in schema.header]
-        for rows in schema.lists:
-            key = rows.key
-            if key is not None:
-                found += [(key, cell(row, key)) for row in as_rows(value_at(answer, rows.path))]
-        return found
+        return [(one.leaf, one.value) for one in values_of(schema, answer) if not one.row or one.leaf.is_key]
 
     wanted, given = (
         [(leaf, value) for leaf, value in values(answer) if leaf.compare != "skip" and not is_absent(value)]

@@ -106,20 +106,31 @@ function completed(answer, form) {
     return valueAt(node, path) === undefined ? withValue(node, path, value) : node;
   };
   for (const field of form.header) answer = fill(answer, field.path, null);
-  for (const list of form.lists) {
-    answer = fill(answer, list.path, []);
-    const rows = valueAt(answer, list.path);
-    if (!Array.isArray(rows)) continue;
-    const whole = rows.map((row) =>
-      isObject(row) ? list.fields.reduce((made, field) => fill(made, field.path, null), row) : row,
-    );
-    answer = withValue(answer, list.path, whole);
-  }
-  return answer;
+  const filledLists = (node, lists) => {
+    for (const list of lists) {
+      node = fill(node, list.path, []);
+      const rows = valueAt(node, list.path);
+      if (!Array.isArray(rows)) continue;
+      const whole = rows.map((row) => {
+        if (isObject(row)) row = list.fields.reduce((made, field) => fill(made, field.path, null), row);
+        return isObject(row) || Array.isArray(row) ? filledLists(row, innerLists(list)) : row;
+      });
+      node = withValue(node, list.path, whole);
+    }
+    return node;
+  };
+  return filledLists(answer, form.lists);
 }
 
+/** The lists inside a list's rows. */
+const innerLists = (list) => list.lists ?? [];
+
 /** A new row of `list`, every value absent. */
-const emptyRow = (list) => list.fields.reduce((row, field) => withValue(row, field.path, null), null);
+const emptyRow = (list) =>
+  innerLists(list).reduce(
+    (row, inner) => withValue(row, inner.path, []),
+    list.fields.reduce((row, field) => withValue(row, field.path, null), null),
+  );
 
 /** Values of `answer` that the form has no box for, as [path, value]; they are saved as they are. */
 function notShown(answer, form) {
@@ -138,10 +149,9 @@ function notShown(answer, form) {
     return root;
   };
   const boxes = (fields) => fields.map((field) => [field.path, { box: true }]);
-  const whole = tree([
-    ...boxes(form.header),
-    ...form.lists.map((list) => [list.path, { rows: tree(boxes(list.fields)) }]),
-  ]);
+  const tables = (lists) =>
+    lists.map((list) => [list.path, { rows: tree([...boxes(list.fields), ...tables(innerLists(list))]) }]);
+  const whole = tree([...boxes(form.header), ...tables(form.lists)]);
   const walk = (node, at, path) => {
     if (node === null || node === undefined) return;
     if (at?.box && isPlain(node)) return;
@@ -159,57 +169,107 @@ const pathName = (path) =>
   path.map((step, index) => (typeof step === "number" ? `[${step}]` : (index ? "." : "") + step)).join("");
 
 // A document's state is {reviewed, answer, origins}. `origins` holds, for each list, the predicted row that each row is
-// from (null: added here). So every row is compared with its own prediction when others are added or removed.
+// from (null: added here). So every row is compared with its own prediction when others are added or removed. Where
+// rows hold lists, a row's origin is {from, lists}, with the origins of the rows of each list inside it.
+//
+// A table is addressed by the index of its list in the form, or, inside rows, by [list, row, list, row, ..., list].
+
+const rowsAt = (node, list) => {
+  const items = valueAt(node, list.path);
+  return Array.isArray(items) ? items : [];
+};
+const fromOf = (origin) => (origin !== null && typeof origin === "object" ? origin.from : origin);
+const originsOf = (lists, node) =>
+  lists.map((list) =>
+    rowsAt(node, list).map((row, index) =>
+      innerLists(list).length ? { from: index, lists: originsOf(innerLists(list), row) } : index,
+    ),
+  );
+const addressOf = (table) => (Array.isArray(table) ? table : [table]);
+
+/** The list of a table, and the path of its rows. */
+function tableAt(form, table) {
+  let lists = form.lists,
+    path = [],
+    list = null;
+  addressOf(table).forEach((step, place) => {
+    if (place % 2) path = [...path, step];
+    else {
+      list = lists[step];
+      path = [...path, ...list.path];
+      lists = innerLists(list);
+    }
+  });
+  return { list, path };
+}
+
+/** The origins with those of one table changed. */
+function withOrigins(origins, [index, row, ...rest], change) {
+  return origins.map((rows, i) => {
+    if (i !== index) return rows;
+    if (row === undefined) return change(rows);
+    return rows.map((origin, r) => (r === row ? { ...origin, lists: withOrigins(origin.lists, rest, change) } : origin));
+  });
+}
 
 function initialState(document, form) {
-  const rows = (list) => {
-    const items = valueAt(document.answer, list.path);
-    return Array.isArray(items) ? items : [];
-  };
-  return {
-    reviewed: false,
-    answer: document.answer,
-    origins: form.lists.map((list) => rows(list).map((_, index) => index)),
-  };
+  return { reviewed: false, answer: document.answer, origins: originsOf(form.lists, document.answer) };
 }
 
 const isUntouched = (state, document) => !state.reviewed && same(state.answer, document.answer);
 
-function withRowAdded(state, form, index) {
-  const list = form.lists[index],
-    rows = valueAt(state.answer, list.path);
-  const answer = withValue(state.answer, list.path, [...(Array.isArray(rows) ? rows : []), emptyRow(list)]);
-  return { ...state, answer, origins: state.origins.map((from, i) => (i === index ? [...from, null] : from)) };
+function withRowAdded(state, form, table) {
+  const { list, path } = tableAt(form, table),
+    rows = valueAt(state.answer, path);
+  const answer = withValue(state.answer, path, [...(Array.isArray(rows) ? rows : []), emptyRow(list)]);
+  const origin = innerLists(list).length ? { from: null, lists: innerLists(list).map(() => []) } : null;
+  return { ...state, answer, origins: withOrigins(state.origins, addressOf(table), (rows) => [...rows, origin]) };
 }
 
-function withRowRemoved(state, form, index, row) {
-  const list = form.lists[index],
+function withRowRemoved(state, form, table, row) {
+  const { path } = tableAt(form, table),
     without = (items) => items.filter((_, i) => i !== row);
-  const answer = withValue(state.answer, list.path, without(valueAt(state.answer, list.path)));
-  return { ...state, answer, origins: state.origins.map((from, i) => (i === index ? without(from) : from)) };
+  const answer = withValue(state.answer, path, without(valueAt(state.answer, path)));
+  return { ...state, answer, origins: withOrigins(state.origins, addressOf(table), without) };
 }
 
 /** The predicted value of a cell: of the row that it came from, wherever that row stands now. */
-function predictedCell(document, state, form, index, row, field) {
-  const from = state.origins[index][row];
-  return from === null || from === undefined
-    ? undefined
-    : valueAt(document.answer, [...form.lists[index].path, from, ...field.path]);
+function predictedCell(document, state, form, table, row, field) {
+  let origins = state.origins,
+    lists = form.lists,
+    path = [];
+  const steps = [...addressOf(table), row];
+  for (let place = 0; place < steps.length; place += 2) {
+    const list = lists[steps[place]],
+      origin = origins[steps[place]][steps[place + 1]],
+      from = fromOf(origin);
+    if (from === null || from === undefined) return undefined;
+    path = [...path, ...list.path, from];
+    lists = innerLists(list);
+    origins = origin?.lists;
+  }
+  return valueAt(document.answer, [...path, ...field.path]);
 }
 
 /** The document's name under `column`, its answer in the schema's shape. Added rows without a value are left out. */
 function labelsOf(form, column, source, state) {
-  let answer = state.answer;
-  form.lists.forEach((list, index) => {
-    const rows = valueAt(answer, list.path);
-    if (!Array.isArray(rows)) return;
-    const isEmpty = (row) => list.fields.every((field) => isAbsent(valueAt(row, field.path)));
-    answer = withValue(
-      answer,
-      list.path,
-      rows.filter((row, i) => state.origins[index][i] !== null || !isEmpty(row)),
-    );
-  });
+  const isEmpty = (row, list) =>
+    list.fields.every((field) => isAbsent(valueAt(row, field.path))) &&
+    innerLists(list).every((inner) => rowsAt(row, inner).every((item) => isEmpty(item, inner)));
+  const kept = (node, lists, origins) => {
+    lists.forEach((list, index) => {
+      const rows = valueAt(node, list.path);
+      if (!Array.isArray(rows)) return;
+      const left = rows.flatMap((row, i) => {
+        const origin = origins[index][i];
+        if (fromOf(origin) === null && isEmpty(row, list)) return [];
+        return [innerLists(list).length ? kept(row, innerLists(list), origin.lists) : row];
+      });
+      node = withValue(node, list.path, left);
+    });
+    return node;
+  };
+  const answer = kept(state.answer, form.lists, state.origins);
   return { object: [[column, source], ...completed(answer, form).object] };
 }
 
@@ -226,11 +286,17 @@ function misfits(form, id, state) {
     if (sentence && isPlain(value)) found.push([id, pathName(path), sentence]);
   };
   for (const field of form.header) look(field, field.path);
-  for (const list of form.lists) {
-    const rows = valueAt(state.answer, list.path);
-    if (Array.isArray(rows))
-      rows.forEach((_, row) => list.fields.forEach((field) => look(field, [...list.path, row, ...field.path])));
-  }
+  const lookInside = (lists, before) => {
+    for (const list of lists) {
+      const rows = valueAt(state.answer, [...before, ...list.path]);
+      for (const row of Array.isArray(rows) ? rows.keys() : []) {
+        const path = [...before, ...list.path, row];
+        list.fields.forEach((field) => look(field, [...path, ...field.path]));
+        lookInside(innerLists(list), path);
+      }
+    }
+  };
+  lookInside(form.lists, []);
   return found;
 }
 
@@ -295,11 +361,16 @@ const loadable = (data, work, earlier) =>
   });
 
 /** A kept document as a state of this run. Its rows are compared with the new prediction's rows in order. */
-const loadedState = (kept) => ({
-  reviewed: kept.reviewed,
-  answer: kept.answer,
-  origins: kept.origins.map((rows) => rows.map((from, row) => (from === null ? null : row))),
-});
+const loadedState = (kept) => {
+  const inOrder = (origins) =>
+    origins.map((rows) =>
+      rows.map((origin, row) => {
+        const from = fromOf(origin) === null ? null : row;
+        return origin?.lists ? { from, lists: inOrder(origin.lists) } : from;
+      }),
+    );
+  return { reviewed: kept.reviewed, answer: kept.answer, origins: inOrder(kept.origins) };
+};
 
 /** What is left of an earlier run when `taken` were loaded: a text to keep, or null. */
 function remainder(earlier, taken) {

@@ -11,13 +11,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from toolkit.console import StageError
 from toolkit.records.label_table import fold
 from toolkit.reports.evaluation_page import link_to
 from toolkit.reports.html_page import write_page
-from toolkit.schema.target import Leaf, TargetSchema
+from toolkit.schema.target import Leaf, RowList, TargetSchema
 
 
 @dataclass
@@ -42,11 +42,15 @@ class Field(TypedDict):
 
 
 class ListField(TypedDict):
-    """A table of the form; the only field of a list of plain values has an empty path."""
+    """A table of the form; the only field of a list of plain values has an empty path.
+
+    `lists` are the tables inside its rows; their paths lead from the row. The key is left out where there are none.
+    """
 
     name: str
     path: list[str]
     fields: list[Field]
+    lists: NotRequired[list[ListField]]
 
 
 class Form(TypedDict):
@@ -103,11 +107,16 @@ def form_of(schema: TargetSchema) -> Form:
     """The schema as the review page's form."""
     return {
         "header": [field_of(leaf) for leaf in schema.header],
-        "lists": [
-            {"name": rows.name, "path": list(rows.path), "fields": [field_of(leaf) for leaf in rows.leaves]}
-            for rows in schema.lists
-        ],
+        "lists": [list_of(rows, rows.name) for rows in schema.lists],
     }
+
+
+def list_of(rows: RowList, name: str) -> ListField:
+    """The table of a list, with the tables inside its rows."""
+    made = ListField(name=name, path=list(rows.path), fields=[field_of(leaf) for leaf in rows.leaves])
+    if rows.lists:
+        made["lists"] = [list_of(inner, ".".join(inner.path) or "values") for inner in rows.lists]
+    return made
 
 
 def field_of(leaf: Leaf) -> Field:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from operator import mul
 from typing import Any
 
-from toolkit.schema.target import TargetSchema, value_at
+from toolkit.schema.answer_values import dotted, row_of, rows_together, value_named, values_of
+from toolkit.schema.target import Leaf, RowList, TargetSchema, value_at
 from toolkit.schema.values import iso_date
 
 # ISO 6346:2022, annex A. Letters are 10 to 38 without multiples of 11; position i has the weight 2**i. The check digit
@@ -58,26 +60,57 @@ def summary_count(text: str) -> int | None:
 Problem = tuple[str, str, str]  # JSON path, sentence, severity
 
 
+@dataclass(frozen=True)
+class NumberChecks:
+    """The container numbers of one list: `(path in the row, severity)`, and the lists in its rows that have some."""
+
+    path: tuple[str, ...]
+    leaves: tuple[tuple[tuple[str, ...], str], ...]
+    inner: tuple[NumberChecks, ...]
+
+    @classmethod
+    def below(cls, lists: Iterable[RowList]) -> tuple[NumberChecks, ...]:
+        made = [cls(rows.path, checked_leaves(rows.leaves), cls.below(rows.lists)) for rows in lists]
+        return tuple(one for one in made if one.leaves or one.inner)
+
+    def problems(self, of: Any, before: str) -> Iterator[Problem]:
+        name = dotted(before, self.path)
+        for index, row in enumerate(value_at(of, self.path) or ()):
+            for leaf, severity in self.leaves:
+                number = row.get(leaf[0]) if len(leaf) == 1 else value_at(row, leaf)
+                if isinstance(number, str) and not is_container_number(number):
+                    yield number_problem(dotted(f"{name}[{index}]", leaf), number, severity)
+            for inner in self.inner:
+                yield from inner.problems(row, f"{name}[{index}]")
+
+
+def checked_leaves(leaves: Iterable[Leaf]) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """The leaves with the check iso6346, as `(path, severity)`."""
+    checked = [leaf for leaf in leaves if leaf.extract.get("check") == "iso6346"]
+    return tuple((leaf.path, str(leaf.extract.get("severity", "warning"))) for leaf in checked)
+
+
+def number_problem(name: str, number: str, severity: str) -> Problem:
+    """What is wrong with a container number."""
+    return f"$.{name}", f"{number!r} is no ISO 6346 container number (form or check digit)", severity
+
+
 class BusinessChecks:
     """The checks that one target schema declares; looked up once, because millions of records are held against them."""
 
     def __init__(self, schema: TargetSchema) -> None:
-        self.numbers = [
-            (rows.path, rows.name, leaf.path, str(leaf.extract.get("severity", "warning")))
-            for rows in schema.lists
-            for leaf in rows.leaves
-            if leaf.extract.get("check") == "iso6346"
-        ]
+        self.header = checked_leaves(schema.header)
+        self.numbers = NumberChecks.below(schema.lists)
         self.others = [(check, str(check.get("severity", "warning"))) for check in schema.checks]
 
     def __call__(self, answer: dict[str, Any]) -> list[Problem]:
         found: list[Problem] = []
-        for path, name, leaf, severity in self.numbers:
-            for index, row in enumerate(value_at(answer, path) or ()):
-                number = row.get(leaf[0]) if len(leaf) == 1 else value_at(row, leaf)
-                if isinstance(number, str) and not is_container_number(number):
-                    sentence = f"{number!r} is no ISO 6346 container number (form or check digit)"
-                    found.append((f"$.{name}[{index}].{'.'.join(leaf)}", sentence, severity))
+        for path, severity in self.header:
+            number = value_at(answer, path)
+            if isinstance(number, str) and not is_container_number(number):
+                found.append(number_problem(".".join(path), number, severity))
+        for numbers in self.numbers:
+            found.extend(numbers.problems(answer, ""))
         for check, severity in self.others:
             for where, sentence in KINDS[check["check"]](check, answer) if check.get("check") in KINDS else ():
                 found.append((where, sentence, severity))
@@ -86,33 +119,41 @@ class BusinessChecks:
 
 def count_equals_summary(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """A printed count such as `3 CONTAINERS` that differs from the number of rows."""
-    printed = value_at(answer, tuple(check["field"].split(".")))
-    wanted = summary_count(printed) if isinstance(printed, str) else None
-    listed = len(value_at(answer, tuple(check["list"].split("."))) or ())
-    if wanted is not None and wanted != listed:
-        yield f"$.{check['list']}", f"{listed} rows, but {check['field']} says {printed!r}"
+    for rows, field in rows_together(answer, [check["list"], check["field"]]):
+        printed = value_named(answer, field)
+        wanted = summary_count(printed) if isinstance(printed, str) else None
+        listed = len(value_named(answer, rows) or ())
+        if wanted is not None and wanted != listed:
+            yield f"$.{rows}", f"{listed} rows, but {field} says {printed!r}"
 
 
 def date_order(check: dict[str, Any], answer: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The dates of `fields` must not run backwards; absent ones are passed over."""
-    values = [(name, value_at(answer, tuple(name.split(".")))) for name in check["fields"]]
-    dates = [(name, date) for name, value in values if value and (date := iso_date(str(value)))]
-    for (first, earlier), (second, later) in itertools.pairwise(dates):
-        if earlier > later:
-            yield f"$.{second}", f"{later} lies before {first} {earlier}"
+    """The dates of `fields` must not run backwards, in each row; absent ones are passed over."""
+    for names in rows_together(answer, check["fields"]):
+        values = [(name, value_named(answer, name)) for name in names]
+        dates = [(name, date) for name, value in values if value and (date := iso_date(str(value)))]
+        for (first, earlier), (second, later) in itertools.pairwise(dates):
+            if earlier > later:
+                yield f"$.{second}", f"{later} lies before {first} {earlier}"
 
 
 def count_looks_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
     """The fields that the check compares; none where no count is printed."""
-    printed = value_at(answer, tuple(check["field"].split(".")))
-    known = isinstance(printed, str) and summary_count(printed) is not None
-    return [check["list"], check["field"]] if known else []
+    names = []
+    for rows, field in rows_together(answer, [check["list"], check["field"]]):
+        printed = value_named(answer, field)
+        if isinstance(printed, str) and summary_count(printed) is not None:
+            names += [rows, field]
+    return names
 
 
 def dates_looked_at(check: dict[str, Any], answer: dict[str, Any]) -> list[str]:
     """The dates that the check compares; none where there are fewer than two."""
-    there = [n for n in check["fields"] if (v := value_at(answer, tuple(n.split(".")))) and iso_date(str(v))]
-    return there if len(there) > 1 else []
+    found = []
+    for names in rows_together(answer, check["fields"]):
+        there = [name for name in names if (value := value_named(answer, name)) and iso_date(str(value))]
+        found += there if len(there) > 1 else []
+    return found
 
 
 KINDS = {"count_equals_summary": count_equals_summary, "date_order": date_order}
@@ -136,16 +177,14 @@ def check_states(schema: TargetSchema, answer: dict[str, Any]) -> dict[str, int]
     Names as in a prediction's confidence: `containers[0].container_number`, `containers`, `vessel_name`.
     """
     states: dict[str, int] = {}
-    for rows in schema.lists:
-        for leaf in rows.leaves:
-            if leaf.extract.get("check") == "iso6346":
-                for index, row in enumerate(value_at(answer, rows.path) or ()):
-                    number = value_at(row, leaf.path) if leaf.path else row
-                    if isinstance(number, str) and number:
-                        states[rows.value_name(index, leaf)] = 1 if is_container_number(number) else -1
+    for one in values_of(schema, answer):
+        if one.leaf.extract.get("check") == "iso6346" and isinstance(one.value, str) and one.value:
+            states[one.name] = 1 if is_container_number(one.value) else -1
     for check in schema.checks:
         if check.get("check") in KINDS:
-            failed = any(True for _ in KINDS[check["check"]](check, answer))
+            rows_failed = {row_of(place[2:]) for place, _ in KINDS[check["check"]](check, answer)}
             for name in LOOKED_AT[check["check"]](check, answer):
+                row = row_of(name)
+                failed = row in rows_failed or (not row and bool(rows_failed))
                 states[name] = -1 if failed else min(1, states.get(name, 1))
     return states

@@ -15,14 +15,13 @@ maxLength or maxItems is a default, which the build raises). Of a list: `map` (i
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import StageError, say_once
+from toolkit.console import StageError, did_you_mean, say_once
 from toolkit.files import MOST_SETTINGS_BYTES, read_json, shown
 from toolkit.schema.annotations import annotation_problem
 from toolkit.schema.normalise import explicit_schema
@@ -78,8 +77,9 @@ NOT_FOLLOWED = {
 class Leaf:
     """One value of the schema.
 
-    `path` starts at the value's object: the document, or a row of `list_path`.
-    Example: `("containers", "container_size")`.
+    `path` starts at the value's object: the document, or a row of the list at `list_path`. A list path starts at the
+    document; a step that ends in `[]` goes on inside that list's rows. Examples: `("container_size",)` of
+    `("containers",)`, `("time",)` of `("age_groups[]", "results")`.
     """
 
     path: tuple[str, ...]
@@ -89,7 +89,7 @@ class Leaf:
 
     @functools.cached_property
     def name(self) -> str:
-        """Dotted name from the root; rows are shown as `containers[].container_size`."""
+        """Dotted name from the root: `containers[].container_size`, `age_groups[].results[].time`."""
         if self.list_path is None:
             return ".".join(self.path)
         inner = ".".join(self.path)
@@ -138,36 +138,50 @@ class Leaf:
 
 @dataclass(frozen=True)
 class RowList:
-    """A list field: where it is, and the leaves of one row (paths are relative to the row)."""
+    """A list field: the leaves of one row, and the lists inside a row. Their paths are relative to the row.
+
+    `path` starts at the object that holds the list: the document, or a row of the list around it. `parent` leads from
+    the document to that object, as in Leaf (`("age_groups[]",)`). A list of plain values has one leaf of an empty path;
+    a list of lists has no leaf and one inner list of an empty path.
+    """
 
     path: tuple[str, ...]
     leaves: tuple[Leaf, ...]
+    lists: tuple[RowList, ...] = ()
+    parent: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
+    def place(self) -> tuple[str, ...]:
+        """Where the list is, from the document on: the `list_path` of its leaves."""
+        return (*self.parent, *self.path)
+
+    @functools.cached_property
     def name(self) -> str:
-        return ".".join(self.path)
-
-    def value_name(self, row: int, leaf: Leaf) -> str:
-        """One cell, e.g. `containers[0].container_size`."""
-        inner = ".".join(leaf.path)
-        return f"{self.name}[{row}]" + (f".{inner}" if inner else "")
+        """Dotted name from the root: `containers`, `age_groups[].results`."""
+        return ".".join(self.place)
 
     @functools.cached_property
     def key(self) -> Leaf | None:
         return next((leaf for leaf in self.leaves if leaf.is_key), None)
+
+    @functools.cached_property
+    def every_list(self) -> tuple[RowList, ...]:
+        """The list itself and the lists inside its rows, at every depth, in schema order."""
+        return (self, *(inner for rows in self.lists for inner in rows.every_list))
 
 
 class TargetSchema:
     """A parsed target schema. `raw` is the JSON Schema itself, `source` the path it came from (POSIX)."""
 
     def __init__(self, raw: dict[str, Any], source: str) -> None:
-        self.raw = raw
+        # A definition that stands at two places is two fields, of which one can be changed alone.
+        self.raw = raw = unshared(raw)
         self.source = source
         self.title = str(raw.get("title", "document"))
-        self.header: list[Leaf] = []
-        self.lists: list[RowList] = []
         self.decimal: Convention | None = self._stated_decimal(raw, ())
-        self._walk(raw, (), self.header)
+        self.header: list[Leaf] = []
+        self.lists: list[RowList] = []  # the outermost ones
+        self._walk(raw, (), None, (), self.header, self.lists)
         if not self.header and not self.lists:
             raise StageError(f"{source}: the target schema has no fields; give 'properties'")
 
@@ -207,8 +221,13 @@ class TargetSchema:
 
     @property
     def leaves(self) -> list[Leaf]:
-        """Every leaf in schema order: the header's, then each list's."""
-        return self.header + [leaf for rows in self.lists for leaf in rows.leaves]
+        """Every leaf: the header's in schema order, then each list's, an outer list before the lists in its rows."""
+        return self.header + [leaf for rows in self.every_list for leaf in rows.leaves]
+
+    @property
+    def every_list(self) -> list[RowList]:
+        """The lists of every depth; `lists` holds the outermost ones."""
+        return [inner for rows in self.lists for inner in rows.every_list]
 
     @property
     def document_columns(self) -> list[str]:
@@ -222,40 +241,38 @@ class TargetSchema:
     def _fail(self, path: tuple[str, ...], sentence: str) -> StageError:
         return StageError(f"{self.source}: {'.'.join(('$', *path))}: {sentence}")
 
-    def _walk(self, schema: dict[str, Any], path: tuple[str, ...], header: list[Leaf]) -> None:
-        if schema.get("additionalProperties", True) is not False:
-            raise self._fail(path, 'an object must be closed; add "additionalProperties": false')
-        for name, child in schema["properties"].items():
-            here = (*path, name)
-            self._supported(child, here)
-            if "properties" in child:
-                self._walk(child, here, header)
-            elif "items" in child:
-                if "maxItems" not in child:
-                    raise self._fail(here, 'a list must be bounded; add "maxItems"')
-                rows: list[Leaf] = []
-                self._walk_row(child["items"], here, (), rows)
-                self.lists.append(RowList(here, tuple(rows)))
-            else:
-                self._check_leaf(child, here)
-                header.append(Leaf(here, child, None, self.decimal))
-
-    def _walk_row(
-        self, schema: dict[str, Any], list_path: tuple[str, ...], path: tuple[str, ...], rows: list[Leaf]
+    def _walk(
+        self,
+        schema: dict[str, Any],
+        at: tuple[str, ...],
+        list_path: tuple[str, ...] | None,
+        path: tuple[str, ...],
+        leaves: list[Leaf],
+        lists: list[RowList],
     ) -> None:
-        self._supported(schema, list_path + path)
-        if "items" in schema:
-            raise self._fail(
-                list_path + path, "a list inside a list's rows is not supported; make it a list of its own"
-            )
-        if "properties" not in schema:
-            self._check_leaf(schema, list_path + path)
-            rows.append(Leaf(path, schema, list_path, self.decimal))
-            return
-        if schema.get("additionalProperties", True) is not False:
-            raise self._fail(list_path + path, 'an object must be closed; add "additionalProperties": false')
-        for name, child in schema["properties"].items():
-            self._walk_row(child, list_path, (*path, name), rows)
+        """Collect the leaves and lists of an object, or of a row of the list at `list_path`.
+
+        `at` leads from the root to `schema` (for messages), `path` from the document or the row.
+        """
+        if at:
+            self._supported(schema, at)
+        if "properties" in schema:
+            if schema.get("additionalProperties", True) is not False:
+                raise self._fail(at, 'an object must be closed; add "additionalProperties": false')
+            for name, child in schema["properties"].items():
+                self._walk(child, (*at, name), list_path, (*path, name), leaves, lists)
+        elif "items" in schema:
+            if "maxItems" not in schema:
+                raise self._fail(at, 'a list must be bounded; add "maxItems"')
+            parent = () if list_path is None else (*list_path[:-1], list_path[-1] + "[]")
+            own_leaves: list[Leaf] = []
+            own_lists: list[RowList] = []
+            row = (*at[:-1], f"{at[-1]}[]")
+            self._walk(schema["items"], row, (*parent, *path), (), own_leaves, own_lists)
+            lists.append(RowList(path, tuple(own_leaves), tuple(own_lists), parent))
+        else:
+            self._check_leaf(schema, at)
+            leaves.append(Leaf(path, schema, list_path, self.decimal))
 
     def _supported(self, schema: Any, path: tuple[str, ...]) -> None:
         if not isinstance(schema, dict):
@@ -284,30 +301,28 @@ class TargetSchema:
 
     def without(self, names: set[str]) -> TargetSchema:
         """The same schema less the leaves and lists of these dotted names."""
-        raw = copy.deepcopy(self.raw)
+        raw = unshared(self.raw)
 
-        def prune(schema: dict[str, Any], prefix: str) -> None:
-            for name in list(schema["properties"]):
-                child = schema["properties"][name]
-                dotted = f"{prefix}{name}"
-                if dotted in names or f"{dotted}[]" in names:
-                    del schema["properties"][name]
-                elif "properties" in child:
-                    prune(child, f"{dotted}.")
-                    if not child["properties"]:
-                        del schema["properties"][name]
-                elif "properties" in child.get("items", {}):
-                    prune(child["items"], f"{dotted}[].")
-                    if not child["items"]["properties"]:
-                        del schema["properties"][name]
+        def kept(schema: dict[str, Any], name: str) -> bool:
+            """Whether anything of a field is left; what is pruned inside it is taken out."""
+            if name in names:
+                return False
+            if "items" in schema:
+                return kept(schema["items"], f"{name}[]")
+            if "properties" not in schema:
+                return True
+            before = f"{name}." if name else ""
+            fields = {child: value for child, value in schema["properties"].items() if kept(value, before + child)}
+            schema["properties"] = fields
             if "required" in schema:
-                schema["required"] = [name for name in schema["required"] if name in schema["properties"]]
+                schema["required"] = [child for child in schema["required"] if child in fields]
+            return bool(fields)
 
-        prune(raw, "")
+        kept(raw, "")
         if names:
-            kept = [c for c in self.checks if not ({c.get("list"), c.get("field")} & names)]
+            checks = [c for c in self.checks if not ({c.get("list"), c.get("field")} & names)]
             if "checks" in raw.get("x-extract", {}):
-                raw["x-extract"]["checks"] = kept
+                raw["x-extract"]["checks"] = checks
         return TargetSchema(raw, self.source)
 
     def only_numbers(self) -> TargetSchema | None:
@@ -381,23 +396,23 @@ class TargetSchema:
         if unknown or not isinstance(columns, dict):
             form = '{"document": COLUMN, "columns": {FIELD: COLUMN}}'
             raise StageError(f"{source}: a mapping is {form}; {sorted(unknown)[:1] or 'columns'} is not")
-        raw = copy.deepcopy(self.raw)
-        made = TargetSchema(raw, self.source)
+        made = TargetSchema(self.raw, self.source)
         leaves = {leaf.name: leaf for leaf in made.leaves}
         for name, value in columns.items():
             if name not in leaves:
                 names = ", ".join(list(leaves)[:8]) + (" ..." if len(leaves) > 8 else "")
-                raise StageError(f"{source}: columns: the schema has no field {name!r}; it has {names}")
+                hint = did_you_mean(name, leaves)
+                raise StageError(f"{source}: columns: the schema has no field {name!r}; {hint}it has {names}")
             leaves[name].schema.setdefault("x-extract", {})["column"] = names_of(value, name)
         if "document" in mapping:
-            raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")
-        return TargetSchema(raw, self.source)
+            made.raw.setdefault("x-extract", {})["document_column"] = names_of(mapping["document"], "document")
+        return TargetSchema(made.raw, self.source)
 
     def with_decimals(self, fields: dict[str, Convention], default: Convention | None = None) -> TargetSchema:
         """The same schema with the decimal sign of these dotted fields, and a `default` for all that state none."""
         if not fields and default is None:
             return self
-        made = TargetSchema(copy.deepcopy(self.raw), self.source)
+        made = TargetSchema(self.raw, self.source)
         for leaf in made.leaves:
             if leaf.name in fields:
                 leaf.schema.setdefault("x-extract", {})["decimal"] = fields[leaf.name]
@@ -438,6 +453,13 @@ def value_at(value: Any, path: tuple[str, ...]) -> Any:
             return None
         value = value.get(step)
     return value
+
+
+def unshared(value: Any) -> Any:
+    """A deep copy of a JSON value in which no object stands at two places, so that one field can be changed alone."""
+    if isinstance(value, dict):
+        return {key: unshared(item) for key, item in value.items()}
+    return [unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def put_at(target: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

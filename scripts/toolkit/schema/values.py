@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -81,17 +82,38 @@ DATE_FORMATS_NAMED = (
     "%b %d %Y",
     "%d/%b/%Y",
 )
+DATE_FORMATS_WRITTEN = ("%d %b %Y", "%d %B %Y", "%b %d %Y", "%B %d %Y", "%Y %b %d", "%Y %B %d")
 
 
+_YEAR_FIRST = re.compile(r"(\d{4})\s*[年년]\s*(\d{1,2})\s*[月월]\s*(\d{1,2})\s*[日号號일]")
+_EIGHT_DIGITS = re.compile(r"\d{8}")
+_ORDINAL = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th)\b")
+# What may stand in a written date and says nothing: "Friday, the 16th day of August, 2019".
+_FILLERS = re.compile(
+    r"\b(?:this|the|day|of|on|dated?|(?:mon|tues?|wed(?:nes)?|thurs?|fri|sat(?:ur)?|sun)(?:day)?|thu)\b|[.,]",
+    re.IGNORECASE,
+)
+YEARS = range(1800, 2200)  # of eight digits without a separator
+
+
+@functools.lru_cache(maxsize=65536)
 def iso_date(text: str, *, day_first: bool = False) -> str | None:
-    """`text` as YYYY-MM-DD, or None where it is no date; ambiguous numeric dates are read as `day_first` says."""
-    text = " ".join(text.strip().split())
+    """`text` as YYYY-MM-DD, or None where it is no date; ambiguous numeric dates are read as `day_first` says.
+
+    Digits may be of any script. Eight digits are a date if their year is one of YEARS: 20180325, 25032018, 03252018.
+    """
+    text = ascii_digits(" ".join(text.strip().split()))
+    if match := _YEAR_FIRST.match(text):
+        return date_of(*map(int, match.groups()))
+    if _EIGHT_DIGITS.fullmatch(text) and (found := eight_digits(text, day_first=day_first)) is not None:
+        return found
     head = text[:10]
     numeric = (
         DATE_FORMATS_DAY_FIRST + DATE_FORMATS_MONTH_FIRST
         if day_first
         else DATE_FORMATS_MONTH_FIRST + DATE_FORMATS_DAY_FIRST
     )
+    written = " ".join(_FILLERS.sub(" ", _ORDINAL.sub(r"\1", text)).split()).replace("Sept ", "Sep ")
     candidates: Iterator[tuple[str, str]] = iter(
         [
             (head, "%Y-%m-%d"),
@@ -99,6 +121,7 @@ def iso_date(text: str, *, day_first: bool = False) -> str | None:
             (head, "%Y.%m.%d"),
             (text, "%Y%m%d"),
             *((text, f) for f in numeric + DATE_FORMATS_NAMED),
+            *((written, f) for f in DATE_FORMATS_WRITTEN),
         ]
     )
     for candidate, form in candidates:
@@ -107,6 +130,33 @@ def iso_date(text: str, *, day_first: bool = False) -> str | None:
         except ValueError:
             continue
     return None
+
+
+def ascii_digits(text: str) -> str:
+    """`text` with the digits of every script as 0 to 9, and wide punctuation as ASCII."""
+    if text.isascii():
+        return text
+    plain = unicodedata.normalize("NFKC", text)
+    return "".join(str(unicodedata.decimal(c)) if unicodedata.category(c) == "Nd" else c for c in plain)
+
+
+def date_of(year: int, month: int, day: int) -> str | None:
+    """The date as YYYY-MM-DD; None where there is no such day."""
+    try:
+        return datetime.date(year, month, day).isoformat()
+    except ValueError:
+        return None
+
+
+def eight_digits(text: str, *, day_first: bool) -> str | None:
+    """Eight digits as a date: year first, else in the order that `day_first` says, else in the other one."""
+    first, second, third = int(text[:4]), int(text[4:6]), int(text[6:])
+    found = date_of(first, second, third) if first in YEARS else None
+    one, two, year = int(text[:2]), int(text[2:4]), int(text[4:])
+    if found is None and year in YEARS:
+        orders = [(two, one), (one, two)] if day_first else [(one, two), (two, one)]
+        found = next((date for month, day in orders if (date := date_of(year, month, day))), None)
+    return found
 
 
 def is_ambiguous_date(text: str) -> bool:

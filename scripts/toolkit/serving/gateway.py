@@ -113,7 +113,16 @@ class Gateway:
     def application(self) -> fastapi.FastAPI:
         """The ASGI application."""
         title = f"Extraction: {self.contract.target.title}"
-        app = fastapi.FastAPI(title=title, version="1", lifespan=self._lifespan, redoc_url=None)
+        # With a key: the description wants it too, and the page for browsers, which send none, is off.
+        pages: dict[str, Any] = {} if self.settings.key is None else {"docs_url": None, "openapi_url": None}
+        app = fastapi.FastAPI(title=title, version="1", lifespan=self._lifespan, redoc_url=None, **pages)
+        if pages:
+
+            async def description(request: fastapi.Request) -> Any:
+                self._check_key(request)
+                return JSONResponse(app.openapi())
+
+            app.add_api_route("/openapi.json", description, include_in_schema=False)
         app.add_middleware(RequestLimits, limits=self.limits, log=self.log)
         app.add_exception_handler(HTTPException, _as_problem)
         for route in ROUTES:
@@ -184,7 +193,8 @@ class Gateway:
     async def ping(self) -> Any:
         return Response(status_code=204) if await self._why_not_ready() else {"status": "ready"}
 
-    async def metrics(self) -> Any:
+    async def metrics(self, request: fastapi.Request) -> Any:
+        self._check_key(request)
         return PlainTextResponse(self.metrics_of_requests.text(), media_type="text/plain; version=0.0.4")
 
     # --- the steps of a request for a document ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 
 SECONDS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
 
@@ -22,3 +22,10 @@ class Metrics:
     def text(self) -> str:
         """Prometheus' text format."""
         return generate_latest(self.registry).decode()
+
+    def serve(self, host: str, port: int) -> None:
+        """The same text at a port of its own, in a thread, without a key: for a Prometheus that can send none.
+
+        Whoever reaches the port may read it, so a network policy or a firewall must keep others away.
+        """
+        start_http_server(port, addr=host, registry=self.registry)

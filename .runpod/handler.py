@@ -5,7 +5,7 @@ A job may be 10 MB (/run) or 20 MB (/runsync), base64 included; larger documents
 Output: what POST /v1/extract answers; or {"error": ...}, which RunPod shows as a failed job. Started by
 runpod/serve/start.sh with MODE=queue; on your own machine, with RunPod's local server:
 
-    python runpod/serve/handler.py --rp_serve_api --rp_api_port 8009
+    python .runpod/handler.py --rp_serve_api --rp_api_port 8009
 """
 
 from __future__ import annotations
