@@ -25,10 +25,15 @@ class Size(Enum):
     small = "small"
     large = "large"
 
+class Tax(BaseModel):
+    rate: Decimal
+    name: Optional[str] = None
+
 class Line(BaseModel):
     sku: str
     size: Optional[Size] = None
     amount: Decimal
+    taxes: list[Tax] = []
 
 class Order(BaseModel):
     number: str
@@ -92,7 +97,10 @@ def test_a_pydantic_model_loads_and_its_class_takes_the_public_answers(run, mode
             "kind": "b",
             "reference": "R",
             "notes": [{"key": "colour", "value": "red"}],
-            "lines": [{"sku": "S", "amount": 12.5}, {"sku": "T", "size": "large", "amount": "3.20"}],
+            "lines": [
+                {"sku": "S", "amount": 12.5, "taxes": [{"rate": 19}, {"rate": "7.0", "name": "food"}]},
+                {"sku": "T", "size": "large", "amount": "3.20"},
+            ],
         }
     )
     public, warnings = schema.public(answer)
@@ -102,7 +110,7 @@ def test_a_pydantic_model_loads_and_its_class_takes_the_public_answers(run, mode
 
     order = models.Order.model_validate_json(json.dumps(public))
     assert str(order.lines[1].amount) == "3.20" and order.notes == {"colour": "red"} and order.total is None
-    assert order.lines[1].size is models.Size.large
+    assert order.lines[1].size is models.Size.large and [tax.name for tax in order.lines[0].taxes] == [None, "food"]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +232,7 @@ LABEL = {
     "kind": "a",
     "reference": "R",
     "notes": {"colour": "red"},
-    "lines": [{"sku": "S1", "amount": 12.5}],
+    "lines": [{"sku": "S1", "amount": 12.5, "taxes": [{"rate": 19, "name": "VAT"}]}],
 }
 
 
