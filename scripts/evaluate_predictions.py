@@ -113,6 +113,8 @@ def main(argv: list[str] | None = None) -> int:
     check_outputs(outputs_of(args), [args.pred, args.gold, args.schema, *(f.path for f in files.values())])
     floors = [floor_of(text) for text in args.fail_under]
     drops = [allowance_of(text) for text in args.max_drop]
+    for file in files.values():
+        file.schema = schema
     if drops and len(files) == 1:
         raise StageError("--max-drop compares with other predictions; give them with --against NAME=FILE")
     tables = {label: ScoreTable(schema) for label in files}
@@ -121,7 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     shown_documents: list[tuple[Gold, DocumentScore]] = []
     asked = AskedFields("--bucket-by", args.bucket_by)
     ids: set[str] = set()
-    for document in console.progress(itertools.chain([first], gold), what="documents"):
+    normal = ((identity, schema.normal(answer), record) for identity, answer, record in itertools.chain([first], gold))
+    for document in console.progress(normal, what="documents"):
         if document[0] in ids:
             raise StageError(
                 f"{shown(args.gold)}: the id {document[0]!r} stands twice; which is its gold cannot be told"
