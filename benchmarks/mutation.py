@@ -60,7 +60,7 @@ MODULES: dict[str, str] = {
     "toolkit/evaluation/gates.py": "gates report",
     "toolkit/answers/wire_format.py": "wire_format row_shards token_confidence",
     "toolkit/answers/row_shards.py": "row_shards gateway_lines",
-    "toolkit/answers/page_windows.py": "failed_answers confidence server_client server_retries",
+    "toolkit/answers/page_windows.py": "united_windows failed_answers confidence server_client server_retries",
     "toolkit/answers/confidence.py": "values_on_pages confidence",
     "toolkit/answers/token_confidence.py": "token_confidence values_on_pages confidence",
     "toolkit/answers/predictions.py": "confidence import_predictions report lone_surrogates server_client",

@@ -356,3 +356,13 @@ def test_the_documented_examples_are_true(line):
         metric, value = result.split(" ")
         top, _, bottom = value.partition("/")
         assert found[metric] == pytest.approx(float(top) / float(bottom or 1)), result
+
+
+def test_buckets_stand_in_the_order_of_their_numbers():
+    table = ScoreTable(SCHEMA)
+    for number, pages in enumerate((10, 2, 1, 12)):
+        score = score_document(SCHEMA, str(number), {}, {}, "ok")
+        score.pages = pages
+        table.add(score, groups=[f"year {2030 - pages}"])
+    names = [name for name in table.buckets() if name.startswith("pages")]
+    assert names == ["pages 1", "pages 2", "pages 10", "pages 12"]

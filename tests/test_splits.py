@@ -202,3 +202,14 @@ def test_a_document_s_stratum_is_that_of_its_longest_list(run, workspace):
     write_records(workspace / "d.jsonl", records)
     assert run("split_jsonl", "--in", "d.jsonl").code == 0
     assert set(json.loads((workspace / "data/splits/report.json").read_text())["strata"]) == {"1 pages, 6-20 rows"}
+
+
+@pytest.mark.parametrize(("sharing", "groups"), [(5, 1), (6, 6)])
+def test_a_page_of_up_to_five_different_documents_joins_them_and_a_page_of_more_is_a_form(
+    run, workspace, sharing, groups
+):
+    records = split_records(workspace, sharing)
+    for one in records:
+        set_page(one, page_of(records[0]))
+    write_records(workspace / "d.jsonl", records)
+    assert run("split_jsonl", "--in", "d.jsonl", "--json").json["groups"] == groups
