@@ -76,7 +76,7 @@ MODULES: dict[str, str] = {
     "toolkit/training/plan.py": "plans",
     "toolkit/latency/predicted.py": "plans latency",
     "toolkit/latency/measured.py": "latency",
-    "toolkit/pages/zips.py": "zips hostile_files",
+    "toolkit/pages/zips.py": "zips hostile_zips hostile_files",
     "merge_adapter.py": "refused_adapters merge_gate serving",
 }
 # What only slow tests run (a real quantization takes minutes), so that no fast test could notice a bug in it.
