@@ -148,7 +148,7 @@ def main() -> None:
                 and (
                     "answer" in p[0]
                     or p[1].startswith(("not JSON", "the answer is"))
-                    or not check.record_is_valid(json.loads(line))
+                    or not check.form.is_valid(json.loads(line))
                 )
                 for p in check.problems(line.encode("utf-8", "surrogatepass"))
             ),

@@ -37,7 +37,9 @@ from toolkit.records.label_table import HeaderRows
 from toolkit.records.labels import LabelFile, Labels, read_labels
 from toolkit.records.origins import Source, merged_sources, noted, origin_of
 from toolkit.records.prompt import Prompt, generated_prompt
+from toolkit.records.record import gold_of
 from toolkit.records.record_merge import Dataset, Merge, check_schema, merged, updated_prompt
+from toolkit.schema.label_defaults import fitted_to_labels
 from toolkit.schema.number_text import CONVENTIONS
 from toolkit.schema.target import DEFAULT_SCHEMA, TargetSchema
 
@@ -128,14 +130,17 @@ def main(argv: list[str] | None = None) -> int:
     if not join.records:
         raise StageError(why_nothing(join), ExitCode.PROBLEMS)
     merge = merged(old, join.records)
+    schema, settled = fitted_to_labels(labels.schema, (gold_of(record) or {} for record in merge.records.values()))
+    for sentence in settled:
+        say(sentence)
     if old:
-        check_schema(old, labels.schema, {line["document"] for line in merge.changes})
+        check_schema(old, schema, {line["document"] for line in merge.changes})
     sources = merged_sources(origin_of(out), out, source) if args.update else [source]
-    schema = labels.join.numbers.stored_in(labels.schema).raw
-    if args.schema and args.schema.resolve() == schema_path.resolve() and schema != TargetSchema.load(args.schema).raw:
+    raw = labels.join.numbers.stored_in(schema).raw
+    if args.schema and args.schema.resolve() == schema_path.resolve() and raw != TargetSchema.load(args.schema).raw:
         raise StageError(f"{shown(args.schema)} would be replaced by the dataset's schema; choose another --out")
     with noted(out, sources), atomic_group(out.parent, [schema_path.name, out.name]) as (schema_out, records_out):
-        schema_out.write(json.dumps(schema, ensure_ascii=False, indent=2) + "\n")
+        schema_out.write(json.dumps(raw, ensure_ascii=False, indent=2) + "\n")
         records_out.writelines(map(json_line, merge.records.values()))
 
     if join.not_used:

@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def values_of(schema: TargetSchema, predictions: Path, gold: Path) -> list[Values]:
     """The judged values of every document with a valid answer."""
-    file = PredictionFile(predictions)
+    file = PredictionFile(predictions, schema)
     documents, failed, bare = [], 0, 0
     for identity, answer, _ in read_gold(gold):
         line = file.get(identity)

@@ -30,7 +30,7 @@ from toolkit.evaluation.gates import Allowance, Floor, allowance_of, floor_of
 from toolkit.evaluation.score_table import RATES, ScoreTable, compared
 from toolkit.evaluation.scoring import DocumentScore, judged_values, score_document
 from toolkit.files import argument_path, atomic, shown, write_json, write_text
-from toolkit.outputs import check_outputs
+from toolkit.outputs import check_outputs, finish_group, together
 from toolkit.records.record import images_of, inside_root
 from toolkit.records.record_schema import schema_of_records
 from toolkit.reports.base import PAGE_MARK
@@ -107,9 +107,14 @@ def main(argv: list[str] | None = None) -> int:
     gold = read_gold(args.gold)
     first = next(gold)
     schema = schema_of_records(args.schema, [first[2]], shown(args.gold)).with_decimals({}, args.decimal)
+    for path, _ in outputs_of(args):
+        if path is not None and path.parent.is_dir():
+            finish_group(path.parent)
     check_outputs(outputs_of(args), [args.pred, args.gold, args.schema, *(f.path for f in files.values())])
     floors = [floor_of(text) for text in args.fail_under]
     drops = [allowance_of(text) for text in args.max_drop]
+    for file in files.values():
+        file.schema = schema
     if drops and len(files) == 1:
         raise StageError("--max-drop compares with other predictions; give them with --against NAME=FILE")
     tables = {label: ScoreTable(schema) for label in files}
@@ -118,7 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     shown_documents: list[tuple[Gold, DocumentScore]] = []
     asked = AskedFields("--bucket-by", args.bucket_by)
     ids: set[str] = set()
-    for document in console.progress(itertools.chain([first], gold), what="documents"):
+    normal = ((identity, schema.normal(answer), record) for identity, answer, record in itertools.chain([first], gold))
+    for document in console.progress(normal, what="documents"):
         if document[0] in ids:
             raise StageError(
                 f"{shown(args.gold)}: the id {document[0]!r} stands twice; which is its gold cannot be told"
@@ -148,7 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     for label in list(files)[1:]:
         results[label]["difference"] = compared(tables[args.name], tables[label], seed=args.seed)
     print_tables(results, args.name)
-    write_outputs(args, schema, results, files[args.name], shown_documents)
+    with together():
+        write_outputs(args, schema, results, files[args.name], shown_documents)
     broken = broken_gates(results, args.name, floors, drops)
     for sentence in broken:
         say(sentence)

@@ -14,6 +14,11 @@ status and its reason).
         --in data/pdfs --out data/predictions/new.jsonl
     python scripts/extract_documents.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged \\
         --in inbox --watch --out data/predictions/inbox.jsonl
+
+With --schema a base model answers without training: the baseline of an evaluation, or a first look without labels.
+
+    python scripts/extract_documents.py --model Qwen/Qwen3-VL-8B-Instruct --schema schemas/invoice.schema.json \\
+        --in data/pdfs --out data/predictions/zero_shot.jsonl
 """
 
 from __future__ import annotations
@@ -29,13 +34,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.answers.predictions import PredictionLine, finished_ids, unsure_values
 from toolkit.console import ExitCode, StageError, first_few, say
 from toolkit.extraction.documents import Document, PageRenderer, arriving, documents_of_files, documents_of_jsonl
 from toolkit.files import argument_path, json_line, open_to_append, shown
-from toolkit.model.contract import FILE_NAME, Contract, load_contract
+from toolkit.model.contract import FILE_NAME, UNTRAINED_ANSWER_TOKENS, Contract, Untrained, chosen_contract
 from toolkit.pages.evidence import TextLayers
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.schema.target import TargetSchema
 
 if TYPE_CHECKING:
     from toolkit.extraction.local_model import BatchingAsker
@@ -87,6 +94,7 @@ def build_parser() -> console.Parser:
         default=None,
         help=f"folder whose {FILE_NAME} to use (default: the adapter, else the model)",
     )
+    options.add_untrained(who, DEFAULT_MAX_TOKENS, UNTRAINED_ANSWER_TOKENS)
     who.add_argument(
         "--ray",
         nargs="?",
@@ -143,6 +151,9 @@ class Extraction:
     server: str | None
     served_model: str | None
     contract: Path | None
+    schema: Path | None
+    image_max_tokens: int | None
+    max_answer_tokens: int | None
     ray: str | None
     ray_actors: int | None
     batch_size: int
@@ -169,17 +180,21 @@ class Extraction:
             raise StageError("give either --server URL or --model FOLDER (with --adapter for a base model)")
         if self.server and (self.adapter or self.no_grammar or self.ray):
             raise StageError("--adapter, --no-grammar and --ray belong to --model; a server has its own")
-        if self.server and self.contract is None:
-            raise StageError("--server needs --contract FOLDER: the model or adapter folder that the server serves")
+        if self.server and self.contract is None and self.schema is None:
+            raise StageError(
+                "--server needs --contract FOLDER (the model or adapter folder that the server serves), "
+                "or --schema FILE where it serves a base model"
+            )
         if self.review_below is not None and (self.no_confidence or not 0 < self.review_below <= 1):
             raise StageError("--review-below takes a confidence over 0 and at most 1, and --no-confidence gives none")
         if self.batch_size < 1 or self.concurrency < 1 or self.tries < 1:
             raise StageError("--batch-size, --concurrency and --tries must be at least 1")
 
     @property
-    def contract_folder(self) -> Path:
-        """The folder that holds the contract."""
-        return Path(self.contract or self.adapter or str(self.model))
+    def contract_folder(self) -> Path | None:
+        """The folder that holds the contract; None for a server that --schema alone describes."""
+        folder = self.contract or self.adapter or self.model
+        return Path(folder) if folder else None
 
     @property
     def review_file(self) -> Path:
@@ -191,7 +206,8 @@ class Extraction:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     run = Extraction.of(args)
-    contract = load_contract(run.contract_folder)
+    settings = Untrained(run.schema, run.image_max_tokens, run.max_answer_tokens)
+    contract = chosen_contract(run.contract_folder, settings)
     if run.overwrite:
         run.out.unlink(missing_ok=True)
         run.review_file.unlink(missing_ok=True)
@@ -202,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     done = finished_ids(run.out)
     lines, total = lines_of(run, contract, done)
-    result, code = written(run, done, lines, total)
+    result, code = written(run, contract, done, lines, total)
     return console.finish(args, result, code)
 
 
@@ -326,14 +342,14 @@ async def as_async_lines(lines: Iterable[PredictionLine]) -> AsyncIterator[Predi
 
 
 def written(
-    run: Extraction, done: set[str], lines: AsyncIterator[PredictionLine], total: int | None
+    run: Extraction, contract: Contract, done: set[str], lines: AsyncIterator[PredictionLine], total: int | None
 ) -> tuple[dict[str, Any], ExitCode]:
     """Append each line as it comes and report the counts: `(result, exit code)`."""
     started = time.monotonic()
     counts: Counter[str] = Counter()
     failed: list[str] = []
     meter = console.Meter(total)
-    to_review = 0
+    to_review, schema = 0, contract.target
 
     async def write() -> None:
         nonlocal to_review
@@ -342,7 +358,7 @@ def written(
                 file.write(json_line(line))
                 file.flush()
                 if run.review_below is not None:
-                    to_review += append_review(run, line)
+                    to_review += append_review(run, schema, line)
                 counts[line["status"]] += 1
                 meter.step(failed=line["status"] != "ok")
                 if line["status"] != "ok":
@@ -378,12 +394,13 @@ def written(
     return result, ExitCode.PROBLEMS if failed else ExitCode.OK
 
 
-def append_review(run: Extraction, line: PredictionLine) -> int:
+def append_review(run: Extraction, schema: TargetSchema, line: PredictionLine) -> int:
     """Append what a person should review in one prediction line: each unsure value, or a document without an answer.
 
     Returns the number of entries.
     """
-    entries = [{"id": line["id"], **entry} for entry in unsure_values(line, float(run.review_below or 0))]
+    known = {**line, "prediction": schema.normal(line["prediction"])} if line["prediction"] else line
+    entries = [{"id": line["id"], **entry} for entry in unsure_values(known, float(run.review_below or 0))]
     with open_to_append(run.review_file) as file:
         for entry in entries:
             file.write(json_line(entry))

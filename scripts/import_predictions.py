@@ -188,11 +188,13 @@ def line_of(
     if answer.value is None:
         status = "truncated" if answer.truncated else "not_json"
         return prediction_line(identity, status, None, answer.text[:20_000], **more, error=answer.complaint)
-    prediction, keys, warnings = in_schema(schema, answer.value, numbers)
+    prediction, keys, warnings = in_schema(schema, schema.normal(answer.value), numbers)
     unknown.update(keys)
     status = "truncated" if answer.truncated else "ok"
     if status == "ok" and strict and not validator.is_valid(prediction):
         status = "schema_error"
+    prediction, absent = schema.public(prediction)
+    warnings += absent
     if warnings := [*answer.warnings, *warnings]:
         more["warnings"] = warnings
     return prediction_line(identity, status, prediction, answer.text[:20_000], **more)

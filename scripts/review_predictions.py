@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     records = {record["id"]: record for record in read_records(args.records)} if args.records else {}
     where = shown(args.records) if args.records else "a prediction file"
     schema = schema_of_records(args.schema, records.values(), where)
+    predictions.schema = schema
     pages = pages_of(args, records, predictions)
     layers = TextLayers(args.text_layer_dir) if args.text_layer_dir else None
     documents = []

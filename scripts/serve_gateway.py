@@ -9,6 +9,7 @@ without a key. Its log has a line a request with times and status, nothing of an
 
     python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged
     python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --contract outputs/bl-8b-merged --max-pages 20
+    python scripts/serve_gateway.py --server http://127.0.0.1:8000/v1 --schema schemas/invoice.schema.json
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 import os
 import sys
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.console import StageError, say
 from toolkit.files import argument_path
-from toolkit.model.contract import load_contract
+from toolkit.model.contract import UNTRAINED_ANSWER_TOKENS, Untrained, chosen_contract
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.serving.settings import Limits, Settings
 from toolkit.serving.vllm_plan import check_port
 
@@ -36,7 +38,8 @@ def build_parser() -> console.Parser:
         metavar="URL",
         help="the vLLM behind it, up to /v1; its key is read from VLLM_API_KEY",
     )
-    parser.add_argument("--contract", type=argument_path, required=True, help="the model folder that the server serves")
+    parser.add_argument("--contract", type=argument_path, default=None, help="the model folder that the server serves")
+    options.add_untrained(parser, DEFAULT_MAX_TOKENS, UNTRAINED_ANSWER_TOKENS)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: only this machine)")
     parser.add_argument("--port", type=int, default=8080, help="port (default: 8080)")
     parser.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of a request (default: 32 MiB)")
@@ -73,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     if settings.key is None and args.host not in LOOPBACK and not args.no_key:
         raise StageError(f"--host {args.host} lets others in; set {CLIENT_KEY_VARIABLE}, or say --no-key")
-    contract = load_contract(args.contract)
+    settings_of_base = Untrained(args.schema, args.image_max_tokens, args.max_answer_tokens)
+    contract = chosen_contract(args.contract, settings_of_base)
     check_port(args.host, args.port)
     from toolkit.serving.connections import Connections, server_of
     from toolkit.serving.gateway import Gateway

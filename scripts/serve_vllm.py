@@ -8,6 +8,7 @@ passed to vLLM. The API key, if you want one, is the environment variable VLLM_A
     python scripts/serve_vllm.py outputs/bl-8b-merged
     python scripts/serve_vllm.py outputs/bl-8b-awq --profile throughput --gpu a6000 --dry-run
     python scripts/serve_vllm.py models/Qwen3-VL-8B-Instruct --adapter invoices=outputs/invoices-8b
+    python scripts/serve_vllm.py models/Qwen3-VL-8B-Instruct --schema schemas/invoice.schema.json
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.console import ExitCode, StageError, say
 from toolkit.files import argument_path, shown, write_json
-from toolkit.model.contract import load_contract
+from toolkit.model.contract import UNTRAINED_ANSWER_TOKENS, Untrained, chosen_contract, load_contract
 from toolkit.model.cuda import cuda_of, environment_for
 from toolkit.model.folder import check_adapter_folder, check_model_folder, model_shapes
 from toolkit.model.gpus import GPUS, Gpu, installed_driver, known_gpu
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
 from toolkit.project import environments
 from toolkit.serving import vllm_plan as serving
 
@@ -43,6 +45,7 @@ def build_parser() -> console.Parser:
         metavar="[NAME=]FOLDER",
         help="serve this LoRA adapter live under NAME (default: its folder's name); repeat for more",
     )
+    options.add_untrained(parser, DEFAULT_MAX_TOKENS, UNTRAINED_ANSWER_TOKENS)
     parser.add_argument(
         "--profile",
         choices=["latency", "throughput"],
@@ -75,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     cut = words.index("--") if "--" in words else len(words)
     args = build_parser().parse_args(words[:cut])
     args.vllm = words[cut + 1 :]
-    config = check_model_folder(args.model, contract=not args.adapter)
+    config = check_model_folder(args.model, contract=not (args.adapter or args.schema))
     adapters = live_adapters(args)
     contract_folder = next(iter(adapters.values()))[0] if adapters else args.model
-    contract = load_contract(contract_folder)
+    contract = chosen_contract(contract_folder, Untrained(args.schema, args.image_max_tokens, args.max_answer_tokens))
     python = vllm_python(args)
     wheel_cuda = cuda_of(python) if python else None
     driver = installed_driver()

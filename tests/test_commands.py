@@ -123,6 +123,7 @@ split_jsonl --in gone.jsonl
 extract_combined_zip --zip gone.zip
 pdf_to_images --in gone.pdf
 build_jsonl_from_results --results gone.json
+make_schema --from gone.csv --out o.json
 train_lora --model x --train gone.jsonl --out o
 extract_documents --model gone --in gone.jsonl --out o.jsonl
 evaluate_predictions --pred gone.jsonl --gold gone.jsonl

@@ -291,6 +291,43 @@ def test_a_text_layer_that_cannot_be_read_is_named_and_stops_no_other(run, place
 # --- a run that is killed between two moves -------------------------------------------------------------------------
 
 
+def test_the_outputs_of_an_evaluation_appear_together_or_not_at_all(run, place, monkeypatch):
+    from toolkit.reports import evaluation_page
+
+    (place / "d.jsonl").write_text(GOOD + "\n")
+    (place / "p.jsonl").write_text(line(said()) + "\n")
+    words = [
+        "evaluate_predictions",
+        "--pred",
+        "p.jsonl",
+        "--gold",
+        "d.jsonl",
+        "--report",
+        "r/e.html",
+        "--csv",
+        "t/e.csv",
+    ]
+    assert alive(run, *words).code == 0
+    files = [place / name for name in ("r/e.html", "r/e.json", "t/e.csv")]
+    before = [path.read_bytes() for path in files]
+    (place / "p.jsonl").write_text(line(said(prediction={})) + "\n")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt  # the report is written last
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation_page, "write_page", interrupted)
+        assert run(*words).code == 130
+    assert [path.read_bytes() for path in files] == before
+    assert sorted(path.name for folder in ("r", "t") for path in (place / folder).iterdir()) == [
+        "e.csv",
+        "e.html",
+        "e.json",
+    ]
+    assert alive(run, *words).code == 0
+    assert all(path.read_bytes() != old for path, old in zip(files, before, strict=True))
+
+
 def test_files_that_belong_together_are_never_read_half_replaced(run, place, monkeypatch):
     from toolkit import outputs
 

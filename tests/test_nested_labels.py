@@ -1,6 +1,7 @@
 """Labels of nested answers: shaped like the schema, one file for each document, flat rows, and sheets with a title."""
 
 import json
+import zipfile
 
 import openpyxl
 import pytest
@@ -163,3 +164,18 @@ def test_choices_inside_rows_identify_no_document():
     assert choices_of(MEET) == {("age_groups", "results", "records")}
     answer = meet(girls=[result("Ann", "1:00", records=["WR", "CR"])])
     assert free_values(answer, choices_of(MEET)) == {"girls", "ann", "1:00"}
+
+
+def test_merged_cells_invent_no_rows_and_a_hostile_range_costs_nothing(tmp_path):
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for line in (["Filename", "Number"], ["a.pdf", "M1"], [None, None], ["b.pdf", "M2"]):
+        sheet.append(line)
+    for place in ("A2:A3", "B2:B3", "D1:D2"):
+        sheet.merge_cells(place)
+    book.save(tmp_path / "plain.xlsx")
+    with zipfile.ZipFile(tmp_path / "plain.xlsx") as plain, zipfile.ZipFile(tmp_path / "t.xlsx", "w") as hostile:
+        for part in plain.namelist():
+            hostile.writestr(part, plain.read(part).replace(b'ref="D1:D2"', b'ref="B1:XFD1048576"'))
+    rows = [row for _, row in read_rows(tmp_path / "t.xlsx", header=HeaderRows(1, 1))]
+    assert [(row["Filename"], row["Number"]) for row in rows] == [("a.pdf", "M1"), ("b.pdf", "M2")]

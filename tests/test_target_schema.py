@@ -11,8 +11,8 @@ from toolkit.schema.checks import business_problems, is_container_number, summar
 from toolkit.schema.target import TargetSchema, compact_json
 from toolkit.schema.values import iso_date
 
-NO_TARGETS = ("qwen_vl_pdf_extract", "prediction_line")  # forms of the project's own files
-SHIPPED = sorted(p for p in (REPOSITORY / "schemas").glob("*.schema.json") if not p.name.startswith(NO_TARGETS))
+OTHERS = ("qwen_vl_pdf_extract", "prediction_line")  # they describe files of this project, not documents
+SHIPPED = sorted(p for p in (REPOSITORY / "schemas").glob("*.schema.json") if not p.name.startswith(OTHERS))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
@@ -36,22 +36,14 @@ def test_annotation_words_may_be_field_names():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"additionalProperties": True}, "must be closed"),
-        ({"properties": {"a": {"type": "string"}}}, 'add "maxLength"'),
-        ({"properties": {"a": {"type": "array", "items": {"type": "string", "maxLength": 3}}}}, 'add "maxItems"'),
-        ({"properties": {"a": {"type": "number", "multipleOf": 2}}}, "'multipleOf' cannot be served"),
         (
             {"properties": {"a": {"type": "string", "maxLength": 3, "x-extract": {"compare": "fuzzy"}}}},
             "compare 'fuzzy' is unknown",
         ),
-        (
-            {"properties": {"a": {"type": "array", "maxItems": 2, "uniqueItems": True, "items": {"type": "integer"}}}},
-            "'uniqueItems' cannot be served",
-        ),
-        ({"properties": {"a": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}}, "'anyOf' is not followed"),
+        ({"properties": {"a": {"not": {"type": "null"}}}}, "'not' is not followed"),
         ({"properties": {"a": {"type": "strin"}}}, "not a valid JSON Schema"),
-        ({"properties": {}}, "no fields"),
-        ({"type": "array"}, "no target schema"),
+        ({"properties": {}}, 'give "properties"'),
+        ({"type": "array", "items": {}}, "is an object with fields"),
     ],
 )
 def test_a_bad_schema_is_refused_with_its_place(change, sentence):

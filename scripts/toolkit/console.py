@@ -141,6 +141,12 @@ def say(text: str = "") -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+@functools.lru_cache(maxsize=1024)
+def say_once(text: str) -> None:
+    """One line for people, on stderr, the first time that it is said."""
+    say(text)
+
+
 def finish(args: argparse.Namespace, result: dict[str, Any], code: ExitCode = ExitCode.OK) -> int:
     """End a script: with `--json` print `result` as the last line of stdout; return the exit code."""
     if args.json:

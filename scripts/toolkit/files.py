@@ -20,6 +20,7 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +38,8 @@ MACHINE_ERRORS = {
     getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ENOMEM") if hasattr(errno, name)
 }
 JOURNAL = ".files_in_transit.json"  # of a folder, while a group of files is moved into place
+# Inside outputs.together: the temporary files that wait to be moved into place, and where to.
+TOGETHER: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("together", default=None)
 MIB = 2**20
 MOST_TEXT_BYTES = 1024 * MIB  # of a file that is read whole, such as a table
 MOST_SETTINGS_BYTES = 16 * MIB  # of a schema, a mapping, settings, a prompt
@@ -82,7 +85,10 @@ def atomic(path: Path | str, mode: str = "w", *, sync: bool = True) -> Iterator[
                 file.flush()
                 os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~umask())
-        replace(name, path)
+        if (waiting := TOGETHER.get()) is None:
+            replace(name, path)
+        else:
+            waiting.append((Path(name), path))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)

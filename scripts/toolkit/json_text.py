@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -105,6 +106,7 @@ def _may_hold_surrogates(text: str) -> bool:
     return "\\u" in text and _SURROGATE_ESCAPE.search(text) is not None
 
 
+@functools.cache
 def parsers() -> tuple[Any, Any]:
     """`(loads, dumps)` of orjson, or of json with the same bytes where orjson is not installed.
 

@@ -61,6 +61,18 @@ def add_text_layer_dir(parser: argparse._ActionsContainer, use: str, default: Pa
     parser.add_argument("--text-layer-dir", type=argument_path, default=default, help=f"{use}{told}")
 
 
+def add_untrained(parser: argparse._ActionsContainer, page_tokens: int, answer_tokens: int) -> None:
+    """`--schema`, `--image-max-tokens`, `--max-answer-tokens`: a base model without training, asked by a schema alone.
+
+    The numbers are the defaults, for the help; what is not given is None.
+    """
+    help_text = "target schema for a base model without training, in place of a contract"
+    parser.add_argument("--schema", type=argument_path, default=None, help=help_text)
+    add_image_max_tokens(parser, None, f", with --schema (default: {page_tokens})")
+    help_text = f"with --schema: tokens of an answer at most (default: {answer_tokens})"
+    parser.add_argument("--max-answer-tokens", type=int, default=None, help=help_text)
+
+
 def add_header_row(parser: argparse._ActionsContainer) -> None:
     """`--header-row`; see `label_table.HeaderRows`."""
     parser.add_argument(

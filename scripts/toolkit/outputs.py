@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from toolkit.console import StageError
-from toolkit.files import JOURNAL, TEXT_OPTIONS, moves_of, opened, replace, shown, umask, write_text
+from toolkit.files import JOURNAL, TEXT_OPTIONS, TOGETHER, moves_of, opened, replace, shown, umask, write_text
 
 
 @contextlib.contextmanager
@@ -45,6 +45,30 @@ def atomic_group(folder: Path, names: Sequence[str]) -> Iterator[list[IO[str]]]:
                 os.unlink(part)
         raise
     finish_group(folder)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Files that `files.atomic` writes inside are moved into place at the end, those of a folder as one step (see
+    atomic_group); on any failure all are left as they were."""
+    waiting: list[tuple[Path, Path]] = []
+    token = TOGETHER.set(waiting)
+    try:
+        yield
+    except BaseException:
+        for part, _ in waiting:
+            part.unlink(missing_ok=True)
+        raise
+    finally:
+        TOGETHER.reset(token)
+    folders: dict[Path, list[list[str]]] = {}
+    for part, path in waiting:
+        folders.setdefault(path.parent, []).append([part.name, path.name])
+    for folder, moves in folders.items():
+        finish_group(folder)
+        write_text(folder / JOURNAL, json.dumps(moves) + "\n")
+    for folder in folders:
+        finish_group(folder)
 
 
 def finish_group(folder: Path) -> None:

@@ -21,6 +21,7 @@ from toolkit.json_text import strict_json
 from toolkit.records.line_form import PREDICTION_SCHEMA, LineForm, parsed_line
 from toolkit.records.record import answer_text, record_problem
 from toolkit.schema.answer_values import value_named
+from toolkit.schema.target import TargetSchema
 
 VERSION = 1
 STATUSES = ("ok", "schema_error", "not_json", "truncated", "http_error", "refused", "unreadable")
@@ -169,11 +170,13 @@ def finished_ids(path: Path) -> set[str]:
 class PredictionFile:
     """A prediction JSONL with access by id; the last line of each id counts. Holds file positions, not the lines.
 
+    With a `schema`, predictions come as this project works with them, not as the original schema has them.
+
     Raises StageError if a line is not strict JSON (a key twice, NaN) or not a prediction; it names the first few.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, schema: TargetSchema | None = None) -> None:
+        self.path, self.schema = path, schema
         self.places: dict[str, tuple[int, int]] = {}
         self.lines: dict[str, dict[str, Any]] | None = None
         self.broken: list[str] = []
@@ -219,6 +222,12 @@ class PredictionFile:
 
     def get(self, identity: str) -> dict[str, Any] | None:
         """The document's line, or None."""
+        line = self._line(identity)
+        if line is not None and self.schema is not None and isinstance(line.get("prediction"), dict):
+            line["prediction"] = self.schema.normal(line["prediction"])
+        return line
+
+    def _line(self, identity: str) -> dict[str, Any] | None:
         if self.lines is not None:
             return self.lines.get(identity)
         if identity not in self.places:

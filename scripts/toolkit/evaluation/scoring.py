@@ -73,7 +73,7 @@ def score_document(
         status = "missing" if predicted is None else "schema_error"
     score = DocumentScore(identity, status, pages=pages)
     score.rows_exact = score.answered
-    answer = predicted if status == "ok" and predicted is not None else {}
+    gold, answer = schema.normal(gold), schema.normal(predicted) if status == "ok" and predicted is not None else {}
     for leaf in schema.header:
         if leaf.compare != "skip":
             score.count(leaf, value_at(gold, leaf.path), value_at(answer, leaf.path))
@@ -103,6 +103,7 @@ def judged_values(schema: TargetSchema, gold: dict[str, Any], answer: dict[str, 
     as many rows as gold. Names as in a prediction's confidence: `vessel_name`, `containers[0].container_size`,
     `containers`.
     """
+    gold, answer = schema.normal(gold), schema.normal(answer)
     for leaf in schema.header:
         if leaf.compare != "skip":
             yield leaf.name, outcome(leaf, value_at(gold, leaf.path), value_at(answer, leaf.path)) in ("tp", "tn")

@@ -67,9 +67,18 @@ class Judge:
             sentence = broken_text(answer.raw)
         elif result.status == "schema_error":
             sentence = complaint(validator, result.prediction)
+        elif shard is self.plan.whole and (sentence := self.public_problem(result.prediction)):
+            return result._replace(status="schema_error", sentence=sentence)
         else:
             sentence = repeated_key(shard.schema, result.prediction or {})
         return result._replace(sentence=sentence)
+
+    def public_problem(self, prediction: dict[str, Any] | None) -> str:
+        """Where an answer breaks the original schema although all that it requires is there; empty if it does not."""
+        if self.schema.public_form is None or prediction is None:
+            return ""
+        public, absent = self.schema.public(prediction)
+        return "" if absent else self.schema.public_form.complaint(public)
 
     def scores(self, answer: Answer, shard: Shard) -> dict[str, ValueScore] | None:
         """The token confidence of each value of a valid answer; None if its tokens are not known."""
@@ -209,9 +218,13 @@ def merged_line(judge: Judge, identity: str, parts: list[PartAnswer], words: Doc
         if problem := complaint(judge.validator, prediction):
             facts["error"] = f"the {len(parts)} windows together: {problem}"
             return prediction_line(identity, "schema_error", prediction, raw, **facts)
-    warnings = [sentence for part in parts for sentence in part.sentences] + disagreements
+    if (several or judge.plan.sharded) and (problem := judge.public_problem(prediction)):
+        facts["error"] = f"its parts together: {problem}"
+        return prediction_line(identity, "schema_error", prediction, raw, **facts)
+    public, absent = judge.schema.public(prediction)
+    warnings = [sentence for part in parts for sentence in part.sentences] + disagreements + absent
     facts |= judge.trust(prediction, scores, words) | ({"warnings": warnings} if warnings else {})
-    return prediction_line(identity, "ok", prediction, raw, **facts)
+    return prediction_line(identity, "ok", public, raw, **facts)
 
 
 async def window_answer(

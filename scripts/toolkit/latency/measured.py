@@ -163,7 +163,7 @@ async def measured(
         spent = longest["ended"] - longest["began"] - longest["first_token"]
         per_token = spent / (longest["completion_tokens"] - 1)
     answer = line["prediction"] if isinstance(line["prediction"], dict) else None
-    rows = max(judge.plan.counts(answer).values(), default=0) if answer else 0
+    rows = max(judge.plan.counts(judge.schema.normal(answer)).values(), default=0) if answer else 0
     return {
         "id": document.identity,
         "status": line["status"],

@@ -13,11 +13,31 @@ from toolkit.answers.row_shards import AnswerPlan
 from toolkit.answers.wire_format import WIRES
 from toolkit.console import StageError
 from toolkit.files import read_json, shown, write_json
-from toolkit.records.prompt import Prompt
+from toolkit.pages.images import DEFAULT_MAX_TOKENS
+from toolkit.records.prompt import Prompt, generated_prompt
 from toolkit.schema.target import TargetSchema
 
 FILE_NAME = "extraction_config.json"
 FORMAT_VERSION = 1
+# Of a base model without training: pages of a request, and tokens of an answer.
+UNTRAINED_PAGES = 8
+UNTRAINED_ANSWER_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """How to ask a base model that was not trained; `schema` None: a contract is there, and says the rest too."""
+
+    schema: Path | None = None
+    image_max_tokens: int | None = None  # DEFAULT_MAX_TOKENS
+    max_answer_tokens: int | None = None  # UNTRAINED_ANSWER_TOKENS
+
+    def __post_init__(self) -> None:
+        given = [n for n in (self.image_max_tokens, self.max_answer_tokens) if n is not None]
+        if given and self.schema is None:
+            raise StageError("--image-max-tokens and --max-answer-tokens go with --schema; a contract says them itself")
+        if given and min(given) < 4:
+            raise StageError("--image-max-tokens and --max-answer-tokens must be at least 4")
 
 
 @dataclass(frozen=True)
@@ -55,7 +75,8 @@ class Contract:
 
     @property
     def target(self) -> TargetSchema:
-        return TargetSchema.parse(self.schema, self.schema_source)
+        # As it was trained: a contract's schema is explicit already.
+        return TargetSchema.explicit(self.schema, self.schema_source)
 
     @property
     def answer_plan(self) -> AnswerPlan:
@@ -72,12 +93,46 @@ class Contract:
         write_json(folder / FILE_NAME, asdict(self))
 
 
+def untrained_contract(schema: TargetSchema, image_max_tokens: int, max_answer_tokens: int) -> Contract:
+    """The contract of a base model that was not trained on the schema: the generated prompt, answers as compact JSON.
+
+    `image_max_tokens`: vision tokens of a page at most. `max_answer_tokens`: a longer answer is cut and marked so.
+    """
+    prompt = generated_prompt(schema)
+    return Contract(
+        schema=schema.raw,
+        schema_source=schema.source,
+        system=prompt.system,
+        question=prompt.question,
+        image_max_tokens=image_max_tokens,
+        max_answer_tokens=max_answer_tokens,
+        max_pages=UNTRAINED_PAGES,
+    )
+
+
+def chosen_contract(folder: Path | None, settings: Untrained) -> Contract:
+    """The contract of a folder, or one for a base model without training where `settings` name a schema.
+
+    Raises StageError where both are given: a trained model is asked as it was trained.
+    """
+    if settings.schema is None:
+        if folder is None:
+            raise StageError("give the contract's folder, or --schema FILE for a base model without training")
+        return load_contract(folder)
+    if folder is not None and (folder / FILE_NAME).is_file():
+        told = f"{shown(folder)} has its own contract ({FILE_NAME}), with its schema"
+        raise StageError(f"{told}; leave --schema out, or name a base model")
+    pages, answer = settings.image_max_tokens or DEFAULT_MAX_TOKENS, settings.max_answer_tokens
+    return untrained_contract(TargetSchema.load(settings.schema), pages, answer or UNTRAINED_ANSWER_TOKENS)
+
+
 def load_contract(folder: Path) -> Contract:
     """The contract of a model or adapter folder. Raises StageError where it is missing or of another version."""
     path = folder / FILE_NAME
     if not path.is_file():
         raise StageError(
-            f"{shown(folder)}: no {FILE_NAME} here; give a folder that train_lora.py or merge_adapter.py wrote"
+            f"{shown(folder)}: no {FILE_NAME} here; give a folder that train_lora.py or merge_adapter.py wrote, "
+            "or, for a base model without training, --schema FILE"
         )
     value = read_json(path)
     known = set(Contract.__dataclass_fields__)

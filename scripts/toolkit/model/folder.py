@@ -114,7 +114,9 @@ def check_model_folder(folder: Path, *, contract: bool = True) -> dict[str, Any]
     if not has_chat_template(folder):
         raise StageError(f"{shown(folder)}: no chat template here (chat_template.jinja); the copy is not complete")
     if contract and not (folder / CONTRACT).is_file():
-        hint = "give a folder that merge_adapter.py or quantize_awq.py wrote, or a base model with --adapter"
+        hint = (
+            "give a folder that merge_adapter.py or quantize_awq.py wrote, or a base model with --adapter or --schema"
+        )
         raise StageError(f"{shown(folder)}: no {CONTRACT} here; {hint}")
     return dict(config)
 

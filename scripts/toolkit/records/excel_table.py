@@ -46,7 +46,7 @@ FIRST_ROW = range(1, 2)
 def sheet_lines(path: Path, sheet: str | None, header: range = FIRST_ROW) -> Iterator[Row]:
     """Every row of one sheet (the only one, or the named one) that holds a cell, and always those down to the `header`.
 
-    The value of merged cells stands in each of their rows, in the first column; in the `header` also in each column.
+    The value of merged cells stands in each of their rows, in the first column; in header rows above others in all.
     Dates come as YYYY-MM-DD texts. Whole numbers that a cell formats with leading zeros (00123) keep them. A formula
     without a saved value comes as UnsavedFormula. Raises StageError where the file is no workbook, is damaged, or has
     more than MOST_ROWS rows, MOST_CELLS cells or MOST_XML_BYTES.
@@ -134,7 +134,7 @@ class MergedCells:
     """Fills the rows of a sheet, one after the other, with the values of merged cells."""
 
     def __init__(self, ranges: list[Range], header: range) -> None:
-        self.header = header
+        self.above = header[:-1]  # `Container` above `Number` and `Size` holds for both
         self.starting: dict[int, list[Range]] = defaultdict(list)
         for one in ranges:
             self.starting[one.top].append(one)
@@ -149,7 +149,7 @@ class MergedCells:
         if not self.open or all(value is None for value in row):
             return
         for one, value in self.open:
-            right = min(one.right, MOST_COLUMNS - 1) if number in self.header else one.left
+            right = min(one.right, MOST_COLUMNS - 1) if number in self.above else one.left
             row.extend([None] * (right + 1 - len(row)))
             for place in range(one.left, right + 1):
                 if row[place] is None:

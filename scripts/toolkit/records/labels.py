@@ -63,7 +63,7 @@ def read_labels(file: LabelFile, schema_file: Path | None, old: Dataset | None) 
         check_mapping(mapping, file.mapping, table, file.path)
     join = LabelJoin(wanted, file.decimal)
     join.add_beside(table.beside, shown(file.path))
-    documents = list(join.documents(table.rows))
+    documents = list(join.documents((where, wanted.label_row(row)) for where, row in table.rows))
     left_out = join.keys.without_column()
     if left_out >= {leaf.name for leaf in wanted.header} | {rows.name for rows in wanted.lists}:
         columns = first_few(sorted({str(column) for _, row in table.rows for column in row}), 6)

@@ -44,6 +44,16 @@ def is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and is_names(value)
 
 
+def is_list_of_texts(value: Any) -> bool:
+    """Whether it is a list of texts, or an empty one."""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+def is_map_kind(value: Any) -> bool:
+    """Whether it says that a list's rows are a map's entries."""
+    return value is True or value == "or list"
+
+
 ANNOTATION_FORMS: dict[str, tuple[Test, str]] = {
     "column": (is_names, "a column name or a list of them"),
     "document_column": (is_names, "a column name or a list of them"),
@@ -54,6 +64,10 @@ ANNOTATION_FORMS: dict[str, tuple[Test, str]] = {
     "check": (is_text, "the name of a check"),
     "severity": (is_text, '"error" or "warning"'),
     "normalise": (is_text, "a text"),
+    "map": (is_map_kind, 'true or "or list"'),
+    "default_bound": (is_switch, "true or false"),
+    "afterwards": (is_list_of_texts, "a list of keywords"),
+    "original": (lambda value: isinstance(value, dict), "a JSON Schema"),
     "checks": (is_checks, 'a list of objects, each with "check" and the fields that it looks at'),
 }
 

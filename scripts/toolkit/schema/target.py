@@ -6,8 +6,11 @@ The schema drives the join of labels, the prompt, the label check, the served gr
 `x-extract` of a leaf: `column` (a name or several), `compare` (exact, text, id, number, date, enum, skip), `key`
 (identifies a list's row; header fields with it identify the document together), `synonyms` ({value: [spellings]}),
 `check` (iso6346), `day_first` (dates), `normalise` (iso_date: labels become YYYY-MM-DD in the join), `decimal`
-(numbers: point or comma, the decimal sign of texts such as 1,000; without it all values of the field decide).
-`x-extract` of the root: `document_column`, `checks`, `decimal` (of every number that states none of its own).
+(numbers: point or comma, the decimal sign of texts such as 1,000; without it all values of the field decide),
+`afterwards` (keywords that are checked on the finished answer and not forced by the grammar), `default_bound` (its
+maxLength or maxItems is a default, which the build raises). Of a list: `map` (its rows are the entries of a map).
+`x-extract` of the root: `document_column`, `checks`, `decimal` (of every number that states none of its own),
+`original` (the schema as its owner wrote it, to which public answers are mapped back).
 """
 
 from __future__ import annotations
@@ -18,10 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import StageError, did_you_mean
+from toolkit.console import StageError, did_you_mean, say_once
 from toolkit.files import MOST_SETTINGS_BYTES, read_json, shown
 from toolkit.schema.annotations import annotation_problem
+from toolkit.schema.normalise import explicit_schema
 from toolkit.schema.number_text import CONVENTIONS, Convention
+from toolkit.schema.patterns import MOST_REPEATS
+from toolkit.schema.public import PublicForm, date_checker, with_maps, without_maps
 from toolkit.schema.validation import explaining_validator, pattern_problem
 
 COMPARE_KINDS = ("exact", "text", "id", "number", "date", "enum", "skip")
@@ -40,24 +46,31 @@ ANNOTATIONS = {
     "readOnly",
     "writeOnly",
 }
-# Keywords that xgrammar either refuses or ignores; an answer that breaks them could still be served.
-UNSUPPORTED_BY_GRAMMAR = {
+# Keywords that xgrammar either refuses or ignores: an answer is held against them when it is finished.
+VALIDATED_AFTERWARDS = {
     "uniqueItems",
     "multipleOf",
     "contains",
+    "minContains",
+    "maxContains",
+    "propertyNames",
+    "dependentRequired",
+    "minProperties",
+    "maxProperties",
+}
+# Keywords that `normalise` replaces or refuses: the join, the prompt and the scores do not follow them.
+NOT_FOLLOWED = {
+    "$ref",
+    "$dynamicRef",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "prefixItems",
     "patternProperties",
     "if",
     "not",
     "dependentSchemas",
-    "propertyNames",
-    "dependentRequired",
-    "unevaluatedProperties",
-    "unevaluatedItems",
-    "minProperties",
-    "maxProperties",
 }
-# Keywords that say a field's kind in a way that the join, the prompt and the scores do not follow.
-NOT_FOLLOWED = {"$ref", "$dynamicRef", "anyOf", "oneOf", "allOf", "prefixItems"}
 
 
 @dataclass(frozen=True)
@@ -174,18 +187,28 @@ class TargetSchema:
 
     @classmethod
     def load(cls, path: Path | str) -> TargetSchema:
-        """Read and check a schema file. Raises StageError with one sentence where it is no target schema."""
-        raw = read_json(path, most=MOST_SETTINGS_BYTES)
-        return cls.parse(raw, shown(path))
+        """Read a schema file, which may be any ordinary JSON Schema, and say in one line what had to be assumed.
+
+        Raises StageError, with all problems at once, where it is no target schema.
+        """
+        made, assumed = explicit_schema(read_json(path, most=MOST_SETTINGS_BYTES), shown(path))
+        if assumed:
+            say_once(f"{shown(path)}: assumed: {'; '.join(assumed)}")
+        return cls(made, shown(path))
 
     @classmethod
     def parse(cls, raw: Any, source: str) -> TargetSchema:
+        """The target schema of any ordinary JSON Schema. Raises StageError as `load` does."""
+        return cls(explicit_schema(raw, source)[0], source)
+
+    @classmethod
+    def explicit(cls, raw: Any, source: str) -> TargetSchema:
+        """A target schema that is explicit already, such as a contract's, as it stands. Raises StageError if not."""
         import jsonschema
 
         if not isinstance(raw, dict) or raw.get("type") != "object" or not isinstance(raw.get("properties"), dict):
-            raise StageError(
-                f'{source}: no target schema; it must be a JSON Schema with "type": "object" and "properties"'
-            )
+            told = 'it must be a JSON Schema with "type": "object" and "properties"'
+            raise StageError(f"{source}: no target schema; {told}")
         try:
             jsonschema.Draft202012Validator.check_schema(raw)
         except jsonschema.SchemaError as error:
@@ -254,12 +277,6 @@ class TargetSchema:
     def _supported(self, schema: Any, path: tuple[str, ...]) -> None:
         if not isinstance(schema, dict):
             raise self._fail(path, "a field must be an object with a type")
-        for keyword in sorted(UNSUPPORTED_BY_GRAMMAR & set(schema)):
-            raise self._fail(
-                path,
-                f"the keyword '{keyword}' cannot be served as a grammar; remove it, or declare a check under x-extract",
-            )
-
         for keyword in sorted(NOT_FOLLOWED & set(schema)):
             raise self._fail(path, f"the keyword '{keyword}' is not followed in a target schema; write the field out")
 
@@ -319,7 +336,8 @@ class TargetSchema:
 
         `maxLength` of a string is replaced. xgrammar (0.2.8) builds such a string from any characters but quotes and
         back slashes, so that `12" pipe` could not be written and control characters could. Ids, dates and numbers hold
-        neither, and get a bounded `pattern`. Texts become free strings, whose length is checked afterwards.
+        neither, and get a `pattern`, bounded as far as a grammar can count. Texts become free strings, whose
+        length is checked afterwards.
         """
 
         def strip(value: Any) -> Any:
@@ -327,14 +345,16 @@ class TargetSchema:
                 return [strip(item) for item in value]
             if not isinstance(value, dict):
                 return value
-            left_out = ANNOTATIONS | {"properties", "minLength", "maxLength"}
+            left_out = ANNOTATIONS | VALIDATED_AFTERWARDS | {"properties", "minLength", "maxLength"}
+            left_out |= set((value.get("x-extract") or {}).get("afterwards", ()))
             result = {key: strip(item) for key, item in value.items() if key not in left_out}
             if "properties" in value:
                 result["properties"] = {name: strip(child) for name, child in value["properties"].items()}
                 result["required"] = list(value["properties"])
             leaf = Leaf((), value)
-            if "maxLength" in value and not {"enum", "const", "pattern"} & set(value) and leaf.compare in PLAIN_KINDS:
-                result["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{value.get("minLength", 0)},{value["maxLength"]}}}$'
+            if "maxLength" in value and not {"enum", "const", "pattern"} & set(result) and leaf.compare in PLAIN_KINDS:
+                most = value["maxLength"] if value["maxLength"] <= MOST_REPEATS else ""
+                result["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{value.get("minLength", 0)},{most}}}$'
             return result
 
         return strip(self.raw)
@@ -400,8 +420,30 @@ class TargetSchema:
             made.raw.setdefault("x-extract", {})["decimal"] = default
         return TargetSchema(made.raw, self.source)
 
+    @functools.cached_property
+    def public_form(self) -> PublicForm | None:
+        """The schema as its owner wrote it; None where this one is as it was written."""
+        original = (self.raw.get("x-extract") or {}).get("original")
+        return PublicForm(original) if original else None
+
+    def public(self, answer: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """An answer as the owner of the original schema expects it, and warnings (see `toolkit.schema.public`)."""
+        if self.public_form is None:
+            return answer, []
+        warnings: list[str] = []
+        made, more = self.public_form.fitted(with_maps(answer, self.raw, "$", warnings))
+        return made, warnings + more
+
+    def normal(self, public: Any) -> Any:
+        """A public answer, or a label shaped like one, as this project works with it: maps are lists of rows."""
+        return public if self.public_form is None else without_maps(public, self.raw)
+
+    def label_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of a labels table with its maps, if it has any, as lists of rows."""
+        return row if self.public_form is None else without_maps(row, self.raw, single=False)
+
     def validator(self) -> Any:
-        return explaining_validator(self.raw)
+        return explaining_validator(self.raw, formats=date_checker())
 
 
 def value_at(value: Any, path: tuple[str, ...]) -> Any:

@@ -33,16 +33,19 @@ def compiled(schema: Any) -> Any:
     return jsonschema_rs.Draft202012Validator(schema, pattern_options=options, offline=True)
 
 
-def explaining_validator(schema: dict[str, Any]) -> Any:
-    """A validator of jsonschema, whose `iter_errors` says what is wrong and where."""
-    return _explaining_class()(schema)
+def explaining_validator(schema: Any, *, draft: Any = None, formats: Any = None) -> Any:
+    """A validator of jsonschema, whose `iter_errors` says what is wrong and where.
+
+    `draft`: the validator class of the schema's draft (default: 2020-12). `formats`: a format checker.
+    """
+    return _explaining_class(draft)(schema, format_checker=formats)
 
 
 @functools.cache
-def _explaining_class() -> Any:
+def _explaining_class(draft: Any) -> Any:
     import jsonschema
 
-    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _pattern_errors})
+    return jsonschema.validators.extend(draft or jsonschema.Draft202012Validator, {"pattern": _pattern_errors})
 
 
 def _pattern_errors(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Any]:
