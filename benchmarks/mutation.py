@@ -76,7 +76,7 @@ MODULES: dict[str, str] = {
     "toolkit/training/plan.py": "plans",
     "toolkit/latency/predicted.py": "plans latency",
     "toolkit/latency/measured.py": "latency",
-    "toolkit/pages/zips.py": "zips hostile_files",
+    "toolkit/pages/zips.py": "zips hostile_zips hostile_files",
     "merge_adapter.py": "refused_adapters merge_gate serving",
 }
 # What only slow tests run (a real quantization takes minutes), so that no fast test could notice a bug in it.
@@ -110,19 +110,23 @@ LISTS = (ast.List, ast.Tuple, ast.ListComp)  # as texts: `-` cannot take them aw
 
 @dataclass(frozen=True)
 class Mutant:
-    """One small change of a module: in line `line`, which reads `text`, `before` becomes `after`."""
+    """One small change of a module: in line `line`, which reads `text`, `before` becomes `after`.
+
+    `nth` tells changes of one line apart that read alike, from 0.
+    """
 
     module: str
     line: int
     text: str
     before: str
     after: str
+    nth: int
     make: Callable[[], str]
 
     @property
-    def name(self) -> tuple[str, str, str, str]:
+    def name(self) -> tuple[str, str, str, str, int]:
         """What it is called while other lines come and go."""
-        return self.module, self.text, self.before, self.after
+        return self.module, self.text, self.before, self.after, self.nth
 
     def __str__(self) -> str:
         return f"{self.module}:{self.line}: {self.before} -> {self.after}\n    {self.text}"
@@ -186,6 +190,7 @@ def put(parent: ast.AST, field: str, index: int | None, node: Any) -> None:
 def mutants_of(module: str, source: str) -> list[Mutant]:
     tree, lines = ast.parse(source), source.splitlines()
     found = []
+    seen: dict[tuple[int, str, str], int] = {}
     left_out = {
         line
         for node in ast.walk(tree)
@@ -207,16 +212,19 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
                 put(*at, node)
                 return text
 
-            shown = [ast.unparse(each).splitlines()[0] for each in (node, mutated)]
-            found.append(Mutant(module, node.lineno, lines[node.lineno - 1].strip(), *shown, make))
+            before, after = (ast.unparse(each).splitlines()[0] for each in (node, mutated))
+            alike = (node.lineno, before, after)
+            seen[alike] = seen.get(alike, -1) + 1
+            text = lines[node.lineno - 1].strip()
+            found.append(Mutant(module, node.lineno, text, before, after, seen[alike], make))
     return found
 
 
-def read_equivalent() -> dict[tuple[str, ...], str]:
+def read_equivalent() -> dict[tuple[str, str, str, str, int], str]:
     """The mutants that change nothing, and why."""
     lines = EQUIVALENT.read_text(encoding="utf-8").splitlines() if EQUIVALENT.exists() else []
     values = [json.loads(line) for line in lines if line.strip()]
-    return {(v["module"], v["text"], v["before"], v["after"]): v["reason"] for v in values}
+    return {(v["module"], v["text"], v["before"], v["after"], v["nth"]): v["reason"] for v in values}
 
 
 def copy_of_the_repository(folder: Path) -> Path:
