@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit import console
+from toolkit import console, options
 from toolkit.console import StageError, say
 from toolkit.files import argument_path, read_json, shown, write_json
+from toolkit.records.label_table import HeaderRows
 from toolkit.records.model_schema import MODEL, schema_of_model
 from toolkit.records.schema_guess import SchemaGuess, guess_from_folder, guess_from_table
 from toolkit.schema.normalise import explicit_schema
@@ -36,6 +37,7 @@ def build_parser() -> console.Parser:
     parser.add_argument("--out", type=argument_path, required=True, help="schema to write: schemas/NAME.schema.json")
     parser.add_argument("--trust-code", action="store_true", help="execute the Python file that SOURCE names")
     parser.add_argument("--sheet", help="sheet of an Excel file (default: the only one)")
+    options.add_header_row(parser)
     parser.add_argument("--document-column", help="column of a table with the documents' file names")
     parser.add_argument("--title", help="the document type in words, for the prompt (default: from --out)")
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
@@ -84,7 +86,8 @@ def schema_from(args: Any, title: str) -> SchemaGuess:
         inner = unwrapped(raw)
         if isinstance(inner, dict) and (SCHEMA_WORDS & set(inner) or inner.get("type") == "object"):
             return explicit(raw, shown(path), title)
-    return guess_from_table(path, args.sheet, args.document_column, title)
+    rows = HeaderRows.parse(args.header_row)
+    return guess_from_table(path, args.sheet, args.document_column, title, rows)
 
 
 def explicit(raw: dict[str, Any], source: str, title: str) -> SchemaGuess:

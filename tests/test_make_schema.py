@@ -188,6 +188,8 @@ def test_a_table_without_a_column_of_file_names_asks_for_it(run, workspace):
     Path("t.csv").write_text("Scan,a\nx1,2\n", encoding="utf-8")
     done = run("make_schema", "--from", "t.csv", "--out", "new.schema.json")
     assert done.code == 2 and "--document-column" in done.err
+    done = run("make_schema", "--from", "t.csv", "--document-column", "Scans", "--out", "new.schema.json")
+    assert done.code == 2 and "did you mean 'Scan'?" in done.err
     made(run, "--from", "t.csv", "--document-column", "scan")
 
 

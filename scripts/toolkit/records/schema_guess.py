@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.console import StageError, first_few
+from toolkit.console import StageError, did_you_mean, first_few
 from toolkit.files import read_json, shown
-from toolkit.records.label_table import Located, fold, is_blank_cell, read_table
+from toolkit.records.label_table import FIRST_ROW, HeaderRows, Located, fold, is_blank_cell, read_table
 from toolkit.records.value_kinds import FieldGuess, field_of_values, rounded_up
 from toolkit.schema.defaults import words_of
 
@@ -49,12 +49,14 @@ def put(schema: dict[str, Any], name: str, child: dict[str, Any]) -> None:
     schema["required"].append(name)
 
 
-def guess_from_table(path: Path, sheet: str | None, column: str | None, title: str) -> SchemaGuess:
+def guess_from_table(
+    path: Path, sheet: str | None, column: str | None, title: str, header: HeaderRows = FIRST_ROW
+) -> SchemaGuess:
     """The schema that a labels table can fill. `column` names the documents' file names.
 
     Raises StageError where no column of file names is found, or nothing stands beside it.
     """
-    rows = read_table(path, sheet, list(DOCUMENT_COLUMNS)).rows
+    rows = read_table(path, sheet, list(DOCUMENT_COLUMNS), header).rows
     document = document_column(rows, column, shown(path))
     if any(isinstance(value, dict | list) for _, row in rows for value in row.values()):
         answers = [{name: value for name, value in row.items() if name != document} for _, row in rows]
@@ -90,7 +92,7 @@ def document_column(rows: list[Located], column: str | None, where: str) -> str:
         for name in names:
             if fold(name) == fold(column):
                 return name
-        raise StageError(f"{where}: no column {column!r}; it has {first_few(names, 8)}")
+        raise StageError(f"{where}: no column {column!r}; {did_you_mean(column, names)}it has {first_few(names, 8)}")
     folded = {fold(name) for name in DOCUMENT_COLUMNS}
     known = [name for name in names if fold(name) in folded]
     for name in known or names:

@@ -422,9 +422,13 @@ class TargetSchema:
 
     @functools.cached_property
     def public_form(self) -> PublicForm | None:
-        """The schema as its owner wrote it; None where this one is as it was written."""
-        original = (self.raw.get("x-extract") or {}).get("original")
-        return PublicForm(original) if original else None
+        """The original schema, compiled; None where there is none."""
+        return PublicForm(self.original) if self.original else None
+
+    @property
+    def original(self) -> dict[str, Any] | None:
+        """The schema as its owner wrote it, as JSON Schema; None where this one is as it was written."""
+        return (self.raw.get("x-extract") or {}).get("original")
 
     def public(self, answer: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """An answer as the owner of the original schema expects it, and warnings (see `toolkit.schema.public`)."""
@@ -436,11 +440,11 @@ class TargetSchema:
 
     def normal(self, public: Any) -> Any:
         """A public answer, or a label shaped like one, as this project works with it: maps are lists of rows."""
-        return public if self.public_form is None else without_maps(public, self.raw)
+        return without_maps(public, self.raw) if self.original else public
 
     def label_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row of a labels table with its maps, if it has any, as lists of rows."""
-        return row if self.public_form is None else without_maps(row, self.raw, single=False)
+        return without_maps(row, self.raw, single=False) if self.original else row
 
     def validator(self) -> Any:
         return explaining_validator(self.raw, formats=date_checker())
