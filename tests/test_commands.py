@@ -63,10 +63,10 @@ def words_of(line: str) -> list[str]:
     return [re.sub(r"\\+", "/", words[1]), *words[2:]]
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Path:
-    """What git would give a stranger: tracked files only."""
-    folder = tmp_path_factory.mktemp("clone")
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """What git would give a stranger: tracked files only; each test has its own."""
+    folder = tmp_path / "clone"
     tracked = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -170,7 +170,7 @@ def helps() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(REPOSITORY).as_posix())
-def test_documented_commands_name_scripts_and_flags_that_exist(document, clone, helps):
+def test_documented_commands_name_scripts_and_flags_that_exist(document, helps):
     """No line joins commands or continues, and every flag is one the script's parser knows."""
     text = document.read_text(encoding="utf-8")
     assert "&&" not in re.sub(r"`&&`", "", text)
@@ -181,7 +181,7 @@ def test_documented_commands_name_scripts_and_flags_that_exist(document, clone, 
             continue
         assert (clone / script).is_file(), line
         if script not in helps:
-            helps[script] = start([script, "--help"], clone).stdout
+            helps[script] = start([script, "--help"], REPOSITORY).stdout
         for flag in (word.split("=")[0] for word in arguments if word.startswith("--") and len(word) > 2):
             assert re.search(rf"{re.escape(flag)}\b", helps[script]), f"{line}: {flag}"
 
