@@ -179,7 +179,7 @@ def test_documented_commands_name_scripts_and_flags_that_exist(document, helps):
         script, *arguments = words_of(line)
         if script == "-m":
             continue
-        assert (clone / script).is_file(), line
+        assert (REPOSITORY / script).is_file(), line
         if script not in helps:
             helps[script] = start([script, "--help"], REPOSITORY).stdout
         for flag in (word.split("=")[0] for word in arguments if word.startswith("--") and len(word) > 2):
