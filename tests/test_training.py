@@ -272,8 +272,10 @@ def test_four_records_at_once_are_four_records_one_after_the_other(
     import torch
     import transformers
 
+    from toolkit.training import run as training_run
+
     settings = transformers.TrainingArguments
-    monkeypatch.setattr(transformers, "TrainingArguments", lambda **named: settings(**named | {"bf16": False}))
+    monkeypatch.setattr(training_run, "TrainingArguments", lambda **named: settings(**named | {"bf16": False}))
 
     for name, batch, accumulate in (("batch", 4, 1), ("accumulated", 1, 4)):
         common = arguments(easy_dataset, tiny_model, tmp_path / name, "--epochs", 2, "--limit", 4)
@@ -603,15 +605,16 @@ def test_two_processes_have_the_loss_curve_of_one(easy_dataset, tiny_model, tmp_
 def test_in_shards_it_trains_validates_saves_and_resumes_as_one_process_would(
     easy_dataset, request, tmp_path, kind, size
 ):
-    """Two CPU processes with the settings of scripts/accelerate: FSDP2 by layer; DeepSpeed's ZeRO-2.
+    """Two CPU processes with the settings of scripts/accelerate: FSDP2 by layer; ZeRO-2 if DeepSpeed is installed.
 
     The losses are those of one process with the same global batch, the adapter is a whole one, and a run that goes on
     from its checkpoint is the run that was never stopped.
     """
     import torch
 
-    if kind == "zero2" and sys.platform != "linux":
-        pytest.skip("DeepSpeed is installed on Linux only")
+    if kind == "zero2":
+        # Not in the environment `dev`: where it is installed, accelerate imports it in every run that unwraps a model.
+        pytest.importorskip("deepspeed")
     model = request.getfixturevalue("tiny_moe" if size == "moe" else "tiny_model")
     told: list[str] = []
 
