@@ -33,7 +33,11 @@ def saved(folder: Path, schema: TargetSchema, answers: list[dict]) -> list[dict]
 
 
 # The schema of a training record is no target schema.
-TARGETS = [path.name for path in (REPOSITORY / "schemas").glob("*.schema.json") if not path.name.startswith(("qwen_vl", "prediction_line"))]
+TARGETS = [
+    path.name
+    for path in (REPOSITORY / "schemas").glob("*.schema.json")
+    if not path.name.startswith(("qwen_vl", "prediction_line"))
+]
 
 
 @pytest.mark.parametrize("name", [*sorted(TARGETS), "nested"])
