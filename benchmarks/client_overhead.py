@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from toolkit import console
 from toolkit.console import StageError, say
-from toolkit.extraction.server_client import page_url, request_body
+from toolkit.extraction.chat_request import page_url, request_body
 from toolkit.files import argument_path
 from toolkit.model.contract import load_contract
 from toolkit.records.record import read_records

@@ -186,8 +186,9 @@ async def benchmark(args: Any, contract: Any, loads: list[Load]) -> dict[str, An
     """Render the documents, then measure each load in turn. A request is sent once, so that an error is counted."""
     import httpx
 
+    from toolkit.extraction.chat_request import API_KEY_VARIABLE
     from toolkit.extraction.run import Judge
-    from toolkit.extraction.server_client import API_KEY_VARIABLE, ServerModel
+    from toolkit.extraction.server_client import ServerModel
 
     judge = Judge(contract.answer_plan)
     inputs = [argument_path(name) for name in args.inputs]

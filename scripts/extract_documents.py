@@ -305,7 +305,8 @@ async def predicted(
 
 def server_model(run: Extraction, contract: Contract) -> ServerModel:
     """The client of --server, with the API key of the environment."""
-    from toolkit.extraction.server_client import API_KEY_VARIABLE, ServerModel
+    from toolkit.extraction.chat_request import API_KEY_VARIABLE
+    from toolkit.extraction.server_client import ServerModel
 
     return ServerModel(
         str(run.server),

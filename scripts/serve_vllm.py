@@ -244,7 +244,7 @@ def warm_up(args: Any, contract: Any, models: list[str]) -> list[float]:
     Raises StageError where an adapter's answer is the base model's own.
     An adapter that vLLM does not apply answers as the base does, to the last digit of its log-probabilities.
     """
-    from toolkit.extraction.server_client import blank_request, post
+    from toolkit.extraction.chat_request import blank_request, post
 
     base, *adapters = models
     seconds = []

@@ -57,7 +57,7 @@ def test_a_form_of_pages_in_order_and_azures_route(gateway):
 
 def test_openais_routes_are_passed_on(gateway):
     assert gateway.http.get("/v1/models").json()["data"][0]["id"] == "stand-in"
-    from toolkit.extraction.server_client import request_body
+    from toolkit.extraction.chat_request import request_body
 
     body = request_body(contract_of(wire="positional", rows_per_shard=2), "stand-in", [])
     answer = gateway.http.post("/v1/chat/completions", json=body)

@@ -18,7 +18,7 @@ from served_gateway import LADING, LIMITS, Gateway, contract_of, page, pdf, raw,
 from test_page_workers import until
 
 from toolkit.answers.row_shards import AnswerPlan
-from toolkit.extraction.server_client import request_body
+from toolkit.extraction.chat_request import request_body
 from toolkit.serving.connections import Connections, file_handles
 from toolkit.serving.settings import Limits
 

@@ -84,7 +84,7 @@ def check_that_nothing_is_fetched(server: Server, model: Path) -> None:
 
     import httpx
 
-    from toolkit.extraction.server_client import blank_request
+    from toolkit.extraction.chat_request import blank_request
     from toolkit.model.contract import load_contract
 
     asked = []
@@ -138,7 +138,7 @@ def check_prompt_and_pixels(vllm_python, server: Server, model: Path, held_out: 
     import httpx
     import torch
 
-    from toolkit.extraction.server_client import page_url, request_body
+    from toolkit.extraction.chat_request import page_url, request_body
     from toolkit.model.contract import load_contract
     from toolkit.model.encoding import encode_prompt
     from toolkit.model.loading import load_processor
@@ -288,7 +288,7 @@ def test_a_merged_moe_is_read_by_vllm_as_transformers_reads_it(vllm_python, run,
     from PIL import Image
     from test_serving import made_adapter
 
-    from toolkit.extraction.server_client import blank_request
+    from toolkit.extraction.chat_request import blank_request
     from toolkit.model import loading as qwen3vl
     from toolkit.model.contract import load_contract
     from toolkit.model.encoding import collate, encode_prompt

@@ -15,9 +15,10 @@ from toolkit.answers.answer import Answer, OnText
 from toolkit.answers.row_shards import AnswerPlan, Shard
 from toolkit.console import StageError
 from toolkit.evaluation.score_table import row_bucket
+from toolkit.extraction.chat_request import SentPage
 from toolkit.extraction.documents import Document
 from toolkit.extraction.run import Judge, prediction_of
-from toolkit.extraction.server_client import SentPage, ServerModel
+from toolkit.extraction.server_client import ServerModel
 
 QUANTILES = (50, 90, 95, 99)
 RESAMPLES = 1000

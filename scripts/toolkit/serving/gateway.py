@@ -27,9 +27,10 @@ from starlette.requests import ClientDisconnect
 
 from toolkit.answers.row_shards import Shard
 from toolkit.console import StageError
+from toolkit.extraction.chat_request import headers
 from toolkit.extraction.documents import Document, PageRenderer, Unreadable, Workspace
 from toolkit.extraction.run import Judge, OnPart, prediction_of
-from toolkit.extraction.server_client import ServerModel, headers
+from toolkit.extraction.server_client import ServerModel
 from toolkit.model.contract import Contract
 from toolkit.pages.evidence import DocumentWords
 from toolkit.pages.workers import NoWorkers

@@ -89,7 +89,7 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        from toolkit.extraction.server_client import request_body
+        from toolkit.extraction.chat_request import request_body
 
         sampling = [
             SamplingParams(
@@ -153,7 +153,7 @@ class Renderer:
         self.renderer = PageRenderer(image_max_tokens, workers=1, time_limit=time_limit).__enter__()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from toolkit.extraction.server_client import page_url
+        from toolkit.extraction.chat_request import page_url
         from toolkit.pages.opening import UnreadablePage
 
         source = Path(row["source"]) if row["source"] else None
