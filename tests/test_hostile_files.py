@@ -5,18 +5,16 @@ import json
 import time
 from pathlib import Path
 
+from hostile_archives import good_png, hostile_zips, zipped
 from hostile_documents import (
     NAMED_PDFS,
     RENDERED_PDFS,
     bad_pictures,
     good_pictures,
-    good_png,
     hostile_documents,
-    hostile_zips,
     odd_entries,
     slow_pdf,
     small_pdf,
-    zipped,
 )
 
 

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hostile_documents import field, flagged, good_png, with_attributes, zipped
+from hostile_archives import field, flagged, good_png, with_attributes, zipped
 
 OUTSIDE, OTHER = "leaves the folder", "files of other kinds"
 # A member's name in a zip, and the file that it becomes below the zip's folder, or the words that say why it does not.

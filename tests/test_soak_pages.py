@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from hostile_documents import good_pictures, hostile_documents, hostile_zips, small_pdf, with_image, zipped
+from hostile_archives import hostile_zips, zipped
+from hostile_documents import good_pictures, hostile_documents, small_pdf, with_image
 
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(os.name == "nt", reason="SIGKILL, RLIMIT")]
 MOMENTS = 10
