@@ -319,3 +319,16 @@ def test_a_manifest_that_is_none_is_one_sentence(run, workspace, build):
     for done in (build("a.pdf")[0], run("pdf_to_images", *WORDS)):
         assert done.code == 2 and done.err.startswith("error: data/images/manifest.jsonl:1: no manifest line"), done.err
         assert done.err.count("\n") == 1
+
+
+def test_a_manifest_of_before_there_was_a_version_is_read_and_a_later_one_says_what_to_do(run, workspace, build):
+    pdf(workspace / "pdfs/a.pdf")
+    run("pdf_to_images", *WORDS)
+    manifest = workspace / "data/images/manifest.jsonl"
+    line = json.loads(manifest.read_text(encoding="utf-8"))
+    earlier = {name: value for name, value in line.items() if name != "version"}
+    manifest.write_text(json.dumps(earlier) + "\n", encoding="utf-8")
+    assert build("a.pdf")[1] == {"a.pdf": pages("a", 1)}
+    manifest.write_text(json.dumps(line | {"version": 2}) + "\n", encoding="utf-8")
+    for done in (build("a.pdf")[0], run("pdf_to_images", *WORDS)):
+        assert done.code == 2 and "manifest.jsonl:1: it has version 2" in done.err and "update the program" in done.err

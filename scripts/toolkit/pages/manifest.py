@@ -32,6 +32,7 @@ from toolkit.files import (
 from toolkit.json_text import strict_json
 from toolkit.pages.images import DocumentImages
 
+VERSION = 1  # of a manifest line
 MANIFEST_NAME = re.compile(r"(manifest(?:\.shard-\d{4}-of-\d{4})?)\.(?:jsonl|journal)")
 
 
@@ -55,6 +56,7 @@ class PageLine(TypedDict):
     image_max_tokens: int
     warnings: list[str]
     text_layer: str | None  # not in manifests of older versions
+    version: int  # of this form; lines of before there was one have none
 
 
 class JournalEntry(TypedDict):
@@ -92,12 +94,15 @@ def read_manifest(path: Path) -> ManifestState:
 
 
 def page_line(value: object, where: str) -> PageLine:
-    """The value as a manifest line. Raises StageError where it lacks what a page needs."""
+    """The value as a manifest line. Raises StageError where it lacks what a page needs, or is of a later version."""
     if not isinstance(value, dict) or any(
         not isinstance(value.get(name), kind)
         for name, kind in (("document", str), ("source", str), ("image", str), ("page", int), ("pages", int))
     ):
         raise StageError(f"{where}: no manifest line; it needs document, source, image, page and pages")
+    if (version := value.get("version", VERSION)) != VERSION:
+        remedy = "update the program, or render into another folder"
+        raise StageError(f"{where}: it has version {version!r}, this program reads {VERSION}; {remedy}")
     return cast(PageLine, value)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.files import atomic, safe_name, sha256_of, shown, write_json, writing
 from toolkit.pages.images import IMAGE_SUFFIXES, image_tokens
-from toolkit.pages.manifest import PageLine
+from toolkit.pages.manifest import VERSION, PageLine
 from toolkit.pages.pdf_pages import pdf_page_images
 from toolkit.pages.picture_pages import picture_pages
 from toolkit.pages.pictures import DEFAULT_MAX_DECODED_MB, HEIC_SUFFIXES, file_problem
@@ -73,6 +73,7 @@ def render_document(
             "image_max_tokens": image_max_tokens,
             "warnings": page.warnings,
             "text_layer": None if layer is None else shown(layer),
+            "version": VERSION,
         }
         lines.append(line)
         words.append(page.words)
